@@ -1,0 +1,178 @@
+"""The token shard format: 256 little-endian int32 of header, then little-endian uint16 token ids.
+
+Header: [0] = 20240520, [1] = version 1, [2] = number of tokens, the rest 0 (https://github.com/karpathy/llm.c).
+"""
+
+import os
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from glob import glob
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plgolf.errors import UserError
+from plgolf.files import write_whole
+
+MAGIC = 20240520
+VERSION = 1
+HEADER_BYTES = 1024
+TOKEN_BYTES = 2
+MAX_VOCAB_SIZE = 2**16
+
+Tokens = NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of tokens.
+
+    Args:
+        path: the file.
+        num_tokens: tokens in it.
+    """
+
+    path: Path
+    num_tokens: int
+
+
+def open_shard(path: Path) -> Shard:
+    """Reads and checks a shard's header.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The shard, whose size on disk fits its header.
+
+    Raises:
+        UserError: the file cannot be read, is no shard, or is cut short or too long.
+    """
+    try:
+        with path.open("rb") as file:
+            header = np.frombuffer(file.read(HEADER_BYTES), dtype="<i4")
+            size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is no token shard: its header is cut short") from error
+    if header.size < HEADER_BYTES // 4 or header[0] != MAGIC or header[1] != VERSION:
+        raise UserError(
+            f"{path}: is no token shard: header must start with {MAGIC}, {VERSION}, "
+            f"got {', '.join(map(str, header[:2]))} in {size} bytes"
+        )
+    num_tokens = int(header[2])
+    expected = HEADER_BYTES + TOKEN_BYTES * num_tokens
+    if num_tokens < 0 or size != expected:
+        raise UserError(
+            f"{path}: size must be {expected} bytes for the {num_tokens} tokens in its header, got {size}"
+        )
+    return Shard(path, num_tokens)
+
+
+def write_shard(path: Path, tokens: Tokens) -> None:
+    """Writes a shard; the file appears whole or not at all.
+
+    Args:
+        path: where to.
+        tokens: uint16 token ids.
+    """
+    header = np.zeros(HEADER_BYTES // 4, dtype="<i4")
+    header[:3] = MAGIC, VERSION, tokens.size
+    write_whole(path, header.tobytes() + tokens.astype("<u2", copy=False).tobytes())
+
+
+def find_shards(pattern: str) -> list[Shard]:
+    """Opens all shards whose path matches, in sorted order.
+
+    Args:
+        pattern: a path with wildcards. Byte side-cars (``*_bytes_*.bin``) are no token shards and left out.
+
+    Returns:
+        At least one shard.
+
+    Raises:
+        UserError: none matches, or one is not whole.
+    """
+    paths = sorted(path for path in map(Path, glob(pattern)) if "_bytes_" not in path.name)
+    if not paths:
+        raise UserError(f"no token shard matches {pattern}")
+    return [open_shard(path) for path in paths]
+
+
+class ShardReader:
+    """The tokens of several shards, end to end, read by position with ``os.pread``.
+
+    Only the bytes asked for are read: with eight ranks that is an eighth of what reading whole shards costs.
+
+    Args:
+        shards: in order.
+        vocab_size: every id read must be below it.
+    """
+
+    def __init__(self, shards: Sequence[Shard], *, vocab_size: int) -> None:
+        self.shards = tuple(shards)
+        self.vocab_size = vocab_size
+        self._starts = [0, *accumulate(shard.num_tokens for shard in self.shards)]
+        self._files: dict[int, int] = {}
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in all shards."""
+        return self._starts[-1]
+
+    def read(self, start: int, count: int) -> Tokens:
+        """Reads tokens of the endless repetition of the shards.
+
+        Args:
+            start: position of the first token, at least 0; the last shard is followed by the first.
+            count: how many.
+
+        Returns:
+            A new uint16 array (count,).
+
+        Raises:
+            UserError: a file has shrunk or vanished, or holds an id outside the vocabulary.
+        """
+        if self.num_tokens == 0 and count > 0:
+            raise UserError(f"{self.shards[0].path}: holds no tokens")
+        tokens = np.empty(count, dtype="<u2")
+        filled = 0
+        while filled < count:
+            position = (start + filled) % self.num_tokens
+            index = bisect_right(self._starts, position) - 1
+            end = min(filled + self._starts[index + 1] - position, count)
+            self._fill(index, position - self._starts[index], tokens[filled:end])
+            filled = end
+        return tokens.astype(np.uint16, copy=False)
+
+    def _fill(self, index: int, offset: int, into: Tokens) -> None:
+        path = self.shards[index].path
+        try:
+            if index not in self._files:
+                self._files[index] = os.open(path, os.O_RDONLY)
+            data = os.pread(
+                self._files[index], TOKEN_BYTES * into.size, HEADER_BYTES + TOKEN_BYTES * offset
+            )
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        if len(data) != TOKEN_BYTES * into.size:
+            raise UserError(f"{path}: ends before token {offset + into.size}")
+        into[:] = np.frombuffer(data, dtype="<u2")
+        if into.size and int(into.max()) >= self.vocab_size:
+            raise UserError(
+                f"{path}: token ids must be below vocab_size {self.vocab_size}, got {into.max()} "
+                f"near token {offset + int(into.argmax())}"
+            )
+
+    def close(self) -> None:
+        """Closes the files; reading opens them again."""
+        for file in self._files.values():
+            os.close(file)
+        self._files.clear()
+
+    def __del__(self) -> None:
+        self.close()

@@ -1,0 +1,231 @@
+"""Which tokens each rank trains on and scores: pure functions of the batch number, no state to save."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plgolf.data.shards import ShardReader, Tokens
+from plgolf.errors import UserError
+
+
+class Batch(NamedTuple):
+    """Sequences and the token that follows each position.
+
+    Ids travel as uint16, a quarter of int64's bytes, and are widened on the device.
+
+    Args:
+        input_ids: uint16 (sequences, seq_len).
+        target_ids: uint16 (sequences, seq_len).
+        num_sequences: how many of the sequences count; the rest pad the batch to a fixed shape.
+    """
+
+    input_ids: Tensor
+    target_ids: Tensor
+    num_sequences: int
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How a global batch is cut into micro-batches.
+
+    Args:
+        sequences: sequences in a micro-batch of one rank.
+        accumulation: micro-batches of each rank in an optimizer step.
+        world_size: ranks.
+    """
+
+    sequences: int
+    accumulation: int
+    world_size: int
+
+
+def plan_batches(
+    *, global_batch_tokens: int, seq_len: int, micro_batch_sequences: int, world_size: int
+) -> BatchPlan:
+    """Derives accumulation from the global batch, so that a recipe means the same on any number of ranks.
+
+    Args:
+        global_batch_tokens: tokens in an optimizer step, over all ranks.
+        seq_len: tokens in a sequence.
+        micro_batch_sequences: sequences a rank processes at once; a rank whose share is smaller takes it whole.
+        world_size: ranks.
+
+    Returns:
+        The plan.
+
+    Raises:
+        UserError: something does not divide; the message has the numbers.
+    """
+    if global_batch_tokens % seq_len:
+        raise UserError(
+            f"data.global_batch_tokens must be a multiple of data.seq_len ({seq_len}), "
+            f"got {global_batch_tokens}"
+        )
+    sequences = global_batch_tokens // seq_len
+    if sequences % world_size:
+        raise UserError(
+            f"data.global_batch_tokens must be a whole number of sequences for each of {world_size} "
+            f"ranks, got {sequences} sequences of {seq_len} ({global_batch_tokens} tokens)"
+        )
+    share = sequences // world_size
+    micro = min(micro_batch_sequences, share)
+    if share % micro:
+        raise UserError(
+            f"data.micro_batch_sequences must divide the {share} sequences of each rank "
+            f"({global_batch_tokens} tokens / {seq_len} / {world_size} ranks), got {micro}"
+        )
+    return BatchPlan(micro, share // micro, world_size)
+
+
+class TrainStream:
+    """The training tokens in order, for ever, cut as the reference program cuts them.
+
+    Micro-batch k takes world_size consecutive spans of (sequences * seq_len + 1) tokens, and rank r
+    owns span r; inputs are all but the last token of the span, targets all but the first.
+
+    Args:
+        reader: the training shards.
+        plan: the cut.
+        seq_len: tokens in a sequence.
+        rank: this rank.
+    """
+
+    def __init__(self, reader: ShardReader, plan: BatchPlan, *, seq_len: int, rank: int) -> None:
+        self.reader, self.plan, self.seq_len, self.rank = reader, plan, seq_len, rank
+
+    def batch(self, index: int) -> Batch:
+        """Returns micro-batch ``index`` of this rank, whatever was read before."""
+        span = self.plan.sequences * self.seq_len + 1
+        start = (index * self.plan.world_size + self.rank) * span
+        return _cut(self.reader.read(start, span), self.seq_len, self.plan.sequences)
+
+
+class ValidationSplit:
+    """The validation tokens, each scored exactly once over all ranks.
+
+    The shards end to end, cut to a multiple of seq_len plus one token; rank r of w scores sequences
+    [total * r / w, total * (r + 1) / w).
+
+    Args:
+        reader: the validation shards.
+        seq_len: tokens in a sequence.
+        batch_sequences: sequences in a batch; the last one is padded to the same shape.
+        rank: this rank.
+        world_size: ranks.
+        max_tokens: scores only about the first so many tokens; None for the whole split.
+
+    Raises:
+        UserError: a sequence is longer than the split, or there are more ranks than sequences.
+    """
+
+    def __init__(
+        self,
+        reader: ShardReader,
+        *,
+        seq_len: int,
+        batch_sequences: int,
+        rank: int = 0,
+        world_size: int = 1,
+        max_tokens: int | None = None,
+    ) -> None:
+        available = reader.num_tokens - 1
+        if available < seq_len:
+            raise UserError(
+                f"data.seq_len must be at most the validation split's tokens less one ({available}), "
+                f"got {seq_len}"
+            )
+        if max_tokens is not None:
+            if max_tokens < seq_len:
+                raise UserError(
+                    f"data.val_max_tokens must be at least data.seq_len ({seq_len}), got {max_tokens}"
+                )
+            available = min(available, max_tokens)
+        self.reader, self.seq_len, self.batch_sequences = reader, seq_len, batch_sequences
+        self.num_sequences = available // seq_len
+        if self.num_sequences < world_size:
+            raise UserError(
+                f"the validation split must have a sequence for each of {world_size} ranks, "
+                f"got {self.num_sequences} sequences of {seq_len} tokens"
+            )
+        self.first = self.num_sequences * rank // world_size
+        self.last = self.num_sequences * (rank + 1) // world_size
+
+    @property
+    def num_tokens(self) -> int:
+        """Targets scored over all ranks."""
+        return self.num_sequences * self.seq_len
+
+    def __len__(self) -> int:
+        """Batches of this rank."""
+        return -(-(self.last - self.first) // self.batch_sequences)
+
+    def batch(self, index: int) -> Batch:
+        """Returns batch ``index`` of this rank."""
+        first = self.first + index * self.batch_sequences
+        count = min(self.batch_sequences, self.last - first)
+        span = self.reader.read(first * self.seq_len, count * self.seq_len + 1)
+        return _cut(span, self.seq_len, self.batch_sequences)
+
+    def tokens(self) -> Tokens:
+        """Returns every token of the split in order, the one before the first target included."""
+        return self.reader.read(0, self.num_tokens + 1)
+
+
+def _cut(span: Tokens, seq_len: int, sequences: int) -> Batch:
+    count = (span.size - 1) // seq_len
+    rows = np.zeros((2, sequences, seq_len), dtype=np.uint16)
+    rows[0, :count] = span[:-1].reshape(count, seq_len)
+    rows[1, :count] = span[1:].reshape(count, seq_len)
+    return Batch(torch.from_numpy(rows[0]), torch.from_numpy(rows[1]), count)
+
+
+class BatchLoader:
+    """Iterates over batches, the next few prepared by a background thread while the device works.
+
+    It has a length because Lightning reads one batch ahead of an iterable without one.
+
+    Args:
+        make: batch by number.
+        stop: batches in all.
+        start: called at each new iteration, the number of its first batch; a resumed run starts later.
+        pin: copies batches into page-locked memory, from where a GPU can fetch them by itself.
+    """
+
+    depth = 3
+
+    def __init__(
+        self,
+        make: Callable[[int], Batch],
+        stop: int,
+        *,
+        start: Callable[[], int] = lambda: 0,
+        pin: bool = False,
+    ) -> None:
+        self.make, self.stop, self.start, self.pin = make, stop, start, pin
+
+    def __len__(self) -> int:
+        return self.stop - self.start()
+
+    def _prepare(self, index: int) -> Batch:
+        batch = self.make(index)
+        if not self.pin:
+            return batch
+        return batch._replace(
+            input_ids=batch.input_ids.pin_memory(), target_ids=batch.target_ids.pin_memory()
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        pending: deque[Future[Batch]] = deque()
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+            for index in range(self.start(), self.stop):
+                pending.append(pool.submit(self._prepare, index))
+                if len(pending) > self.depth:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()

@@ -1,0 +1,81 @@
+"""Bits per byte: how well a model compresses text, whatever its tokenizer."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+def bits_per_byte(nats: Tensor, num_bytes: Tensor) -> Tensor:
+    """Converts a total loss to bits per byte.
+
+    Args:
+        nats: negative log-likelihood of all scored tokens together, in nats.
+        num_bytes: UTF-8 bytes that these tokens stand for.
+
+    Returns:
+        Bits per byte, float64.
+    """
+    return nats.double() / (math.log(2) * num_bytes.double())
+
+
+class BitsPerByte(Metric):
+    """Sums nats, tokens and bytes over batches and ranks in float64, and divides once.
+
+    Averaging per-batch rates instead would overweight short batches.
+
+    >>> metric = BitsPerByte()
+    >>> metric.update(nats=torch.tensor([1.0, 2.0]), num_tokens=2, num_bytes=torch.tensor([3, 4]))
+    >>> round(metric.compute().item(), 4), round(metric.loss().item(), 4)
+    (0.6183, 1.5)
+    """
+
+    full_state_update = False
+    higher_is_better = False
+    is_differentiable = False
+    sums: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # One state, so that ranks meet in one collective.
+        self.add_state("sums", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, nats: Tensor, num_tokens: Tensor | int, num_bytes: Tensor | int) -> None:
+        """Adds a batch.
+
+        Args:
+            nats: loss of the scored tokens in nats, any shape; it is summed.
+            num_tokens: how many tokens that is; a tensor is summed.
+            num_bytes: UTF-8 bytes they stand for; a tensor is summed.
+        """
+        device = self.sums.device
+        for index, value in enumerate((nats, num_tokens, num_bytes)):
+            self.sums[index] += torch.as_tensor(value, device=device).double().sum()
+
+    def compute(self) -> Tensor:
+        """Returns bits per byte over everything seen, float64; NaN before the first update."""
+        return bits_per_byte(self.sums[0], self.sums[2])
+
+    def totals(self) -> tuple[float, int, int]:
+        """Returns nats, tokens and bytes over all ranks."""
+        with self.sync_context():
+            nats, tokens, num_bytes = self.sums.tolist()
+        return nats, int(tokens), int(num_bytes)
+
+    def loss(self) -> Tensor:
+        """Returns the mean nats per token over all ranks, float64; NaN before the first update."""
+        with self.sync_context():
+            return self.sums[0] / self.sums[1]
+
+    def _apply(self, fn: Callable[..., Any], exclude_state: Any = "") -> "BitsPerByte":
+        # A cast of the whole module (`.to(bfloat16)`) must not take the sums along.
+        before = self.sums
+        super()._apply(fn, exclude_state)
+        self.sums = before.to(self.sums.device)
+        default = self._defaults["sums"]
+        assert isinstance(default, Tensor)
+        self._defaults["sums"] = default.double()
+        return self

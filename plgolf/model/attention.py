@@ -1,0 +1,91 @@
+"""Causal self-attention with grouped key-value heads, normalised queries and keys, and a query gain.
+
+Grouped heads: https://arxiv.org/abs/2305.13245. Query-key normalisation: https://arxiv.org/abs/2010.04245.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plgolf.errors import UserError
+from plgolf.model.linear import CastLinear
+from plgolf.model.norm import rms_norm
+from plgolf.model.rotary import rotate
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """Settings of every attention layer.
+
+    Args:
+        num_heads: query heads; they share out the model width evenly.
+        num_kv_heads: key and value heads; each serves num_heads / num_kv_heads query heads.
+        qk_gain: initial value of the learned gain of each query head.
+        rope_base: base of the rotary frequencies.
+    """
+
+    num_heads: int = 8
+    num_kv_heads: int = 4
+    qk_gain: float = 1.5
+    rope_base: float = 10000.0
+
+    def __post_init__(self) -> None:
+        if self.num_heads < 1 or self.num_kv_heads < 1:
+            raise UserError(
+                "attention.num_heads and attention.num_kv_heads must be at least 1, "
+                f"got {self.num_heads} and {self.num_kv_heads}"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise UserError(
+                f"attention.num_heads must be a multiple of attention.num_kv_heads "
+                f"({self.num_kv_heads}), got {self.num_heads}"
+            )
+        if not self.rope_base > 0:
+            raise UserError(f"attention.rope_base must be positive, got {self.rope_base}")
+
+    def head_dim(self, dim: int) -> int:
+        """Channels of a head at model width ``dim``.
+
+        Raises:
+            UserError: ``dim`` does not divide, or the head is too odd for rotary pairs.
+        """
+        if dim % self.num_heads:
+            raise UserError(
+                f"dim must be a multiple of attention.num_heads ({self.num_heads}), got {dim}"
+            )
+        head_dim = dim // self.num_heads
+        if head_dim % 2:
+            raise UserError(
+                f"dim / attention.num_heads must be even for rotary pairs, got {head_dim}"
+            )
+        return head_dim
+
+
+class SelfAttention(nn.Module):
+    """Mixes positions: each looks at itself and what came before."""
+
+    def __init__(self, dim: int, config: AttentionConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim(dim)
+        self.grouped = config.num_kv_heads != config.num_heads
+        kv_dim = config.num_kv_heads * self.head_dim
+        self.q_proj = CastLinear(dim, dim)
+        self.k_proj = CastLinear(dim, kv_dim)
+        self.v_proj = CastLinear(dim, kv_dim)
+        self.out_proj = CastLinear(dim, dim, zero_init=True)
+        self.qk_gain = nn.Parameter(torch.full((config.num_heads,), config.qk_gain))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        batch, time, _ = x.shape
+        return x.view(batch, time, -1, self.head_dim).transpose(1, 2)
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """Maps (batch, time, dim) to the same shape; ``rotary`` is what ``Rotary`` returned."""
+        q = rotate(rms_norm(self._heads(self.q_proj(x))), *rotary)
+        k = rotate(rms_norm(self._heads(self.k_proj(x))), *rotary)
+        v = self._heads(self.v_proj(x))
+        q = q * self.qk_gain.to(q.dtype)[:, None, None]
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.grouped)
+        return self.out_proj(y.transpose(1, 2).reshape(x.shape))

@@ -1,0 +1,31 @@
+"""One layer: residual mix, attention, MLP."""
+
+import torch
+from torch import Tensor, nn
+
+from plgolf.model.attention import AttentionConfig, SelfAttention
+from plgolf.model.mlp import MLP, MLPConfig
+from plgolf.model.norm import rms_norm
+
+
+class Block(nn.Module):
+    """Mixes the first residual state back in, then adds attention and MLP with learned scales.
+
+    The mix with x0 and the per-channel scales are from modded-nanogpt
+    (https://github.com/KellerJordan/modded-nanogpt).
+    """
+
+    def __init__(self, dim: int, attention: AttentionConfig, mlp: MLPConfig) -> None:
+        super().__init__()
+        self.residual_mix = nn.Parameter(torch.stack((torch.ones(dim), torch.zeros(dim))))
+        self.attention_scale = nn.Parameter(torch.ones(dim))
+        self.mlp_scale = nn.Parameter(torch.ones(dim))
+        self.attention = SelfAttention(dim, attention)
+        self.mlp = MLP(dim, mlp)
+
+    def forward(self, x: Tensor, x0: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """Maps the residual stream ``x`` (batch, time, dim); ``x0`` is the normalised embedding."""
+        keep, restore = self.residual_mix.to(x.dtype)
+        x = keep * x + restore * x0
+        x = x + self.attention_scale.to(x.dtype) * self.attention(rms_norm(x), rotary)
+        return x + self.mlp_scale.to(x.dtype) * self.mlp(rms_norm(x))

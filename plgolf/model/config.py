@@ -1,0 +1,51 @@
+"""Configurations as plain dicts and back, strictly: an artifact rebuilds its model from one."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from plgolf.errors import UserError
+
+T = TypeVar("T")
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """Turns a tree of dataclasses into nested dicts of plain values."""
+    return dataclasses.asdict(config)
+
+
+def config_from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "config") -> T:
+    """Builds a tree of dataclasses from nested dicts.
+
+    Args:
+        cls: the root dataclass.
+        values: its fields; absent ones take their defaults.
+        where: how messages call ``values``.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        UserError: a key is unknown, or a value has the wrong type or is out of range.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where} must be a mapping, got {values!r}")
+    hints = get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise UserError(f"{where}.{unknown[0]} is no setting of {cls.__name__}")
+    return cls(**{key: _checked(hints[key], value, f"{where}.{key}") for key, value in values.items()})
+
+
+def _checked(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return config_from_dict(hint, value, where=where)
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise UserError(f"{where} must be one of {get_args(hint)}, got {value!r}")
+        return value
+    accepted = (int, float) if hint is float else (hint,)
+    # A bool is an int to Python; not to a reader of configurations.
+    if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
+        raise UserError(f"{where} must be of type {hint.__name__}, got {value!r}")
+    return hint(value)

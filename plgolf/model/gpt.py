@@ -1,0 +1,110 @@
+"""The table of contents of the architecture: embed, run the layers in order, score."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plgolf.errors import UserError
+from plgolf.model.attention import AttentionConfig
+from plgolf.model.block import Block
+from plgolf.model.depth import skip_sources
+from plgolf.model.head import Head, HeadConfig
+from plgolf.model.mlp import MLPConfig
+from plgolf.model.norm import rms_norm
+from plgolf.model.rotary import Rotary
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTConfig:
+    """Everything that decides the shape of the model.
+
+    Args:
+        vocab_size: token ids the model knows; must equal the tokenizer's size.
+        dim: width of the residual stream.
+        num_layers: attention plus MLP layers.
+        embedding_std: standard deviation of the initial embedding.
+        compute_dtype: dtype of the embedding and the residual stream; Linear weights and small
+            parameters are float32 either way.
+        attention: the attention layers.
+        mlp: the MLPs.
+        head: the output layer.
+    """
+
+    vocab_size: int = 1024
+    dim: int = 512
+    num_layers: int = 9
+    embedding_std: float = 0.005
+    compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    mlp: MLPConfig = field(default_factory=MLPConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "dim", "num_layers"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.compute_dtype not in ("bfloat16", "float32"):
+            raise UserError(f"compute_dtype must be bfloat16 or float32, got {self.compute_dtype}")
+        self.attention.head_dim(self.dim)
+        self.mlp.hidden_dim(self.dim)
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer with U-Net skips.
+
+    No autocast: the embedding's output sets the dtype of the residual stream, Linear weights are cast
+    at use, norms keep their input's dtype, and logits are float32.
+
+    Args:
+        config: the architecture.
+
+    >>> gpt = GPT(GPTConfig(vocab_size=64, dim=32, num_layers=2))
+    >>> gpt(torch.zeros(1, 8, dtype=torch.long)).shape
+    torch.Size([1, 8, 64])
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        nn.init.normal_(self.embedding.weight, std=config.embedding_std)
+        self.embedding.to(getattr(torch, config.compute_dtype))
+        self.rotary = Rotary(
+            config.attention.head_dim(config.dim), base=config.attention.rope_base
+        )
+        self.blocks = nn.ModuleList(
+            Block(config.dim, config.attention, config.mlp) for _ in range(config.num_layers)
+        )
+        self._skip_sources = skip_sources(config.num_layers)
+        self.skip_weights = nn.Parameter(torch.ones(config.num_layers // 2, config.dim))
+        self.head = Head(config.vocab_size, config.dim, config.head)
+
+    def _residual_stream(self, input_ids: Tensor) -> Tensor:
+        x = x0 = rms_norm(self.embedding(input_ids))
+        rotary = self.rotary(input_ids.size(1), x.dtype)
+        skip_weights = iter(self.skip_weights.to(x.dtype))
+        outputs: list[Tensor] = []
+        for block, source in zip(self.blocks, self._skip_sources, strict=True):
+            if source is not None:
+                x = x + next(skip_weights) * outputs[source]
+            x = block(x, x0, rotary)
+            outputs.append(x)
+        return rms_norm(x)
+
+    def forward(self, input_ids: Tensor, target_ids: Tensor | None = None) -> Tensor:
+        """Scores every position, or the given targets.
+
+        Args:
+            input_ids: int64 (batch, time).
+            target_ids: int64 (batch, time); the token after each position, -100 where none counts.
+
+        Returns:
+            Float32 logits (batch, time, vocab), or with targets their mean loss in nats.
+        """
+        logits = self.head(self._residual_stream(input_ids), self.embedding.weight)
+        if target_ids is None:
+            return logits
+        return F.cross_entropy(logits.flatten(0, 1), target_ids.flatten())

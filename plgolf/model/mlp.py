@@ -1,0 +1,46 @@
+"""The position-wise MLP with squared ReLU (https://arxiv.org/abs/2109.08668)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from plgolf.errors import UserError
+from plgolf.model.linear import CastLinear
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPConfig:
+    """Settings of every MLP.
+
+    Args:
+        expansion: hidden width as a multiple of the model width.
+    """
+
+    expansion: float = 2.0
+
+    def hidden_dim(self, dim: int) -> int:
+        """Hidden width at model width ``dim``.
+
+        Raises:
+            UserError: the product is not a whole number of at least 1.
+        """
+        hidden = self.expansion * dim
+        if hidden != int(hidden) or hidden < 1:
+            raise UserError(
+                f"mlp.expansion must give a whole hidden width, got {self.expansion} x {dim} = {hidden}"
+            )
+        return int(hidden)
+
+
+class MLP(nn.Module):
+    """Widens each position, squares what is positive, and narrows it again."""
+
+    def __init__(self, dim: int, config: MLPConfig) -> None:
+        super().__init__()
+        hidden_dim = config.hidden_dim(dim)
+        self.up_proj = CastLinear(dim, hidden_dim)
+        self.down_proj = CastLinear(hidden_dim, dim, zero_init=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(torch.relu(self.up_proj(x)).square())

@@ -1,0 +1,216 @@
+"""Muon for the matrices and Adam for everything else, as one optimizer.
+
+One ``torch.optim.Optimizer`` because Lightning's accumulation, clipping, checkpoints and monitors all
+count on one. Muon: https://kellerjordan.github.io/posts/muon/; Adam: https://arxiv.org/abs/1412.6980.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim.adam import adam
+
+from plgolf.errors import UserError
+from plgolf.optim.orthogonalize import orthogonalize_all
+from plgolf.optim.schedule import momentum_at
+from plgolf.optim.sharing import assign_owners, gather_updates, ranks
+from plgolf.roles import Role
+
+
+@dataclass(frozen=True, kw_only=True)
+class MuonConfig:
+    """Settings of the matrices.
+
+    Args:
+        lr: base learning rate.
+        momentum: Nesterov momentum after its warm-up.
+        momentum_start: momentum of the first step.
+        momentum_warmup_steps: steps over which momentum rises linearly; 0 for none.
+        newton_schulz_steps: iterations of the orthogonalisation.
+        newton_schulz_dtype: dtype of the orthogonalisation.
+    """
+
+    lr: float = 0.02
+    momentum: float = 0.99
+    momentum_start: float = 0.92
+    momentum_warmup_steps: int = 1500
+    newton_schulz_steps: int = 5
+    newton_schulz_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamConfig:
+    """Settings of one of the other roles.
+
+    Args:
+        lr: base learning rate.
+        betas: decay of the first and second moment.
+        eps: added to the root of the second moment.
+    """
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+
+
+class MuonAdam(torch.optim.Optimizer):
+    """Muon on the MATRIX group, Adam on the EMBEDDING, HEAD and SCALAR groups.
+
+    Under ``torch.distributed`` every rank must hold the same (averaged) gradients. The matrices are
+    shared out over the ranks: a rank keeps the momentum and does the orthogonalisation of its own only,
+    and all ranks apply the same gathered update. Matrices of one shape are orthogonalised as a stack,
+    except on CPU, where a loop is faster; the two agree to the bit there.
+
+    Args:
+        params: groups with a ``role``, as ``plgolf.roles.param_groups`` makes them.
+        matrix: Muon's settings.
+        embedding: Adam's settings for the token embedding.
+        head: Adam's settings for an untied head.
+        scalar: Adam's settings for gains, scales and mixing weights.
+
+    Raises:
+        UserError: a group has no role.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[dict[str, Any]],
+        matrix: MuonConfig = MuonConfig(),  # noqa: B008 (frozen)
+        embedding: AdamConfig = AdamConfig(lr=0.03),  # noqa: B008
+        head: AdamConfig = AdamConfig(lr=0.008),  # noqa: B008
+        scalar: AdamConfig = AdamConfig(lr=0.02),  # noqa: B008
+    ) -> None:
+        adam_configs = {Role.EMBEDDING: embedding, Role.HEAD: head, Role.SCALAR: scalar}
+        groups = []
+        for group in params:
+            if not isinstance(group, dict) or "role" not in group:
+                raise UserError("params must be groups with a role: plgolf.roles.param_groups(model)")
+            role = Role(group["role"])
+            settings = (
+                {"lr": matrix.lr, "momentum": matrix.momentum_start, "step": 0}
+                if role is Role.MATRIX
+                else {
+                    "lr": adam_configs[role].lr,
+                    "betas": adam_configs[role].betas,
+                    "eps": adam_configs[role].eps,
+                    "fused": True,
+                }
+            )
+            groups.append({**settings, **group})
+        self.matrix = matrix
+        super().__init__(groups, {})
+        self._newton_schulz_dtype = getattr(torch, matrix.newton_schulz_dtype)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Applies one update; ``closure``, if given, recomputes the loss first."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if group["role"] == Role.MATRIX:
+                self._muon_step(group)
+            else:
+                self._adam_step(group)
+        return loss
+
+    def _adam_step(self, group: dict[str, Any]) -> None:
+        params = [p for p in group["params"] if p.grad is not None]
+        for p in params:
+            if not self.state[p]:
+                self.state[p] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=p.device),
+                    "exp_avg": torch.zeros_like(p),
+                    "exp_avg_sq": torch.zeros_like(p),
+                }
+        states = [self.state[p] for p in params]
+        adam(
+            params,
+            [p.grad for p in params if p.grad is not None],
+            [s["exp_avg"] for s in states],
+            [s["exp_avg_sq"] for s in states],
+            [],
+            [s["step"] for s in states],
+            # Fused is the fastest on CPU too; foreach is the slowest there.
+            fused=True,
+            foreach=False,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=0.0,
+            eps=group["eps"],
+            maximize=False,
+        )
+
+    def _muon_step(self, group: dict[str, Any]) -> None:
+        group["momentum"] = momentum_at(
+            group["step"],
+            start=self.matrix.momentum_start,
+            end=self.matrix.momentum,
+            warmup_steps=self.matrix.momentum_warmup_steps,
+        )
+        group["step"] += 1
+        rank, world_size = ranks()
+        shapes = tuple(p.shape for p in group["params"])
+        owned = list(zip(group["params"], assign_owners(shapes, world_size), strict=True))
+        active = [(p, owner) for p, owner in owned if p.grad is not None]
+        directions: dict[int, Tensor] = {}
+        for index, (p, owner) in enumerate(active):
+            if owner == rank:
+                directions[index] = self._nesterov(p, group["momentum"])
+            else:
+                # Another rank's momentum, left from a checkpoint or a consolidation: stale from now on.
+                self.state.pop(p, None)
+        if not active:
+            return
+        device = active[0][0].device
+        updates = gather_updates(
+            orthogonalize_all(
+                directions,
+                steps=self.matrix.newton_schulz_steps,
+                dtype=self._newton_schulz_dtype,
+                stacked=device.type != "cpu",
+            ),
+            [p.shape for p, _ in active],
+            [owner for _, owner in active],
+            dtype=self._newton_schulz_dtype,
+            device=device,
+        )
+        for (p, _), update in zip(active, updates, strict=True):
+            # Tall matrices move more, so that outputs change by the same amount whatever the shape.
+            scale = max(1.0, p.size(0) / p.size(1)) ** 0.5
+            p.add_(update.to(p.dtype), alpha=-group["lr"] * scale)
+
+    def _nesterov(self, p: Tensor, momentum: float) -> Tensor:
+        assert p.grad is not None
+        if "momentum_buffer" not in self.state[p]:
+            self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        buffer: Tensor = self.state[p]["momentum_buffer"]
+        buffer.mul_(momentum).add_(p.grad)
+        return p.grad.add(buffer, alpha=momentum)
+
+    @torch.no_grad()
+    def consolidate_state_dict(self) -> None:
+        """Brings every rank's momentum to rank 0, so that its ``state_dict`` is whole.
+
+        All ranks must call it; Lightning does before it writes a checkpoint.
+        """
+        rank, world_size = ranks()
+        if world_size == 1:
+            return
+        for group in self.param_groups:
+            if group["role"] != Role.MATRIX or group["step"] == 0:
+                continue
+            params = group["params"]
+            owners = assign_owners(tuple(p.shape for p in params), world_size)
+            for p, owner in zip(params, owners, strict=True):
+                buffer = self.state[p].get("momentum_buffer") if owner == rank else None
+                buffer = torch.zeros_like(p) if buffer is None else buffer
+                dist.broadcast(buffer, src=owner)
+                if rank == 0:
+                    self.state[p]["momentum_buffer"] = buffer

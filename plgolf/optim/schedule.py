@@ -1,0 +1,79 @@
+"""Learning rate and momentum over a run, as pure functions: no clock is read and no step counted here."""
+
+from dataclasses import dataclass
+
+from plgolf.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run is, at the start of a step.
+
+    Args:
+        step: optimizer steps done.
+        elapsed_seconds: training seconds done.
+        max_steps: steps after which the run ends, or None.
+        max_seconds: training seconds after which the run ends, or None.
+    """
+
+    step: int
+    elapsed_seconds: float
+    max_steps: int | None = None
+    max_seconds: float | None = None
+
+
+class Schedule:
+    """What multiplies every group's base learning rate. Subclass it for a schedule of your own."""
+
+    def factor(self, progress: Progress) -> float:
+        """Returns the factor for the step that is about to start."""
+        raise NotImplementedError(type(self).__name__)
+
+
+class Constant(Schedule):
+    """Leaves the learning rates as they are."""
+
+    def factor(self, progress: Progress) -> float:
+        return 1.0
+
+
+class Warmdown(Schedule):
+    """Constant, then linear to zero at the end of the run, wherever time or steps put that end.
+
+    With a time cap the warm-down starts when the time left equals the time that ``steps`` steps take
+    at the mean pace so far; without one, ``steps`` steps before the last
+    (https://github.com/openai/parameter-golf).
+
+    Args:
+        steps: length of the warm-down in optimizer steps; 0 for none.
+    """
+
+    def __init__(self, steps: int = 3000) -> None:
+        if steps < 0:
+            raise UserError(f"schedule.steps must be at least 0, got {steps}")
+        self.steps = steps
+
+    def factor(self, progress: Progress) -> float:
+        if self.steps <= 0:
+            return 1.0
+        if progress.max_seconds is not None:
+            step_seconds = progress.elapsed_seconds / max(progress.step, 1)
+            warmdown_seconds = self.steps * step_seconds
+            left_seconds = max(progress.max_seconds - progress.elapsed_seconds, 0.0)
+            if left_seconds > warmdown_seconds:
+                return 1.0
+            # A run that has not moved yet divides by its floor of a nanosecond-like 1e-12 s.
+            return left_seconds / max(warmdown_seconds, 1e-12)
+        if progress.max_steps is None or progress.step < max(progress.max_steps - self.steps, 0):
+            return 1.0
+        return max((progress.max_steps - progress.step) / self.steps, 0.0)
+
+
+def momentum_at(step: int, *, start: float, end: float, warmup_steps: int) -> float:
+    """Momentum rising linearly from ``start`` to ``end`` over the first ``warmup_steps`` steps.
+
+    >>> momentum_at(750, start=0.92, end=0.99, warmup_steps=1500)
+    0.955
+    """
+    fraction = min(step / warmup_steps, 1.0) if warmup_steps > 0 else 1.0
+    return (1.0 - fraction) * start + fraction * end

@@ -1,0 +1,82 @@
+"""Sharing the matrices of one optimizer out over the ranks of a process group, and gathering them again."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def ranks() -> tuple[int, int]:
+    """This process's rank and the number of processes; (0, 1) outside a process group."""
+    if not dist.is_available() or not dist.is_initialized():
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def _newton_schulz_cost(shape: torch.Size) -> int:
+    short, long = sorted(shape)
+    return short * short * (2 * long + short)
+
+
+@lru_cache(maxsize=64)
+def assign_owners(shapes: tuple[torch.Size, ...], world_size: int) -> tuple[int, ...]:
+    """Picks the rank that works on each matrix so that all ranks have about the same work.
+
+    Args:
+        shapes: of the matrices.
+        world_size: number of ranks.
+
+    Returns:
+        The owning rank by matrix; the same on every rank.
+    """
+    load = [0] * world_size
+    owners = [0] * len(shapes)
+    # The longest job first, each to the least loaded rank; sorting is stable, so all ranks agree.
+    for index in sorted(range(len(shapes)), key=lambda i: -_newton_schulz_cost(shapes[i])):
+        owner = load.index(min(load))
+        owners[index] = owner
+        load[owner] += _newton_schulz_cost(shapes[index])
+    return tuple(owners)
+
+
+def gather_updates(
+    mine: Mapping[int, Tensor],
+    shapes: Sequence[torch.Size],
+    owners: Sequence[int],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> list[Tensor]:
+    """Gives every rank the matrices of all ranks, in one all-gather.
+
+    Args:
+        mine: this rank's results by index.
+        shapes: of all matrices.
+        owners: rank by matrix.
+        dtype: of the results.
+        device: where they live.
+
+    Returns:
+        All results, by index.
+    """
+    _, world_size = ranks()
+    if world_size == 1:
+        return [mine[index] for index in range(len(shapes))]
+    sizes = [0] * world_size
+    offsets = []
+    for shape, owner in zip(shapes, owners, strict=True):
+        offsets.append(sizes[owner])
+        sizes[owner] += shape.numel()
+    # An all-gather wants equal pieces; with balanced owners the padding is small.
+    piece = max(sizes)
+    sent = torch.zeros(piece, dtype=dtype, device=device)
+    for index, result in mine.items():
+        sent[offsets[index] : offsets[index] + result.numel()] = result.flatten()
+    received = torch.empty(world_size * piece, dtype=dtype, device=device)
+    dist.all_gather_into_tensor(received, sent)
+    return [
+        received[owner * piece + offset :][: shape.numel()].view(shape)
+        for shape, owner, offset in zip(shapes, owners, offsets, strict=True)
+    ]

@@ -1,0 +1,74 @@
+"""The role of every parameter, by structure: one partition for the optimizer and the quantizer.
+
+The weight of an ``nn.Embedding`` is an EMBEDDING, the weight of an ``nn.Linear`` is a MATRIX, and every
+other parameter (gains, scales, mixing weights, whatever their shape) is a SCALAR. A module class may
+declare ``role = Role.X``; the declaration covers all parameters below it. Names never decide.
+"""
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
+
+from torch import nn
+
+
+class Role(str, Enum):
+    """What a parameter is for."""
+
+    EMBEDDING = "embedding"
+    """Token embedding, whose rows are looked up (and, when tied, multiplied as the head)."""
+    MATRIX = "matrix"
+    """A linear map inside the blocks: what Muon orthogonalises."""
+    HEAD = "head"
+    """An unembedding with weights of its own."""
+    SCALAR = "scalar"
+    """Gains, scales and mixing weights: control parameters that stay float32 everywhere."""
+
+
+def _walk(module: nn.Module, prefix: str, inherited: Role | None) -> Iterator[tuple[str, Role]]:
+    declared: Role | None = getattr(module, "role", None) or inherited
+    for name, _ in module.named_parameters(recurse=False):
+        if declared is not None:
+            role = declared
+        elif isinstance(module, nn.Embedding) and name == "weight":
+            role = Role.EMBEDDING
+        elif isinstance(module, nn.Linear) and name == "weight":
+            role = Role.MATRIX
+        else:
+            role = Role.SCALAR
+        yield prefix + name, role
+    for name, child in module.named_children():
+        yield from _walk(child, f"{prefix}{name}.", declared)
+
+
+def parameter_roles(model: nn.Module) -> dict[str, Role]:
+    """Assigns exactly one role to every parameter.
+
+    Args:
+        model: any module.
+
+    Returns:
+        Role by parameter name, in the order of ``model.named_parameters()``. A shared parameter is
+        listed once, under its first name.
+    """
+    roles = dict(_walk(model, "", None))
+    return {name: roles[name] for name, _ in model.named_parameters()}
+
+
+def param_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Groups the parameters by role, as any ``torch.optim`` optimizer takes them.
+
+    Args:
+        model: the model to train.
+
+    Returns:
+        One group per role in use, in the order of ``Role``: ``params``, and the role twice, as
+        ``role`` (read by ``MuonAdam``) and as ``name`` (read by Lightning's LearningRateMonitor).
+    """
+    roles = parameter_roles(model)
+    groups: list[dict[str, Any]] = []
+    for role in Role:
+        params = [p for name, p in model.named_parameters() if roles[name] is role]
+        if params:
+            groups.append({"params": params, "role": role.value, "name": role.value})
+    return groups

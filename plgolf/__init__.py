@@ -4,6 +4,7 @@ from plgolf.artifact import load_artifact
 from plgolf.metrics import BitsPerByte
 from plgolf.model import GPT, GPTConfig
 from plgolf.optim import MuonAdam
+from plgolf.version import __version__
 
-__version__ = "0.1.0"
+
 __all__ = ["GPT", "BitsPerByte", "GPTConfig", "MuonAdam", "__version__", "load_artifact"]

@@ -42,12 +42,10 @@ class Artifact:
     Args:
         config: the architecture, or None if the file does not say (the reference's files do not).
         weights: dequantised tensors by our names.
-        inferred: the architecture as far as the shapes tell.
     """
 
     config: GPTConfig | None
     weights: dict[str, Tensor]
-    inferred: GPTConfig
 
 
 def save_artifact(gpt: GPT, path: str | Path) -> QuantizeStats:
@@ -85,12 +83,10 @@ def read_artifact(path: str | Path) -> Artifact:
     """
     obj = read_artifact_dict(path)
     try:
-        weights = dequantize_state_dict(obj)
         header = obj.get(_HEADER)
         return Artifact(
             config=None if header is None else _config_from_header(header),
-            weights=weights_from_reference(weights),
-            inferred=gpt_config_from_weights(weights),
+            weights=weights_from_reference(dequantize_state_dict(obj)),
         )
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -122,7 +118,8 @@ def load_artifact(path: str | Path, *, config: GPTConfig | None = None) -> GPT:
         UserError: the file cannot be read, is malformed, or its weights do not fit the architecture.
     """
     artifact = read_artifact(path)
-    gpt = GPT(artifact.config or config or artifact.inferred)
+    config = artifact.config or config or gpt_config_from_weights(weights_to_reference(artifact.weights))
+    gpt = GPT(config)
     try:
         gpt.load_state_dict(artifact.weights)
     except RuntimeError as error:

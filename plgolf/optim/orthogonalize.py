@@ -22,16 +22,14 @@ def orthogonalize(matrices: Tensor, *, steps: int = 5, dtype: torch.dtype = torc
     """
     x = matrices.to(dtype)
     tall = x.size(-2) > x.size(-1)
+    x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + 1e-7)
     if tall:
         x = x.mT  # The products are then of the short side.
-    # The norm is summed in float32 so that a stack and a single matrix round alike.
-    norm = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=torch.float32)
-    x = (x / (norm + 1e-7)).to(dtype)
-    product = torch.addmm if x.ndim == 2 else torch.baddbmm
     for _ in range(steps):
         gram = x @ x.mT
-        polynomial = product(gram, gram, gram, beta=_B, alpha=_C)
-        x = product(x, polynomial, x, beta=_A)
+        # Grouped as the reference groups it: in bfloat16 any other order rounds elsewhere, by 3 %.
+        polynomial = _B * gram + (_C * gram) @ gram
+        x = _A * x + polynomial @ x
     return x.mT if tall else x
 
 

@@ -1,5 +1,6 @@
 """Learning rate and momentum over a run, as pure functions: no clock is read and no step counted here."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from plgolf.errors import UserError
@@ -22,12 +23,12 @@ class Progress:
     max_seconds: float | None = None
 
 
-class Schedule:
+class Schedule(ABC):
     """What multiplies every group's base learning rate. Subclass it for a schedule of your own."""
 
+    @abstractmethod
     def factor(self, progress: Progress) -> float:
         """Returns the factor for the step that is about to start."""
-        raise NotImplementedError(type(self).__name__)
 
 
 class Constant(Schedule):
@@ -62,11 +63,12 @@ class Warmdown(Schedule):
             left_seconds = max(progress.max_seconds - progress.elapsed_seconds, 0.0)
             if left_seconds > warmdown_seconds:
                 return 1.0
-            # A run that has not moved yet divides by its floor of a nanosecond-like 1e-12 s.
             return left_seconds / max(warmdown_seconds, 1e-12)
-        if progress.max_steps is None or progress.step < max(progress.max_steps - self.steps, 0):
+        if progress.max_steps is None:
             return 1.0
-        return max((progress.max_steps - progress.step) / self.steps, 0.0)
+        if not max(progress.max_steps - self.steps, 0) <= progress.step < progress.max_steps:
+            return 1.0
+        return (progress.max_steps - progress.step) / self.steps
 
 
 def momentum_at(step: int, *, start: float, end: float, warmup_steps: int) -> float:

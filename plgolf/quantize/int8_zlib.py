@@ -7,6 +7,7 @@ strings and their containers are refused.
 
 import io
 import pickle
+import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -172,7 +173,10 @@ def unpack(data: bytes, *, max_bytes: int = MAX_PAYLOAD_BYTES) -> dict[str, Any]
             f"inflates to more than {max_bytes} bytes" if inflate.unconsumed_tail else "is cut short"
         )
     try:
-        obj = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # torch warns of pickles it did not write; the line below says all there is to say.
+            warnings.simplefilter("ignore")
+            obj = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
         raise UserError(f"holds no plain tensors: {str(error).splitlines()[0]}") from error
     if not isinstance(obj, dict):

@@ -1,0 +1,232 @@
+import io
+import json
+import pickle
+import tarfile
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from golden_data import GOLDEN, MODELS, arrays, golden_gpt, meta, reference_weights
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plgolf import GPT, GPTConfig, interop, load_artifact
+from plgolf.artifact import read_artifact, save_artifact
+from plgolf.model import AttentionConfig, HeadConfig
+from plgolf.model.config import config_from_dict, config_to_dict
+from plgolf.quantize.int8_zlib import (
+    dequantize_state_dict,
+    pack,
+    quantize_state_dict,
+    unpack,
+)
+from plgolf.quantize.ledger import Ledger, pack_code
+from plgolf.quantize.rounding import dequantize_int8, quantize_int8
+
+CONFIG = GPTConfig(
+    vocab_size=300,
+    dim=256,
+    num_layers=2,
+    attention=AttentionConfig(num_heads=4, num_kv_heads=2, rope_base=77.0),
+    head=HeadConfig(tied=False, softcap=9.0),
+)
+
+
+def golden_input():
+    dtypes = json.loads((GOLDEN / "tied" / "quant_dtypes.json").read_text())
+    return {
+        name: torch.from_numpy(value).to(getattr(torch, dtypes[name]))
+        for name, value in arrays("tied", "quant_input").items()
+    }
+
+
+def trained_gpt() -> GPT:
+    torch.manual_seed(0)
+    gpt = GPT(CONFIG)
+    with torch.no_grad():
+        for p in gpt.parameters():
+            p.add_(torch.randn_like(p))
+    return gpt
+
+
+def test_codes_scales_and_counters_are_the_references(tmp_path):
+    stats = interop.write_reference_artifact(golden_input(), tmp_path / "a.int8.ptz")
+    assert stats == meta("tied")["quant_stats"]
+    ours = torch.load(
+        io.BytesIO(zlib.decompress((tmp_path / "a.int8.ptz").read_bytes())), weights_only=True
+    )
+    theirs = torch.load(
+        io.BytesIO(zlib.decompress((GOLDEN / "tied" / "model.int8.ptz").read_bytes())),
+        weights_only=True,
+    )
+    assert list(ours) == list(theirs)
+    for part in ("quantized", "scales", "passthrough"):
+        assert list(ours[part]) == list(theirs[part])
+        for name, tensor in theirs[part].items():
+            assert ours[part][name].dtype is tensor.dtype, name
+            assert torch.equal(ours[part][name], tensor), name
+    for part in ("__quant_format__", "dtypes", "qmeta", "passthrough_orig_dtypes"):
+        assert ours[part] == theirs[part]
+
+
+def test_dequantised_tensors_are_the_references():
+    tensors = interop.read_reference_artifact(GOLDEN / "tied" / "model.int8.ptz")
+    golden, dtypes = arrays("tied", "quant_dequantized"), golden_input()
+    assert set(tensors) == set(golden)
+    for name, value in golden.items():
+        assert tensors[name].dtype is dtypes[name].dtype
+        np.testing.assert_array_equal(tensors[name].to(torch.from_numpy(value).dtype), value)
+
+
+@MODELS
+def test_the_references_artifact_becomes_a_model(name):
+    path = GOLDEN / name / "trained.int8.ptz"
+    config = interop.gpt_config_from_reference(meta(name)["config"], compute_dtype="float32")
+    gpt = load_artifact(path, config=config)
+    assert not gpt.training and gpt.config == config
+    expected = interop.weights_from_reference(interop.read_reference_artifact(path))
+    assert all(torch.equal(gpt.state_dict()[k], v) for k, v in expected.items())
+    inferred = load_artifact(path).config
+    assert inferred.attention.num_kv_heads == config.attention.num_kv_heads
+    assert (inferred.dim, inferred.num_layers, inferred.mlp) == (config.dim, config.num_layers, config.mlp)
+    assert inferred.head.tied is config.head.tied
+
+
+@MODELS
+def test_names_translate_both_ways(name):
+    reference = reference_weights(name)
+    ours = golden_gpt(name).state_dict()
+    assert set(interop.weights_from_reference(reference)) == set(ours)
+    assert set(interop.weights_to_reference(ours)) == set(reference)
+
+
+def test_artifact_rebuilds_the_model_alone_and_the_reference_can_read_it(tmp_path):
+    gpt, path = trained_gpt(), tmp_path / "new" / "model.int8.ptz"
+    before = {k: v.clone() for k, v in gpt.state_dict().items()}
+    stats = save_artifact(gpt, path)
+    assert all(torch.equal(v, before[k]) for k, v in gpt.state_dict().items())
+    assert stats.param_count == sum(p.numel() for p in gpt.parameters())
+    loaded = load_artifact(path)
+    assert loaded.config == CONFIG
+    names = interop.read_reference_artifact(path)
+    assert "lm_head.weight" in names and "blocks.1.attn.c_q.weight" in names
+    for key, tensor in loaded.state_dict().items():
+        assert tensor.dtype is before[key].dtype
+        assert torch.equal(interop.weights_from_reference(names)[key], tensor)
+        step = before[key].float().abs().max() / 127
+        assert (tensor.float() - before[key].float()).abs().max() <= step
+    tokens = torch.randint(300, (2, 16))
+    assert torch.equal(load_artifact(path)(tokens), loaded(tokens))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=st.integers(1, 8),
+    cols=st.integers(1, 40),
+    exponent=st.integers(-6, 3),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_rounding_is_within_half_a_step_of_what_is_not_clipped(rows, cols, exponent, seed):
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(rows, cols, generator=generator) * 10.0**exponent
+    codes, scale = quantize_int8(values)
+    assert codes.dtype is torch.int8 and scale.dtype is torch.float16 and scale.shape == (rows,)
+    assert codes.abs().max() <= 127
+    # Half a step, the float16 scale's rounding over 127 steps, and what the quantile clips.
+    slack = (0.5 + 127 * 2**-11 + 0.01) * scale.float()[:, None]
+    clipped = values.abs().max(1, keepdim=True).values - torch.quantile(
+        values.abs(), 0.9999984, dim=1, keepdim=True
+    )
+    restored = dequantize_int8(codes, scale, torch.float32)
+    assert ((restored - values).abs() <= slack + clipped).all()
+
+
+def test_damaged_and_hostile_files_are_refused_without_running_anything(tmp_path):
+    path = tmp_path / "a.int8.ptz"
+    save_artifact(trained_gpt(), path)
+    whole = path.read_bytes()
+    ran = tmp_path / "ran"
+
+    class Attack:
+        def __reduce__(self):
+            return open, (str(ran), "w")
+
+    hostile = io.BytesIO()
+    torch.save({"__quant_format__": Attack()}, hostile)
+    good = unpack(whole)
+    bad_header = {**good, "__plgolf__": json.dumps({"version": 1, "config": {"dims": 3}})}
+    short = {**good, "quantized": dict(list(good["quantized"].items())[1:])}
+    misshapen = {**good, "passthrough": {**good["passthrough"], "skip_weights": torch.zeros(3)}}
+    for content, message in [
+        (whole[: len(whole) // 2], "is cut short"),
+        (b"", "is cut short"),
+        (b"plain text", "is no zlib stream"),
+        (zlib.compress(b"0" * 1000), "holds no plain tensors"),
+        (zlib.compress(hostile.getvalue()), "holds no plain tensors"),
+        (zlib.compress(pickle.dumps(Attack())), "holds no plain tensors"),
+        (pack({"quantized": {}}), "is no int8_clean_per_row_v1 artifact"),
+        (pack({**good, "__quant_format__": "int9"}), "format must be int8_clean_per_row_v1, got 'int9'"),
+        (pack(bad_header), r"config\.dims is no setting of GPTConfig"),
+        (pack({**good, "__plgolf__": "{"}), "header is malformed"),
+        (pack({**good, "__plgolf__": '{"version":9,"config":{}}'}), "version must be 1, got 9"),
+        (pack(short), "weights do not fit: .*Missing key"),
+        (pack(misshapen), "weights do not fit: .*size mismatch"),
+    ]:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=message) as error:
+            load_artifact(path)
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
+    assert not ran.exists()
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_artifact(tmp_path / "none.int8.ptz")
+    with pytest.raises(ValueError, match="inflates to more than 1000 bytes"):
+        unpack(whole, max_bytes=1000)
+
+
+def test_foreign_weights_have_no_inferred_shape(tmp_path):
+    interop.write_reference_artifact({"w": torch.ones(3)}, tmp_path / "w.ptz")
+    assert read_artifact(tmp_path / "w.ptz").config is None
+    with pytest.raises(ValueError, match="holds no model of the reference"):
+        load_artifact(tmp_path / "w.ptz")
+
+
+def test_config_survives_a_dict_and_is_checked():
+    assert config_from_dict(GPTConfig, json.loads(json.dumps(config_to_dict(CONFIG)))) == CONFIG
+    for values, message in [
+        ({"dim": "512"}, r"config\.dim must be of type int, got '512'"),
+        ({"dim": True}, "must be of type int"),
+        ({"compute_dtype": "int8"}, "must be one of"),
+        ({"head": {"cap": 3}}, r"config\.head\.cap is no setting of HeadConfig"),
+        ({"head": 3}, r"config\.head must be a mapping"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            config_from_dict(GPTConfig, values)
+    assert config_from_dict(GPTConfig, {"mlp": {"expansion": 3}}).mlp.expansion == 3.0
+
+
+def test_reference_settings_must_be_complete_and_known():
+    settings_ = meta("tied")["config"]
+    with pytest.raises(ValueError, match="must have model_dim"):
+        interop.gpt_config_from_reference({k: v for k, v in settings_.items() if k != "model_dim"})
+    with pytest.raises(ValueError, match="model_dims is no model setting"):
+        interop.gpt_config_from_reference({**settings_, "model_dims": 3})
+    assert interop.gpt_config_from_reference(settings_).compute_dtype == "bfloat16"
+
+
+def test_quantising_a_model_twice_changes_nothing_more():
+    obj, _ = quantize_state_dict(trained_gpt().state_dict(), is_control=lambda name: False)
+    once = dequantize_state_dict(obj)
+    again, _ = quantize_state_dict(once, is_control=lambda name: False)
+    assert all(torch.equal(obj["passthrough"][k], v) for k, v in again["passthrough"].items())
+
+
+def test_packed_code_is_the_package_and_reproducible():
+    packed = pack_code({"config.yaml": b"a: 1\n"})
+    assert packed == pack_code({"config.yaml": b"a: 1\n"}) != pack_code()
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        names = archive.getnames()
+        assert archive.extractfile("config.yaml").read() == b"a: 1\n"
+    assert "plgolf/model/gpt.py" in names and "plgolf/cli.py" in names
+    assert all(name.endswith((".py", ".yaml")) for name in names)
+    assert not Ledger(15_999_999, 2).within_budget and Ledger(15_999_999, 1).within_budget

@@ -1,0 +1,237 @@
+"""The command line: LightningCLI with short errors, artifacts as checkpoints and a record of every run."""
+
+import difflib
+import logging
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from jsonargparse import dict_to_namespace
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from plgolf.artifact import SUFFIX, read_artifact
+from plgolf.errors import UserError
+from plgolf.files import write_whole
+from plgolf.model import GPTConfig
+from plgolf.model.config import config_from_dict, config_to_dict
+from plgolf.training import (
+    ArtifactExport,
+    CompileWarmup,
+    ConsoleLog,
+    GolfModule,
+    ShardDataModule,
+    TrainClock,
+)
+from plgolf.training.checkpoint_io import ArtifactIO
+from plgolf.training.export import Provenance
+from plgolf.version import __version__
+
+_KEYWORDS = ("best", "last", "hpc")
+"""What Lightning takes for a ckpt_path besides a file."""
+
+
+class GolfParser(LightningArgumentParser):
+    """Says what is wrong in one line instead of after a page of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        line = " ".join(message.split())
+        raise UserError(line + self._suggestion(line)) from ex
+
+    def _suggestion(self, line: str) -> str:
+        """Finds the setting that a misspelt one in the message was meant to be."""
+        known = sorted({action.dest for action in self._all_actions()})
+        for word in re.findall(r"[\w.+-]*\w", line):
+            key = word.lstrip("-").split("=")[0]
+            if len(key) > 2 and key not in known:
+                close = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+                tails = [name for name in known if name.rsplit(".", 1)[-1] in _close(key, known)]
+                if close or ("." not in key and len(tails) == 1):
+                    return f" (did you mean {(close or tails)[0]}?)"
+        return ""
+
+    def _all_actions(self) -> list[Any]:
+        actions = list(self._actions)
+        for action in self._actions:
+            if isinstance(action.choices, dict):
+                actions += [a for sub in action.choices.values() for a in sub._actions]
+        return actions
+
+
+def _close(key: str, known: list[str]) -> list[str]:
+    return difflib.get_close_matches(key, {name.rsplit(".", 1)[-1] for name in known}, n=1, cutoff=0.8)
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes the complete configuration of a fit to ``config.yaml`` in the run's folder and to its loggers."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        text = self.parser.dump(self.config, skip_none=False)
+        write_whole(Path(trainer.default_root_dir) / "config.yaml", text.encode())
+        for logger in trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(text))
+
+
+class GolfCLI(LightningCLI):
+    """``plgolf fit`` and ``plgolf validate``."""
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        self.arguments = sys.argv[1:] if args is None else args
+        strict = {"allow_abbrev": False}
+        super().__init__(
+            GolfModule,
+            ShardDataModule,
+            save_config_callback=SaveRunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            trainer_defaults={
+                "default_root_dir": "checkpoints/run",
+                "max_epochs": -1,
+                "num_sanity_val_steps": 0,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "use_distributed_sampler": False,
+                # One graph for validation, inside a fit and alone.
+                "inference_mode": False,
+            },
+            seed_everything_default=1337,
+            parser_kwargs={
+                **strict,
+                "prog": "plgolf",
+                "version": __version__,
+                "description": "Train the best small language model within a byte and a time budget.",
+                "fit": dict(strict),
+                "validate": dict(strict),
+            },
+            parser_class=GolfParser,
+            args=args,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
+            "validate": {"model", "dataloaders", "datamodule", "verbose"},
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(TrainClock, "clock")
+        parser.add_lightning_class_args(CompileWarmup, "warmup")
+        parser.add_lightning_class_args(ArtifactExport, "export")
+        parser.add_lightning_class_args(ConsoleLog, "console")
+        parser.link_arguments("model.gpt.vocab_size", "data.vocab_size")
+
+    def _parse_ckpt_path(self) -> None:
+        """Takes the architecture from the file that is to be validated."""
+        settings = self.config[self.config.subcommand]
+        path = settings.get("ckpt_path")
+        if not path or path in _KEYWORDS:
+            return
+        if not Path(path).is_file():
+            raise UserError(f"{path}: no such checkpoint (ckpt_path)")
+        if self.config.subcommand == "fit":
+            if str(path).endswith(SUFFIX):
+                raise UserError(f"{path}: fit cannot go on from an artifact, it holds no optimizer state")
+            return
+        saved = _saved_config(Path(path))
+        if saved is not None:
+            settings.model.gpt = dict_to_namespace(config_to_dict(saved))
+            settings.data.vocab_size = saved.vocab_size
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        settings = self._get(self.config_init, "trainer")
+        if settings.logger in (None, True):
+            kwargs["logger"] = CSVLogger(settings.default_root_dir, name="logs")
+        plugins = settings.plugins or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), ArtifactIO()]
+        return super().instantiate_trainer(**kwargs)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        return {**kwargs, "verbose": False} if subcommand == "validate" else kwargs
+
+    def before_fit(self) -> None:
+        settings = self.config.fit
+        self._export.provenance = Provenance(
+            recipe=[str(path) for path in settings.config or []],
+            overrides=_overrides(self.arguments),
+            seed=settings.seed_everything,
+            config=self._parser("fit").dump(settings, skip_none=False),
+        )
+
+    def after_fit(self) -> None:
+        result = self._export.result
+        if result and not result["within_budget"]:
+            raise UserError(
+                f"total_bytes must be at most {result['budget_bytes']}, got {result['total_bytes']} "
+                "(everything was written; see result.json)"
+            )
+
+    @property
+    def _export(self) -> ArtifactExport:
+        export = self._get(self.config_init, "export")
+        assert isinstance(export, ArtifactExport)
+        return export
+
+
+def _saved_config(path: Path) -> GPTConfig | None:
+    if str(path).endswith(SUFFIX):
+        return read_artifact(path).config
+    try:
+        checkpoint = torch.load(path, map_location="meta", weights_only=True)
+        saved = checkpoint["gpt_config"]
+    except Exception as error:
+        # Whatever a damaged or foreign file makes of the unpickler, to the user it is one thing.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: is no checkpoint of plgolf: {reason}") from error
+    return config_from_dict(GPTConfig, saved)
+
+
+def _overrides(arguments: list[str]) -> list[str]:
+    """Leaves out the subcommand and the configuration files."""
+    rest, skip = [], False
+    for argument in arguments[1:]:
+        if skip:
+            skip = False
+        elif argument in ("-c", "--config"):
+            skip = True
+        elif not argument.startswith(("--config=", "-c=")):
+            rest.append(argument)
+    return rest
+
+
+def _quiet_libraries() -> None:
+    """Keeps the libraries' notices to their own developers off the console."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"jsonargparse.*", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*jsonargparse.*", category=DeprecationWarning)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        args: the words after ``plgolf``; by default the process's own.
+
+    Returns:
+        0, or 2 after a mistake of the user's, which is printed as one line.
+    """
+    _quiet_libraries()
+    try:
+        GolfCLI(args)
+    except (UserError, MisconfigurationException) as error:
+        sys.stderr.write(f"plgolf: error: {' '.join(str(error).split())}\n")
+        return 2
+    return 0

@@ -1,0 +1,17 @@
+"""The Lightning shell: the only part that knows Lightning."""
+
+from plgolf.training.clock import TrainClock
+from plgolf.training.console import ConsoleLog
+from plgolf.training.datamodule import ShardDataModule
+from plgolf.training.export import ArtifactExport
+from plgolf.training.module import GolfModule
+from plgolf.training.warmup import CompileWarmup
+
+__all__ = [
+    "ArtifactExport",
+    "CompileWarmup",
+    "ConsoleLog",
+    "GolfModule",
+    "ShardDataModule",
+    "TrainClock",
+]

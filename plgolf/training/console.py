@@ -1,0 +1,71 @@
+"""What a run says: one plain line per event, on rank 0."""
+
+import sys
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+
+from plgolf.training.clock import TrainClock
+
+
+@rank_zero_only
+def say(line: str) -> None:
+    """Prints a line on rank 0, at once even into a pipe."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+class ConsoleLog(Callback):
+    """Prints the first steps, then every ``every_steps``-th, and each validation.
+
+    Args:
+        every_steps: steps between lines.
+        first_steps: the first so many steps get a line each.
+    """
+
+    def __init__(self, every_steps: int = 200, first_steps: int = 10) -> None:
+        self.every_steps = max(every_steps, 1)
+        self.first_steps = first_steps
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        if step > self.first_steps and step % self.every_steps and not trainer.should_stop:
+            return
+        clock = TrainClock.of(trainer)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        seconds = clock.elapsed_seconds
+        tokens_per_second = step * data.global_batch_tokens / max(seconds, 1e-9)
+        group = trainer.optimizers[0].param_groups[0]
+        parts = [
+            f"step {step}{'' if trainer.max_steps < 0 else f'/{trainer.max_steps}'}",
+            f"train/loss {pl_module.train_loss.item():.4f}",
+            f"{1000 * seconds / max(step, 1):.1f} ms/step",
+            f"{tokens_per_second:,.0f} tokens/s",
+            f"{seconds:.1f}{'' if clock.max_seconds is None else f'/{clock.max_seconds:g}'} s",
+            f"lr x{group['lr'] / group['initial_lr']:.3f}",
+        ]
+        if pl_module.device.type == "cuda":
+            parts.append(f"peak {torch.cuda.max_memory_allocated() >> 20} MiB")
+        say(" | ".join(parts))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        score = pl_module.val_score
+        if score is None:
+            return
+        exact = trainer.state.fn == "validate"  # type: ignore[attr-defined]
+        if exact:
+            say(f"val/loss {score.loss:.8f}\nval/bpb {score.bpb:.8f}")
+            say(f"scored {score.num_tokens:,} tokens, {score.num_bytes:,} bytes")
+        elif not trainer.sanity_checking or _is_whole(trainer):
+            step = trainer.global_step
+            say(f"step {step} | val/loss {score.loss:.4f} | val/bpb {score.bpb:.4f}")
+
+
+def _is_whole(trainer: Trainer) -> bool:
+    return trainer.num_sanity_val_steps == float("inf")  # type: ignore[attr-defined]

@@ -1,0 +1,164 @@
+"""The LightningDataModule: token shards to batches, on any number of ranks."""
+
+from pathlib import Path
+from typing import Literal
+
+from lightning.pytorch import LightningDataModule
+from sentencepiece import SentencePieceProcessor
+
+from plgolf.data.byte_counts import ByteCounts, byte_counts
+from plgolf.data.prepare import TOKENIZER, decode_documents, prepare_stdlib
+from plgolf.data.shards import MAX_VOCAB_SIZE, ShardReader, find_shards
+from plgolf.data.stream import (
+    BatchLoader,
+    BatchPlan,
+    TrainStream,
+    ValidationSplit,
+    plan_batches,
+)
+from plgolf.data.tokenizer import load_tokenizer
+from plgolf.errors import UserError
+from plgolf.training.console import say
+
+_ENDLESS = 2**40
+"""Micro-batches of a run: more than any clock allows. Lightning reads ahead of a loader without length."""
+
+
+class ShardDataModule(LightningDataModule):
+    """Streams ``*_train_*.bin`` and ``*_val_*.bin`` shards from one folder.
+
+    Gradient accumulation and the validation interval follow from these settings and the number of ranks, so
+    they are not set on the trainer.
+
+    Args:
+        root: folder of the shards.
+        tokenizer: SentencePiece ``.model`` file; by default ``tokenizer.model`` in ``root``.
+        corpus: text that ``root`` is built from if it is not there: ``stdlib`` is the source code of this
+            Python's standard library, null builds nothing.
+        vocab_size: size of the tokenizer; on the command line it is ``model.gpt.vocab_size``.
+        seq_len: tokens in a sequence.
+        global_batch_tokens: tokens in an optimizer step over all ranks.
+        micro_batch_sequences: sequences a rank processes at once.
+        val_batch_sequences: sequences a rank scores at once.
+        val_every_steps: optimizer steps between validations; 0 for only one, at the end.
+        val_max_tokens: scores only about the first so many validation tokens; null for all of them.
+    """
+
+    def __init__(
+        self,
+        root: str = "data/datasets/fineweb10B_sp1024",
+        tokenizer: str | None = None,
+        corpus: Literal["stdlib"] | None = None,
+        vocab_size: int = 1024,
+        seq_len: int = 4096,
+        global_batch_tokens: int = 393_216,
+        micro_batch_sequences: int = 12,
+        val_batch_sequences: int = 16,
+        val_every_steps: int = 1000,
+        val_max_tokens: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("seq_len", seq_len, 1),
+            ("global_batch_tokens", global_batch_tokens, 1),
+            ("micro_batch_sequences", micro_batch_sequences, 1),
+            ("val_batch_sequences", val_batch_sequences, 1),
+            ("val_every_steps", val_every_steps, 0),
+        ):
+            if value < least:
+                raise UserError(f"data.{name} must be at least {least}, got {value}")
+        if vocab_size > MAX_VOCAB_SIZE:
+            raise UserError(f"vocab_size must be at most {MAX_VOCAB_SIZE} for shards, got {vocab_size}")
+        self.root = Path(root)
+        self.tokenizer_path = Path(tokenizer) if tokenizer else self.root / TOKENIZER
+        self.corpus = corpus
+        self.vocab_size = vocab_size
+        self.seq_len = seq_len
+        self.global_batch_tokens = global_batch_tokens
+        self.micro_batch_sequences = micro_batch_sequences
+        self.val_batch_sequences = val_batch_sequences
+        self.val_every_steps = val_every_steps
+        self.val_max_tokens = val_max_tokens
+
+        self.byte_counts: ByteCounts
+        self.plan: BatchPlan
+        self.tokenizer: SentencePieceProcessor
+        self.train_stream: TrainStream
+        self.val_split: ValidationSplit
+
+    def prepare_data(self) -> None:
+        if self.corpus == "stdlib":
+            prepare_stdlib(
+                self.root, vocab_size=self.vocab_size, report=lambda line: say(f"data: {line}")
+            )
+        # Whatever is wrong is said here, before Lightning makes its first file.
+        self._open()
+
+    def setup(self, stage: str) -> None:
+        self._open()
+        trainer = self.trainer
+        assert trainer is not None
+        if stage == "fit":
+            accumulation = self.plan.accumulation
+            if trainer.accumulate_grad_batches not in (1, accumulation):
+                raise UserError(
+                    "trainer.accumulate_grad_batches must be left alone, it follows from "
+                    f"data.global_batch_tokens: {accumulation}, got {trainer.accumulate_grad_batches}"
+                )
+            trainer.accumulate_grad_batches = accumulation
+            # Lightning counts micro-batches here, and would validate by epoch besides.
+            every = self.val_every_steps * accumulation
+            trainer.val_check_interval = every or _ENDLESS  # type: ignore[attr-defined]
+            trainer.check_val_every_n_epoch = None  # type: ignore[attr-defined]
+
+    def _open(self) -> None:
+        rank, world_size = 0, 1
+        if self.trainer is not None:
+            rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        if not self.root.is_dir():
+            raise UserError(f"{self.root}: no such folder (data.root)")
+        self.tokenizer = load_tokenizer(self.tokenizer_path, vocab_size=self.vocab_size)
+        self.byte_counts = byte_counts(self.tokenizer)
+        self.plan = plan_batches(
+            global_batch_tokens=self.global_batch_tokens,
+            seq_len=self.seq_len,
+            micro_batch_sequences=self.micro_batch_sequences,
+            world_size=world_size,
+        )
+        if self.trainer is None or self.trainer.state.fn == "fit":  # type: ignore[attr-defined]
+            train = self._reader("train")
+            if train.num_tokens == 0:
+                raise UserError(f"{train.shards[0].path}: holds no tokens")
+            self.train_stream = TrainStream(train, self.plan, seq_len=self.seq_len, rank=rank)
+        self.val_split = ValidationSplit(
+            self._reader("val"),
+            seq_len=self.seq_len,
+            batch_sequences=self.val_batch_sequences,
+            rank=rank,
+            world_size=world_size,
+            max_tokens=self.val_max_tokens,
+        )
+
+    def _reader(self, split: str) -> ShardReader:
+        return ShardReader(find_shards(str(self.root / f"*_{split}_*.bin")), vocab_size=self.vocab_size)
+
+    def _pin(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
+    def train_dataloader(self) -> BatchLoader:
+        trainer, accumulation = self.trainer, self.plan.accumulation
+        assert trainer is not None
+        return BatchLoader(
+            self.train_stream.batch,
+            _ENDLESS,
+            # The position in the stream is the step: nothing else needs saving for an exact resume.
+            start=lambda: trainer.global_step * accumulation,
+            pin=self._pin(),
+        )
+
+    def val_dataloader(self) -> BatchLoader:
+        return BatchLoader(self.val_split.batch, len(self.val_split), pin=self._pin())
+
+    def val_bytes(self) -> bytes:
+        """Returns the text that validation scores: the decoded targets."""
+        return decode_documents(self.val_split.tokens()[1:].tolist(), self.tokenizer)

@@ -1,0 +1,161 @@
+"""The LightningModule: the model, its optimizer and schedule, and its score."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jsonargparse import lazy_instance
+from lightning.pytorch import Callback, LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from plgolf.data.byte_counts import ByteCounts
+from plgolf.data.stream import Batch
+from plgolf.errors import UserError
+from plgolf.metrics import BitsPerByte
+from plgolf.model import GPT, GPTConfig
+from plgolf.model.config import config_to_dict
+from plgolf.optim import MuonAdam, Schedule, Warmdown
+from plgolf.roles import param_groups
+from plgolf.training.clock import TrainClock
+
+
+@dataclass(frozen=True)
+class Score:
+    """A validation result.
+
+    Args:
+        loss: nats per token.
+        bpb: bits per byte.
+        num_tokens: targets scored.
+        num_bytes: UTF-8 bytes they stand for.
+    """
+
+    loss: float
+    bpb: float
+    num_tokens: int
+    num_bytes: int
+
+    @classmethod
+    def of(cls, metric: BitsPerByte) -> "Score":
+        """Reads a metric; every rank must do so."""
+        _, num_tokens, num_bytes = metric.totals()
+        return cls(metric.loss().item(), metric.compute().item(), num_tokens, num_bytes)
+
+
+class GolfModule(LightningModule):
+    """Trains and scores a GPT.
+
+    Args:
+        gpt: the architecture.
+        optimizer: makes the optimizer from groups of parameters by role.
+        schedule: what multiplies the base learning rates.
+        compile: compiles the model with ``torch.compile`` (one graph, static shapes).
+    """
+
+    def __init__(
+        self,
+        gpt: GPTConfig = GPTConfig(),  # noqa: B008 (frozen)
+        optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer] = MuonAdam,
+        schedule: Schedule = lazy_instance(Warmdown, steps=3000),  # noqa: B008 (stateless)
+        compile: bool = False,  # noqa: A002
+    ) -> None:
+        super().__init__()
+        self.gpt = GPT(gpt)
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.compiled = compile
+        self.bits_per_byte = BitsPerByte()
+        self.train_loss = torch.zeros(())
+        """Mean loss of the micro-batches of the last step so far, on this rank."""
+        self.val_score: Score | None = None
+        """The last validation's result."""
+        self._byte_counts: ByteCounts | None = None
+        self._configured = False
+
+    def configure_callbacks(self) -> list[Callback]:
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [] if any(isinstance(c, TrainClock) for c in callbacks) else [TrainClock()]
+
+    def configure_model(self) -> None:
+        if self._configured:  # Lightning comes by for every fit and validate.
+            return
+        self._configured = True
+        torch.set_float32_matmul_precision("high")
+        if self.compiled:
+            # In place, so that the names in the state dict stay as they are.
+            self.gpt.compile(dynamic=False, fullgraph=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.optimizer(param_groups(self.gpt))
+        clock, trainer, schedule = TrainClock.of(self.trainer), self.trainer, self.schedule
+
+        def factor(step: int) -> float:
+            return schedule.factor(clock.progress(step, trainer.max_steps))
+
+        scheduler = LambdaLR(optimizer, factor)
+        # LearningRateMonitor appends each group's name: lr/matrix, lr/embedding and so on.
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
+        }
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        TrainClock.of(self.trainer).tick(self.device)
+        scheduler.step()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss: Tensor = self.gpt(batch.input_ids.long(), batch.target_ids.long())
+        accumulation = self.trainer.accumulate_grad_batches
+        share = loss.detach() / accumulation
+        self.train_loss = share if batch_idx % accumulation == 0 else self.train_loss + share
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        step, trainer = self.trainer.global_step, self.trainer
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if stepped and step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.log("train/loss", self.train_loss, sync_dist=True)
+            self.log("step", float(step))
+
+    def on_validation_epoch_start(self) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        counts = getattr(data, "byte_counts", None)
+        if counts is None:
+            raise UserError("bits per byte need a datamodule with byte_counts, such as ShardDataModule")
+        self._byte_counts = counts.to(self.device)
+
+    def add_score(self, batch: Batch, metric: BitsPerByte) -> None:
+        """Scores a validation batch with the weights as they are and adds it to a metric."""
+        assert self._byte_counts is not None
+        input_ids, target_ids = batch.input_ids.long(), batch.target_ids.long()
+        counted = target_ids.clone()
+        counted[batch.num_sequences :] = -100
+        num_tokens = batch.num_sequences * target_ids.size(1)
+        nats = self.gpt(input_ids, counted).double() * num_tokens
+        real = slice(batch.num_sequences)
+        metric.update(nats, num_tokens, self._byte_counts(input_ids[real], target_ids[real]))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.add_score(batch, self.bits_per_byte)
+
+    def on_validation_epoch_end(self) -> None:
+        self.val_score = Score.of(self.bits_per_byte)
+        self.bits_per_byte.reset()
+        self.log("val/loss", self.val_score.loss)
+        self.log("val/bpb", self.val_score.bpb)
+        if self.trainer.training or self.trainer.state.fn == "fit":  # type: ignore[attr-defined]
+            self.log("step", float(self.trainer.global_step))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["gpt_config"] = config_to_dict(self.gpt.config)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved, ours = checkpoint.get("gpt_config"), config_to_dict(self.gpt.config)
+        if saved is not None and saved != ours:
+            key = next(key for key in ours if saved.get(key) != ours[key])
+            raise UserError(
+                f"model.gpt.{key} must be the checkpoint's {saved.get(key)}, got {ours[key]}"
+            )

@@ -1,0 +1,51 @@
+"""Compile warm-up: full steps before the clock starts, after which nothing is left of them."""
+
+import copy
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from plgolf.data.stream import Batch
+from plgolf.errors import UserError
+from plgolf.training.clock import TrainClock
+from plgolf.training.console import say
+from plgolf.training.datamodule import ShardDataModule
+
+
+class CompileWarmup(Callback):
+    """Runs forward, backward and optimizer on random tokens, then restores weights and optimizer state.
+
+    It goes through the strategy, so that communication is warmed up as well.
+
+    Args:
+        steps: warm-up steps; 0 for none.
+    """
+
+    def __init__(self, steps: int = 0) -> None:
+        if steps < 0:
+            raise UserError(f"warmup.steps must be at least 0, got {steps}")
+        self.steps = steps
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.steps == 0:
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, ShardDataModule)
+        say(f"warm-up: {self.steps} steps")
+        optimizer = trainer.optimizers[0]
+        weights = {name: tensor.clone() for name, tensor in pl_module.state_dict().items()}
+        state = copy.deepcopy(optimizer.state_dict())
+        # A generator of its own: the run's random numbers stay where they are.
+        generator = torch.Generator().manual_seed(trainer.global_rank)
+        shape = (data.plan.sequences, data.seq_len)
+        with TrainClock.of(trainer).phase("warmup"):
+            for _ in range(self.steps):
+                tokens = torch.randint(data.vocab_size, (2, *shape), generator=generator)
+                inputs, targets = tokens.to(torch.uint16).to(pl_module.device)
+                loss = trainer.strategy.training_step(Batch(inputs, targets, shape[0]), 0)
+                assert isinstance(loss, torch.Tensor)
+                trainer.strategy.backward(loss, optimizer)
+                optimizer.step()
+                optimizer.zero_grad()
+            pl_module.load_state_dict(weights)
+            optimizer.load_state_dict(state)

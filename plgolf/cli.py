@@ -46,26 +46,21 @@ class GolfParser(LightningArgumentParser):
 
     def _suggestion(self, line: str) -> str:
         """Finds the setting that a misspelt one in the message was meant to be."""
-        known = sorted({action.dest for action in self._all_actions()})
-        for word in re.findall(r"[\w.+-]*\w", line):
-            key = word.lstrip("-").split("=")[0]
-            if len(key) > 2 and key not in known:
-                close = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
-                tails = [name for name in known if name.rsplit(".", 1)[-1] in _close(key, known)]
-                if close or ("." not in key and len(tails) == 1):
-                    return f" (did you mean {(close or tails)[0]}?)"
+        known = self._known_settings()
+        for word in re.findall(r"(?:--|')([A-Za-z_][\w.]*)", line):
+            close = difflib.get_close_matches(word, known, n=1, cutoff=0.8)
+            if word not in known and close:
+                return f" (did you mean {close[0]}?)"
         return ""
 
-    def _all_actions(self) -> list[Any]:
-        actions = list(self._actions)
+    def _known_settings(self) -> set[str]:
+        known = {action.dest for action in self._actions}
         for action in self._actions:
-            if isinstance(action.choices, dict):
-                actions += [a for sub in action.choices.values() for a in sub._actions]
-        return actions
-
-
-def _close(key: str, known: list[str]) -> list[str]:
-    return difflib.get_close_matches(key, {name.rsplit(".", 1)[-1] for name in known}, n=1, cutoff=0.8)
+            if isinstance(action.choices, dict):  # The subcommands' parsers.
+                known.update(action.choices)
+                for parser in action.choices.values():
+                    known |= parser._known_settings()
+        return known | {key.split(".")[0] for key in known}
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -131,6 +126,9 @@ class GolfCLI(LightningCLI):
         parser.add_lightning_class_args(ArtifactExport, "export")
         parser.add_lightning_class_args(ConsoleLog, "console")
         parser.link_arguments("model.gpt.vocab_size", "data.vocab_size")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
         """Takes the architecture from the file that is to be validated."""
@@ -213,10 +211,11 @@ def _overrides(arguments: list[str]) -> list[str]:
 
 def _quiet_libraries() -> None:
     """Keeps the libraries' notices to their own developers off the console."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module=r"jsonargparse.*", category=DeprecationWarning)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*jsonargparse.*", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", message=r"(?s).*deprecated in v4\.", category=DeprecationWarning)
 
 
 def main(args: list[str] | None = None) -> int:

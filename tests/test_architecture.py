@@ -1,0 +1,72 @@
+"""The house rules of docs/design.md, checked on the sources."""
+
+import ast
+import re
+from pathlib import Path
+
+import plgolf
+
+PACKAGE = Path(plgolf.__file__).parent
+LEAVES = {"errors", "files", "roles", "version"}
+ALLOWED = {
+    "errors": set(),
+    "files": set(),
+    "version": set(),
+    "roles": set(),
+    "model": LEAVES,
+    "optim": LEAVES,
+    "data": LEAVES,
+    "metrics": LEAVES,
+    "quantize": LEAVES,
+    "interop": LEAVES | {"model", "quantize"},
+    "artifact": LEAVES | {"model", "quantize", "interop"},
+    "training": LEAVES | {"model", "optim", "data", "metrics", "quantize", "interop", "artifact"},
+    "cli": LEAVES | {"model", "artifact", "training"},
+    "__init__": LEAVES | {"model", "optim", "metrics", "artifact"},
+    "__main__": {"cli"},
+}
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    part = path.relative_to(PACKAGE).parts[0]
+    return part.removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module or "")
+    return names
+
+
+def test_imports_point_one_way():
+    assert len(SOURCES) > 30
+    for path in SOURCES:
+        ours = {n.split(".")[1] for n in imported(path) if n.startswith("plgolf.")}
+        assert ours - {room(path)} <= ALLOWED[room(path)], path
+
+
+def test_only_the_shell_knows_lightning():
+    for path in SOURCES:
+        outside = {n.split(".")[0] for n in imported(path)} & {"lightning", "jsonargparse"}
+        assert not outside or room(path) in {"training", "cli"}, path
+
+
+def test_files_and_functions_stay_small_and_well_named():
+    for path in SOURCES:
+        assert path.stem not in {"utils", "util", "helpers", "common", "misc"}
+        assert len(path.read_text().splitlines()) <= 260, path
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                length = node.end_lineno - node.lineno + 1
+                assert length <= 65, f"{path}: {node.name} has {length} lines"
+
+
+def test_settings_never_come_from_environment_variables():
+    for path in SOURCES:
+        assert not re.search(r"os\.environ|getenv", path.read_text()), path

@@ -1,0 +1,319 @@
+"""The command line as a user meets it: in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from golden_data import GOLDEN, TOKENIZER, meta
+
+from plgolf.cli import main
+
+REPOSITORY = Path(__file__).parent.parent
+CONFIGS = REPOSITORY / "configs"
+
+
+def plgolf(*arguments: str, cwd: Path, timeout: int = 240) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "plgolf", *arguments],
+        cwd=cwd,
+        timeout=timeout,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture
+def golden_recipe(tmp_path) -> Path:
+    """The golden model as a recipe: tiny, float32, on the golden shards."""
+    config = meta("tied")["config"]
+    recipe = {
+        "seed_everything": 7,
+        "model": {
+            "gpt": {
+                "vocab_size": config["vocab_size"],
+                "dim": config["model_dim"],
+                "num_layers": config["num_layers"],
+                "compute_dtype": "float32",
+                "attention": {"num_heads": 4, "num_kv_heads": 2},
+            },
+            "optimizer": {
+                "class_path": "plgolf.optim.MuonAdam",
+                "init_args": {"matrix": {"newton_schulz_dtype": "float32"}},
+            },
+            "schedule": {"class_path": "plgolf.optim.Warmdown", "init_args": {"steps": 4}},
+        },
+        "data": {
+            "root": str(GOLDEN / "tied"),
+            "tokenizer": str(TOKENIZER),
+            "seq_len": 64,
+            "global_batch_tokens": 1024,
+            "micro_batch_sequences": 8,
+            "val_batch_sequences": 7,
+            "val_every_steps": 0,
+        },
+        "trainer": {
+            "accelerator": "cpu",
+            "devices": 1,
+            "max_steps": 10,
+            "log_every_n_steps": 1,
+            "default_root_dir": "run",
+        },
+    }
+    path = tmp_path / "golden.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def metrics(run: Path) -> list[dict[str, str]]:
+    rows = (run / "logs" / "version_0" / "metrics.csv").read_text().splitlines()
+    return [dict(zip(rows[0].split(","), row.split(","), strict=True)) for row in rows[1:]]
+
+
+def test_fit_leaves_a_scored_artifact_that_validates_alike(golden_recipe, tmp_path):
+    done = plgolf("fit", "-c", golden_recipe.name, "--trainer.max_steps=3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["recipe"] == ["golden.yaml"]
+    assert result["overrides"] == ["--trainer.max_steps=3"]
+    assert (result["seed"], result["steps"], result["world_size"]) == (7, 3, 1)
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["model"]["gpt"]["num_layers"] == 4 and config["trainer"]["max_steps"] == 3
+    checkpoint = next((tmp_path / "run").rglob("*.ckpt"))
+    for path, key in [("run/model.int8.ptz", "roundtrip_val_bpb"), (str(checkpoint), "val_bpb")]:
+        # The file knows its architecture; what the command line says of it is not asked for.
+        scored = plgolf(
+            *("validate", "-c", golden_recipe.name, "--ckpt_path", path),
+            *("--model.gpt.num_layers", "2", "--trainer.default_root_dir", "other"),
+            cwd=tmp_path,
+        )
+        assert scored.returncode == 0, scored.stderr
+        bpb = float(scored.stdout.split("val/bpb ")[1].split()[0])
+        assert bpb == pytest.approx(result[key], abs=1e-6)
+    assert not (tmp_path / "other" / "config.yaml").exists()
+
+
+def test_the_references_artifact_validates_from_the_command_line(golden_recipe, tmp_path):
+    path = str(GOLDEN / "tied" / "trained.int8.ptz")
+    scored = plgolf("validate", "-c", golden_recipe.name, "--ckpt_path", path, cwd=tmp_path)
+    assert scored.returncode == 0, scored.stderr
+    bpb = float(scored.stdout.split("val/bpb ")[1].split()[0])
+    assert bpb == pytest.approx(meta("tied")["roundtrip"]["val_bpb"], rel=1e-5)
+
+
+def test_two_processes_train_as_one(golden_recipe, tmp_path):
+    """Same losses, same weights, and a checkpoint from two ranks that one rank goes on from."""
+    runs = {}
+    save = {
+        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+        "init_args": {"dirpath": "DIR", "filename": "at", "every_n_train_steps": 5, "save_top_k": -1},
+    }
+    for ranks in (1, 2):
+        folder = tmp_path / f"ranks{ranks}"
+        overlay = tmp_path / f"overlay{ranks}.yaml"
+        init_args = {**save["init_args"], "dirpath": str(folder / "saved")}
+        overlay.write_text(yaml.safe_dump({"trainer": {"callbacks": [{**save, "init_args": init_args}]}}))
+        done = plgolf(
+            *("fit", "-c", golden_recipe.name, "-c", overlay.name),
+            *("--trainer.devices", str(ranks), "--trainer.default_root_dir", str(folder)),
+            *(("--trainer.strategy", "ddp") if ranks > 1 else ()),
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, done.stderr + done.stdout
+        result = json.loads((folder / "result.json").read_text())
+        assert result["world_size"] == ranks
+        runs[ranks] = result, [float(r["train/loss"]) for r in metrics(folder) if r["train/loss"]]
+    assert len(runs[1][1]) == len(runs[2][1]) == 10
+    assert runs[2][1] == pytest.approx(runs[1][1], abs=1e-5)
+    assert runs[2][0]["val_tokens"] == runs[1][0]["val_tokens"] == 5376
+    assert runs[2][0]["val_loss"] == pytest.approx(runs[1][0]["val_loss"], abs=1e-5)
+    # The artifact is rounded: a weight on the edge of two codes may fall either way.
+    assert runs[2][0]["roundtrip_val_bpb"] == pytest.approx(runs[1][0]["roundtrip_val_bpb"], abs=1e-4)
+
+    import torch
+
+    saved = [
+        torch.load(tmp_path / f"ranks{ranks}" / "saved" / "at-v1.ckpt", weights_only=True)
+        if (tmp_path / f"ranks{ranks}" / "saved" / "at-v1.ckpt").exists()
+        else torch.load(tmp_path / f"ranks{ranks}" / "saved" / "at.ckpt", weights_only=True)
+        for ranks in (1, 2)
+    ]
+    for name, tensor in saved[0]["state_dict"].items():
+        assert (tensor - saved[1]["state_dict"][name]).abs().max() <= 1e-5, name
+    # All momentum is there, though each rank kept only its own.
+    states = [checkpoint["optimizer_states"][0]["state"] for checkpoint in saved]
+    assert set(states[0]) == set(states[1])
+    assert sum("momentum_buffer" in state for state in states[1].values()) == 24
+
+
+def test_ranks_end_bit_identical_and_agree_on_time(tmp_path):
+    """Runs two gloo processes on the clock, whose readings differ on purpose, and compares the ends."""
+    script = tmp_path / "rank.py"
+    script.write_text(
+        f"""
+import sys; sys.path.insert(0, {str(REPOSITORY / "tests")!r})
+import hashlib, os, time
+from pathlib import Path
+from golden_run import Record, golden_data, golden_module, trainer
+from plgolf.training import ArtifactExport, TrainClock
+clock, record, export = TrainClock(1.5), Record(), ArtifactExport()
+if os.environ.get("LOCAL_RANK", "0") == "1":
+    clock.now = lambda: 7.0 * time.perf_counter()
+folder = Path({str(tmp_path)!r})
+fit = trainer(folder, clock, record, export, max_epochs=-1, devices=2, strategy="ddp")
+module = golden_module(warmdown_steps=5)
+fit.fit(module, golden_data(global_batch_tokens=16 * 64, val_every_steps=7, val_batch_sequences=5))
+digest = hashlib.sha256()
+for tensor in module.gpt.state_dict().values():
+    digest.update(tensor.numpy().tobytes())
+facts = (fit.global_step, clock.elapsed_seconds, record.factors, record.validations, digest.hexdigest())
+(folder / f"rank{{fit.global_rank}}.txt").write_text(repr(facts))
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    ends = [(tmp_path / f"rank{rank}.txt").read_text() for rank in (0, 1)]
+    assert ends[0] == ends[1]
+    assert json.loads((tmp_path / "result.json").read_text())["val_tokens"] == 5376
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--trainer.max_step=3"], "did you mean trainer.max_steps?"),
+        (["--model.gpt.num_layer=3"], "did you mean model.gpt.num_layers?"),
+        (["--model.gpt.head.softcap=0"], "head.softcap must be positive, got 0.0"),
+        (["--model.gpt.attention.num_heads=5"], "must be a multiple of attention.num_kv_heads (2), got 5"),
+        (["--model.gpt.dim=66"], "dim must be a multiple of attention.num_heads (4), got 66"),
+        (["--model.gpt.dim=many"], "Expected a <class 'int'>. Got value: many"),
+        (["--model.gpt.vocab_size=1024"], "vocab_size must equal the 512 pieces of"),
+        (["--data.root=nowhere"], "nowhere: no such folder (data.root)"),
+        (["--data.root=."], "no token shard matches"),
+        (["--data.seq_len=8192", "--data.global_batch_tokens=8192"], "less one (5412), got 8192"),
+        (["--data.micro_batch_sequences=3"], "must divide the 16 sequences of each rank"),
+        (["--ckpt_path=none.ckpt"], "none.ckpt: no such checkpoint (ckpt_path)"),
+        (["--ckpt_path=golden.yaml.ptz"], "no such checkpoint"),
+        (["--trainer.accelerator=gpu"], "gpu"),
+        (["-c", "none.yaml"], "File does not exist"),
+        (["-c", "misspelt.yaml"], "did you mean data.seq_len?"),
+    ],
+)
+def test_a_mistake_costs_one_line_and_writes_nothing(
+    arguments, message, golden_recipe, tmp_path, capfd, monkeypatch
+):
+    (tmp_path / "misspelt.yaml").write_text("data: {seq_lenn: 3}\n")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "-c", golden_recipe.name, *arguments]) == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("plgolf: error: ") and said.err.count("\n") == 1
+    assert message in said.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_broken_shards_cost_one_line(golden_recipe, tmp_path, capfd, monkeypatch):
+    data = tmp_path / "data"
+    data.mkdir()
+    for source in (GOLDEN / "tied").glob("*.bin"):
+        (data / source.name).write_bytes(source.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    path = data / "fineweb_val_000001.bin"
+    for content, message in [
+        (path.read_bytes()[:-1], "fineweb_val_000001.bin: size must be"),
+        (b"\0" * 5000, "fineweb_val_000001.bin: is no token shard"),
+    ]:
+        path.write_bytes(content)
+        assert main(["fit", "-c", golden_recipe.name, f"--data.root={data}"]) == 2
+        said = capfd.readouterr().err
+        assert message in said and said.count("\n") == 1
+        assert not (tmp_path / "run").exists()
+
+
+def test_more_ranks_than_validation_sequences_end_in_an_error_on_every_rank(golden_recipe, tmp_path):
+    done = plgolf(
+        *("fit", "-c", golden_recipe.name, "--trainer.devices=2", "--trainer.strategy=ddp"),
+        *("--data.seq_len=4096", "--data.global_batch_tokens=8192", "--data.micro_batch_sequences=1"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "must have a sequence for each of 2 ranks, got 1 sequences of 4096 tokens" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_going_on_from_an_artifact_or_a_stranger_is_refused(golden_recipe, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.ptz").write_bytes(b"plain text")
+    (tmp_path / "a.ckpt").write_bytes(b"x")
+    for command, path, message in [
+        ("fit", "a.ptz", "fit cannot go on from an artifact"),
+        ("validate", "a.ptz", "a.ptz: is no zlib stream"),
+        ("validate", "a.ckpt", "a.ckpt: is no checkpoint of plgolf"),
+    ]:
+        assert main([command, "-c", golden_recipe.name, "--ckpt_path", path]) == 2
+        said = capfd.readouterr().err
+        assert message in said and said.count("\n") == 1
+
+
+def test_over_budget_ends_in_an_error_after_everything_is_written(golden_recipe, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--export.budget_bytes=1000", "--trainer.max_steps=1"]
+    assert main(["fit", "-c", golden_recipe.name, *arguments]) == 2
+    assert "total_bytes must be at most 1000, got" in capfd.readouterr().err
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["within_budget"] is False
+
+
+def test_overlays_merge_in_order_and_print_config_shows_the_result(golden_recipe, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text("model: {gpt: {num_layers: 6, head: {softcap: 15}}}\n")
+    (tmp_path / "b.yaml").write_text("model: {gpt: {num_layers: 8}}\n")
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "-c", golden_recipe.name, "-c", "a.yaml", "-c", "b.yaml", "--print_config"])
+    assert end.value.code == 0
+    config = yaml.safe_load(capfd.readouterr().out)
+    gpt = config["model"]["gpt"]
+    assert (gpt["num_layers"], gpt["head"]["softcap"], gpt["dim"]) == (8, 15.0, 64)
+
+
+@pytest.mark.parametrize("logger", ["CSVLogger", "TensorBoardLogger"])
+def test_any_logger_comes_from_yaml(logger, golden_recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    overlay = {
+        "trainer": {
+            "logger": {
+                "class_path": f"lightning.pytorch.loggers.{logger}",
+                "init_args": {"save_dir": "elsewhere"},
+            }
+        }
+    }
+    (tmp_path / "logger.yaml").write_text(yaml.safe_dump(overlay))
+    assert main(["fit", "-c", golden_recipe.name, "-c", "logger.yaml", "--trainer.max_steps=1"]) == 0
+    written = [path.name for path in (tmp_path / "elsewhere").rglob("*") if path.is_file()]
+    assert "hparams.yaml" in written
+    assert any("metrics.csv" in name or "tfevents" in name for name in written)
+    assert not (tmp_path / "run" / "logs").exists()
+
+
+@pytest.mark.parametrize("optimizer", ["torch.optim.AdamW", "torch.optim.SGD"])
+def test_other_optimizers_take_the_same_groups(optimizer, golden_recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    overlay = {
+        "model": {
+            "optimizer": {"class_path": optimizer, "init_args": {"lr": 0.001}},
+            "schedule": {"class_path": "plgolf.optim.Constant"},
+        }
+    }
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(overlay))
+    assert main(["fit", "-c", golden_recipe.name, "-c", "other.yaml", "--trainer.max_steps=2"]) == 0
+    assert (tmp_path / "run" / "model.int8.ptz").exists()

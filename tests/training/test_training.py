@@ -1,0 +1,254 @@
+import json
+from itertools import count
+
+import pytest
+import torch
+from golden_data import GOLDEN, MODELS, TOKENIZER
+from golden_run import Record, golden_data, golden_module, trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+from plgolf import load_artifact
+from plgolf.training import ArtifactExport, CompileWarmup, ConsoleLog, TrainClock
+
+
+@MODELS
+@pytest.mark.parametrize("run", ["plain", "accum4_clip"])
+def test_trajectory_is_the_references(name, run, tmp_path):
+    golden = json.loads((GOLDEN / name / "trajectory.json").read_text())[run]
+    module = golden_module(
+        name,
+        warmdown_steps=golden["warmdown_iters"],
+        momentum_start=golden["muon_momentum_warmup_start"],
+        momentum_warmup_steps=golden["momentum_warmup_steps"],
+    )
+    seq_len = 64 if name == "tied" else 32
+    data = golden_data(
+        name,
+        global_batch_tokens=golden["global_tokens"],
+        micro_batch_sequences=golden["global_tokens"] // golden["grad_accum"] // seq_len,
+    )
+    record = Record()
+    fit = trainer(
+        tmp_path, record, max_steps=golden["steps"], gradient_clip_val=golden["grad_clip_norm"] or None
+    )
+    fit.fit(module, data)
+    assert fit.accumulate_grad_batches == golden["grad_accum"]
+    assert record.factors == pytest.approx(golden["lr_scale"], abs=1e-12)
+    assert record.momenta == pytest.approx(golden["muon_momentum"], abs=1e-12)
+    assert record.losses[:3] == pytest.approx(golden["loss"][:3], rel=1e-4)
+    assert record.losses == pytest.approx(golden["loss"], rel=2e-2)
+    assert [step for step, _ in record.validations] == [golden["steps"]]
+    assert module.val_score.loss == pytest.approx(golden["final_val_loss"], rel=2e-2)
+    assert module.val_score.bpb == pytest.approx(golden["final_val_bpb"], rel=2e-2)
+
+
+class FakeClock(TrainClock):
+    """Every look at the time costs nothing; every micro-batch, validation and checkpoint costs seconds."""
+
+    def __init__(self, max_seconds=None, *, batch=1.0, validation=100.0, checkpoint=1000.0):
+        super().__init__(max_seconds)
+        self.time = 0.0
+        self.now = lambda: self.time
+        self.costs = batch, validation, checkpoint
+
+    def on_before_zero_grad(self, *_):
+        self.time += self.costs[0]
+
+    def on_validation_epoch_end(self, *_):
+        self.time += self.costs[1]
+
+    def on_save_checkpoint(self, *_):
+        self.time += self.costs[2]
+
+
+def test_clock_counts_training_alone_and_ends_the_run_with_a_validation(tmp_path):
+    clock, record = FakeClock(10.0), Record()
+    save = ModelCheckpoint(tmp_path, every_n_train_steps=3, save_top_k=-1)
+    fit = trainer(
+        tmp_path, clock, record, save, max_epochs=-1, enable_checkpointing=True
+    )
+    fit.fit(golden_module(warmdown_steps=4), golden_data(val_every_steps=4))
+    assert fit.global_step == 10
+    assert [step for step, _ in record.validations] == [4, 8, 10]
+    assert clock.elapsed_seconds == 10.0
+    assert clock.phase_seconds["validate"] == 300.0
+    # One second a step: the warm-down is the last four seconds.
+    assert record.factors == pytest.approx([1.0] * 7 + [0.75, 0.5, 0.25])
+    assert len(list(tmp_path.glob("*.ckpt"))) == 3
+
+
+def test_max_steps_ends_the_run_with_a_validation_too(tmp_path):
+    record = Record()
+    fit = trainer(tmp_path, record, FakeClock(1e6), max_steps=5)
+    fit.fit(golden_module(), golden_data(val_every_steps=2))
+    assert [step for step, _ in record.validations] == [2, 4, 5]
+
+
+def test_a_resumed_run_goes_on_in_stream_and_budget(tmp_path):
+    whole, first, second = Record(), Record(), Record()
+
+    def settings():
+        return {"max_epochs": -1, "enable_checkpointing": True}
+
+    def data():
+        return golden_data(global_batch_tokens=16 * 64)
+
+    module = golden_module(warmdown_steps=3)
+    trainer(tmp_path, FakeClock(8.0), whole, **settings()).fit(module, data())
+    save = ModelCheckpoint(tmp_path / "saved", filename="at", every_n_train_steps=5)
+    stopped = trainer(tmp_path, FakeClock(8.0), first, save, **settings())
+    stopped.fit(golden_module(warmdown_steps=3), data())
+    clock, resumed = FakeClock(8.0), golden_module(warmdown_steps=3)
+    fit = trainer(tmp_path, clock, second, **settings())
+    fit.fit(resumed, data(), ckpt_path=str(tmp_path / "saved" / "at.ckpt"))
+    assert fit.global_step == 8 and clock.elapsed_seconds == 8.0
+    assert first.losses == whole.losses and second.losses == whole.losses[5:]
+    for key, tensor in module.gpt.state_dict().items():
+        assert torch.equal(tensor, resumed.gpt.state_dict()[key]), key
+
+
+def test_warm_up_leaves_no_trace(tmp_path):
+    results = []
+    for steps in (0, 3):
+        torch.manual_seed(1)
+        record, module, clock = Record(), golden_module(), TrainClock()
+        fit = trainer(tmp_path, CompileWarmup(steps), clock, record, max_steps=4)
+        fit.fit(module, golden_data(global_batch_tokens=16 * 64))
+        results.append((record.losses, record.momenta, module.gpt.state_dict(), torch.rand(1)))
+        assert (clock.phase_seconds["warmup"] > 0) == (steps > 0)
+        assert fit.global_step == 4
+    assert results[0][:2] == results[1][:2] and torch.equal(results[0][3], results[1][3])
+    assert all(torch.equal(v, results[1][2][k]) for k, v in results[0][2].items())
+
+
+def test_export_scores_the_file_and_brings_the_weights_back(tmp_path, capsys):
+    module, export = golden_module(), ArtifactExport(compressors=["zlib", "xz"])
+    before = {}
+
+    class Note(ArtifactExport):
+        def on_train_end(self, trainer, pl_module):
+            before.update({k: v.clone() for k, v in pl_module.gpt.state_dict().items()})
+
+    fit = trainer(tmp_path, Note(), export, ConsoleLog(), max_steps=3)
+    fit.fit(module, golden_data())
+    assert all(torch.equal(v, before[k]) for k, v in module.gpt.state_dict().items())
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result == export.result
+    assert {
+        *("recipe", "seed", "num_params", "steps", "train_seconds", "world_size", "val_loss"),
+        *("val_bpb", "roundtrip_val_loss", "roundtrip_val_bpb", "artifact_bytes", "code_bytes"),
+        *("total_bytes", "budget_bytes", "versions"),
+    } <= set(result)
+    assert result["num_params"] == 148_624 and result["steps"] == 3
+    assert result["artifact_bytes"] == (tmp_path / "model.int8.ptz").stat().st_size
+    assert result["total_bytes"] == result["artifact_bytes"] + result["code_bytes"]
+    assert result["budget_bytes"] == 16_000_000 and result["within_budget"]
+    assert result["val_loss"] == module.val_score.loss != result["roundtrip_val_loss"]
+    assert 1.0 < result["compressors_bpb"]["xz"] < 8.0
+    # The same file, scored by itself, gives the same number.
+    alone = golden_module()
+    alone.gpt.load_state_dict(load_artifact(tmp_path / "model.int8.ptz").state_dict())
+    trainer(tmp_path).validate(alone, golden_data(), verbose=False)
+    assert alone.val_score.bpb == pytest.approx(result["roundtrip_val_bpb"], abs=1e-9)
+    said = capsys.readouterr().out
+    assert "round-trip bpb" in said and "zlib -9" in said and "step 3/3 | train/loss" in said
+
+
+def test_export_that_cannot_write_says_so_and_keeps_what_was_there(tmp_path):
+    (tmp_path / "result.json").write_text("old")
+    (tmp_path / "model.int8.ptz").mkdir()
+    with pytest.raises(ValueError, match=r"model\.int8\.ptz: cannot be written"):
+        trainer(tmp_path, ArtifactExport(), max_steps=1).fit(golden_module(), golden_data())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.int8.ptz", "result.json"]
+    assert (tmp_path / "result.json").read_text() == "old"
+
+
+def test_an_artifact_over_the_budget_is_recorded_as_such(tmp_path, capsys):
+    export = ArtifactExport(dir=str(tmp_path / "run"), budget_bytes=1000)
+    trainer(tmp_path, export, max_steps=1).fit(golden_module(), golden_data())
+    assert not json.loads((tmp_path / "run" / "result.json").read_text())["within_budget"]
+    assert "OVER the budget of 1,000" in capsys.readouterr().out
+
+
+def test_limits_on_validation_hold_for_the_round_trip_too(tmp_path):
+    export = ArtifactExport()
+    fit = trainer(tmp_path, export, max_steps=1, limit_val_batches=2)
+    fit.fit(golden_module(), golden_data(val_batch_sequences=4))
+    assert export.result["val_tokens"] == 2 * 4 * 64
+
+
+def test_loggers_see_the_learning_rate_of_every_role(tmp_path):
+    logger = CSVLogger(tmp_path)
+    fit = trainer(
+        tmp_path,
+        LearningRateMonitor(),
+        ArtifactExport(),
+        max_steps=4,
+        logger=logger,
+        log_every_n_steps=2,
+    )
+    fit.fit(golden_module("untied"), golden_data("untied", global_batch_tokens=16 * 32))
+    rows = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()
+    header = set(rows[0].split(","))
+    assert {f"lr/{role}" for role in ("embedding", "matrix", "head", "scalar")} <= header
+    assert {"train/loss", "val/loss", "val/bpb", "roundtrip/bpb", "export/bytes", "step"} <= header
+    table = [dict(zip(rows[0].split(","), row.split(","), strict=True)) for row in rows[1:]]
+    assert [r["step"] for r in table if r["train/loss"]] == ["2", "4"]
+    assert [r["step"] for r in table if r["val/bpb"]] == ["4"]
+    assert float(next(r["lr/embedding"] for r in table if r["lr/embedding"])) == 0.6
+
+
+def test_a_run_without_an_end_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="clock.max_seconds or trainer.max_steps must be set"):
+        trainer(tmp_path, max_epochs=-1).fit(golden_module(), golden_data())
+    with pytest.raises(ValueError, match="clock.max_seconds must be positive, got 0"):
+        TrainClock(0)
+    with pytest.raises(ValueError, match="warmup.steps must be at least 0, got -1"):
+        CompileWarmup(-1)
+
+
+def test_accumulation_is_not_the_users_to_set(tmp_path):
+    fit = trainer(tmp_path, max_steps=1, accumulate_grad_batches=3)
+    with pytest.raises(ValueError, match=r"must be left alone.*: 1, got 3"):
+        fit.fit(golden_module(), golden_data())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"root": "nowhere"}, r"nowhere: no such folder \(data.root\)"),
+        ({"root": str(TOKENIZER.parent.parent)}, "no token shard matches"),
+        ({"vocab_size": 500}, "vocab_size must equal the 512 pieces"),
+        ({"vocab_size": 70_000}, "vocab_size must be at most 65536"),
+        ({"seq_len": 6000, "global_batch_tokens": 6000}, r"less one \(5412\), got 6000"),
+        ({"micro_batch_sequences": 3}, "must divide the 8 sequences"),
+        ({"val_batch_sequences": 0}, "data.val_batch_sequences must be at least 1, got 0"),
+        ({"val_max_tokens": 63}, r"at least data.seq_len \(64\), got 63"),
+    ],
+)
+def test_bad_data_is_refused_before_anything_is_written(settings, message, tmp_path):
+    fit = trainer(tmp_path / "run", max_steps=1, logger=CSVLogger(tmp_path / "run"))
+    with pytest.raises(ValueError, match=message):
+        fit.fit(golden_module(), golden_data(**settings))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    save = ModelCheckpoint(tmp_path, filename="a", every_n_train_steps=1)
+    trainer(tmp_path, save, max_steps=1, enable_checkpointing=True).fit(golden_module(), golden_data())
+    other = golden_module("untied")
+    with pytest.raises(ValueError, match=r"model.gpt.dim must be the checkpoint's 64, got 48"):
+        trainer(tmp_path).validate(other, golden_data("untied"), ckpt_path=str(tmp_path / "a.ckpt"))
+
+
+def test_the_clock_needs_no_callback_order_and_is_always_there(tmp_path):
+    ticks = count()
+    fit = trainer(tmp_path, max_steps=2)
+    module = golden_module()
+    fit.fit(module, golden_data())
+    clock = TrainClock.of(fit)
+    clock.now = lambda: float(next(ticks))
+    with clock.phase("export"):
+        pass
+    assert clock.phase_seconds["export"] == 1.0 and clock.elapsed_seconds > 0

@@ -6,5 +6,4 @@ from plgolf.model import GPT, GPTConfig
 from plgolf.optim import MuonAdam
 from plgolf.version import __version__
 
-
 __all__ = ["GPT", "BitsPerByte", "GPTConfig", "MuonAdam", "__version__", "load_artifact"]

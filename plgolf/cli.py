@@ -11,10 +11,10 @@ from typing import Any, NoReturn
 import torch
 import yaml
 from jsonargparse import dict_to_namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from plgolf.artifact import SUFFIX, read_artifact
 from plgolf.errors import UserError
@@ -64,7 +64,7 @@ class GolfParser(LightningArgumentParser):
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Writes the complete configuration of a fit to ``config.yaml`` in the run's folder and to its loggers."""
+    """Writes the complete configuration of a fit to ``config.yaml`` in the run's folder, and to loggers."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":

@@ -106,7 +106,7 @@ def gpt_config_from_reference(
     except KeyError as error:
         raise UserError(f"the reference's settings must have {error.args[0]}") from error
     if given:
-        raise UserError(f"{sorted(given)[0]} is no model setting of the reference")
+        raise UserError(f"{min(given)} is no model setting of the reference")
     return config
 
 

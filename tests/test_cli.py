@@ -266,7 +266,9 @@ def test_going_on_from_an_artifact_or_a_stranger_is_refused(golden_recipe, tmp_p
         assert message in said and said.count("\n") == 1
 
 
-def test_over_budget_ends_in_an_error_after_everything_is_written(golden_recipe, tmp_path, capfd, monkeypatch):
+def test_over_budget_ends_in_an_error_after_everything_is_written(
+    golden_recipe, tmp_path, capfd, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     arguments = ["--export.budget_bytes=1000", "--trainer.max_steps=1"]
     assert main(["fit", "-c", golden_recipe.name, *arguments]) == 2
@@ -274,7 +276,9 @@ def test_over_budget_ends_in_an_error_after_everything_is_written(golden_recipe,
     assert json.loads((tmp_path / "run" / "result.json").read_text())["within_budget"] is False
 
 
-def test_overlays_merge_in_order_and_print_config_shows_the_result(golden_recipe, tmp_path, capfd, monkeypatch):
+def test_overlays_merge_in_order_and_print_config_shows_the_result(
+    golden_recipe, tmp_path, capfd, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.yaml").write_text("model: {gpt: {num_layers: 6, head: {softcap: 15}}}\n")
     (tmp_path / "b.yaml").write_text("model: {gpt: {num_layers: 8}}\n")

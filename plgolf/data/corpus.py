@@ -15,9 +15,9 @@ _VAL_FRACTION = 1 / 24
 
 
 def stdlib_documents(root: Path | None = None) -> Iterator[tuple[str, str]]:
-    """Yields the standard library's modules, all but tests and generated documentation.
+    r"""Yields the standard library's modules, all but tests and generated documentation.
 
-    A document is normalised to what a lossless tokenizer can give back: newlines become ``\\n``, and
+    A document is normalised to what a lossless tokenizer can give back: newlines become ``\n``, and
     blank space before the first character goes; everything else stays, indentation included. A file that
     is not UTF-8, is empty or holds U+2581 or NUL (see ``train_lossless_bpe``) is left out.
 

@@ -154,9 +154,7 @@ class ShardReader:
         try:
             if index not in self._files:
                 self._files[index] = os.open(path, os.O_RDONLY)
-            data = os.pread(
-                self._files[index], TOKEN_BYTES * into.size, HEADER_BYTES + TOKEN_BYTES * offset
-            )
+            data = os.pread(self._files[index], TOKEN_BYTES * into.size, HEADER_BYTES + TOKEN_BYTES * offset)
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from error
         if len(data) != TOKEN_BYTES * into.size:

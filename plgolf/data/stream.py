@@ -1,5 +1,6 @@
 """Which tokens each rank trains on and scores: pure functions of the batch number, no state to save."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -48,12 +49,12 @@ class BatchPlan:
 def plan_batches(
     *, global_batch_tokens: int, seq_len: int, micro_batch_sequences: int, world_size: int
 ) -> BatchPlan:
-    """Derives accumulation from the global batch, so that a recipe means the same on any number of ranks.
+    """Derives accumulation from the global batch: a recipe means the same on any number of ranks.
 
     Args:
         global_batch_tokens: tokens in an optimizer step, over all ranks.
         seq_len: tokens in a sequence.
-        micro_batch_sequences: sequences a rank processes at once; a rank whose share is smaller takes it whole.
+        micro_batch_sequences: sequences a rank processes at once; a smaller share is taken whole.
         world_size: ranks.
 
     Returns:
@@ -163,7 +164,7 @@ class ValidationSplit:
 
     def __len__(self) -> int:
         """Batches of this rank."""
-        return -(-(self.last - self.first) // self.batch_sequences)
+        return math.ceil((self.last - self.first) / self.batch_sequences)
 
     def batch(self, index: int) -> Batch:
         """Returns batch ``index`` of this rank."""

@@ -52,14 +52,10 @@ class AttentionConfig:
             UserError: ``dim`` does not divide, or the head is too odd for rotary pairs.
         """
         if dim % self.num_heads:
-            raise UserError(
-                f"dim must be a multiple of attention.num_heads ({self.num_heads}), got {dim}"
-            )
+            raise UserError(f"dim must be a multiple of attention.num_heads ({self.num_heads}), got {dim}")
         head_dim = dim // self.num_heads
         if head_dim % 2:
-            raise UserError(
-                f"dim / attention.num_heads must be even for rotary pairs, got {head_dim}"
-            )
+            raise UserError(f"dim / attention.num_heads must be even for rotary pairs, got {head_dim}")
         return head_dim
 
 
@@ -87,5 +83,6 @@ class SelfAttention(nn.Module):
         k = rotate(rms_norm(self._heads(self.k_proj(x))), *rotary)
         v = self._heads(self.v_proj(x))
         q = q * self.qk_gain.to(q.dtype)[:, None, None]
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.grouped)
-        return self.out_proj(y.transpose(1, 2).reshape(x.shape))
+        y: Tensor = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.grouped)
+        y = self.out_proj(y.transpose(1, 2).reshape(x.shape))
+        return y

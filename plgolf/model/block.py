@@ -28,4 +28,5 @@ class Block(nn.Module):
         keep, restore = self.residual_mix.to(x.dtype)
         x = keep * x + restore * x0
         x = x + self.attention_scale.to(x.dtype) * self.attention(rms_norm(x), rotary)
-        return x + self.mlp_scale.to(x.dtype) * self.mlp(rms_norm(x))
+        x = x + self.mlp_scale.to(x.dtype) * self.mlp(rms_norm(x))
+        return x

@@ -15,6 +15,5 @@ def skip_sources(num_layers: int) -> tuple[int | None, ...]:
     """
     half = num_layers // 2
     return tuple(
-        half - 1 - (layer - half) if half <= layer < 2 * half else None
-        for layer in range(num_layers)
+        half - 1 - (layer - half) if half <= layer < 2 * half else None for layer in range(num_layers)
     )

@@ -72,9 +72,7 @@ class GPT(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
         nn.init.normal_(self.embedding.weight, std=config.embedding_std)
         self.embedding.to(getattr(torch, config.compute_dtype))
-        self.rotary = Rotary(
-            config.attention.head_dim(config.dim), base=config.attention.rope_base
-        )
+        self.rotary = Rotary(config.attention.head_dim(config.dim), base=config.attention.rope_base)
         self.blocks = nn.ModuleList(
             Block(config.dim, config.attention, config.mlp) for _ in range(config.num_layers)
         )
@@ -104,7 +102,7 @@ class GPT(nn.Module):
         Returns:
             Float32 logits (batch, time, vocab), or with targets their mean loss in nats.
         """
-        logits = self.head(self._residual_stream(input_ids), self.embedding.weight)
+        logits: Tensor = self.head(self._residual_stream(input_ids), self.embedding.weight)
         if target_ids is None:
             return logits
         return F.cross_entropy(logits.flatten(0, 1), target_ids.flatten())

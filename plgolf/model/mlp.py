@@ -43,4 +43,5 @@ class MLP(nn.Module):
         self.down_proj = CastLinear(hidden_dim, dim, zero_init=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(torch.relu(self.up_proj(x)).square())
+        y: Tensor = self.down_proj(torch.relu(self.up_proj(x)).square())
+        return y

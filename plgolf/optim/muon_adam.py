@@ -78,10 +78,10 @@ class MuonAdam(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[dict[str, Any]],
-        matrix: MuonConfig = MuonConfig(),  # noqa: B008 (frozen)
-        embedding: AdamConfig = AdamConfig(lr=0.03),  # noqa: B008
-        head: AdamConfig = AdamConfig(lr=0.008),  # noqa: B008
-        scalar: AdamConfig = AdamConfig(lr=0.02),  # noqa: B008
+        matrix: MuonConfig = MuonConfig(),
+        embedding: AdamConfig = AdamConfig(lr=0.03),
+        head: AdamConfig = AdamConfig(lr=0.008),
+        scalar: AdamConfig = AdamConfig(lr=0.02),
     ) -> None:
         adam_configs = {Role.EMBEDDING: embedding, Role.HEAD: head, Role.SCALAR: scalar}
         groups = []

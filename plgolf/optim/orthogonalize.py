@@ -20,7 +20,7 @@ def orthogonalize(matrices: Tensor, *, steps: int = 5, dtype: torch.dtype = torc
     Returns:
         Same shape, in ``dtype``, singular values roughly in 0.7 to 1.2.
     """
-    x = matrices.to(dtype)
+    x: Tensor = matrices.to(dtype)
     tall = x.size(-2) > x.size(-1)
     x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + 1e-7)
     if tall:

@@ -34,7 +34,7 @@ class Schedule(ABC):
 class Constant(Schedule):
     """Leaves the learning rates as they are."""
 
-    def factor(self, progress: Progress) -> float:
+    def factor(self, progress: Progress) -> float:  # noqa: ARG002
         return 1.0
 
 

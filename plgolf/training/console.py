@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from plgolf.training.clock import TrainClock
@@ -30,7 +30,7 @@ class ConsoleLog(Callback):
         self.first_steps = first_steps
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
@@ -54,11 +54,11 @@ class ConsoleLog(Callback):
             parts.append(f"peak {torch.cuda.max_memory_allocated() >> 20} MiB")
         say(" | ".join(parts))
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         score = pl_module.val_score
         if score is None:
             return
-        exact = trainer.state.fn == "validate"  # type: ignore[attr-defined]
+        exact = trainer.state.fn == "validate"
         if exact:
             say(f"val/loss {score.loss:.8f}\nval/bpb {score.bpb:.8f}")
             say(f"scored {score.num_tokens:,} tokens, {score.num_bytes:,} bytes")
@@ -68,4 +68,4 @@ class ConsoleLog(Callback):
 
 
 def _is_whole(trainer: Trainer) -> bool:
-    return trainer.num_sanity_val_steps == float("inf")  # type: ignore[attr-defined]
+    return trainer.num_sanity_val_steps == float("inf")

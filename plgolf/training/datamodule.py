@@ -88,9 +88,7 @@ class ShardDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         if self.corpus == "stdlib":
-            prepare_stdlib(
-                self.root, vocab_size=self.vocab_size, report=lambda line: say(f"data: {line}")
-            )
+            prepare_stdlib(self.root, vocab_size=self.vocab_size, report=lambda line: say(f"data: {line}"))
         # Whatever is wrong is said here, before Lightning makes its first file.
         self._open()
 
@@ -108,8 +106,8 @@ class ShardDataModule(LightningDataModule):
             trainer.accumulate_grad_batches = accumulation
             # Lightning counts micro-batches here, and would validate by epoch besides.
             every = self.val_every_steps * accumulation
-            trainer.val_check_interval = every or _ENDLESS  # type: ignore[attr-defined]
-            trainer.check_val_every_n_epoch = None  # type: ignore[attr-defined]
+            trainer.val_check_interval = every or _ENDLESS
+            trainer.check_val_every_n_epoch = None
 
     def _open(self) -> None:
         rank, world_size = 0, 1
@@ -125,7 +123,7 @@ class ShardDataModule(LightningDataModule):
             micro_batch_sequences=self.micro_batch_sequences,
             world_size=world_size,
         )
-        if self.trainer is None or self.trainer.state.fn == "fit":  # type: ignore[attr-defined]
+        if self.trainer is None or self.trainer.state.fn == "fit":
             train = self._reader("train")
             if train.num_tokens == 0:
                 raise UserError(f"{train.shards[0].path}: holds no tokens")

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jsonargparse import lazy_instance
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -51,7 +51,7 @@ class GolfModule(LightningModule):
     Args:
         gpt: the architecture.
         optimizer: makes the optimizer from groups of parameters by role.
-        schedule: what multiplies the base learning rates.
+        schedule: what multiplies the base learning rates; null for ``Warmdown`` over 3000 steps.
         compile: compiles the model with ``torch.compile`` (one graph, static shapes).
     """
 
@@ -59,13 +59,13 @@ class GolfModule(LightningModule):
         self,
         gpt: GPTConfig = GPTConfig(),  # noqa: B008 (frozen)
         optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer] = MuonAdam,
-        schedule: Schedule = lazy_instance(Warmdown, steps=3000),  # noqa: B008 (stateless)
+        schedule: Schedule | None = None,
         compile: bool = False,  # noqa: A002
     ) -> None:
         super().__init__()
         self.gpt = GPT(gpt)
         self.optimizer = optimizer
-        self.schedule = schedule
+        self.schedule = schedule or Warmdown()
         self.compiled = compile
         self.bits_per_byte = BitsPerByte()
         self.train_loss = torch.zeros(())
@@ -88,7 +88,7 @@ class GolfModule(LightningModule):
             # In place, so that the names in the state dict stay as they are.
             self.gpt.compile(dynamic=False, fullgraph=True)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.optimizer(param_groups(self.gpt))
         clock, trainer, schedule = TrainClock.of(self.trainer), self.trainer, self.schedule
 
@@ -146,7 +146,7 @@ class GolfModule(LightningModule):
         self.bits_per_byte.reset()
         self.log("val/loss", self.val_score.loss)
         self.log("val/bpb", self.val_score.bpb)
-        if self.trainer.training or self.trainer.state.fn == "fit":  # type: ignore[attr-defined]
+        if self.trainer.state.fn == "fit":
             self.log("step", float(self.trainer.global_step))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -156,6 +156,4 @@ class GolfModule(LightningModule):
         saved, ours = checkpoint.get("gpt_config"), config_to_dict(self.gpt.config)
         if saved is not None and saved != ours:
             key = next(key for key in ours if saved.get(key) != ours[key])
-            raise UserError(
-                f"model.gpt.{key} must be the checkpoint's {saved.get(key)}, got {ours[key]}"
-            )
+            raise UserError(f"model.gpt.{key} must be the checkpoint's {saved.get(key)}, got {ours[key]}")

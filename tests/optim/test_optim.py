@@ -16,9 +16,7 @@ from plgolf.optim.schedule import momentum_at
 from plgolf.optim.sharing import assign_owners
 from plgolf.roles import param_groups
 
-SMALL = GPTConfig(
-    vocab_size=64, dim=32, num_layers=2, compute_dtype="float32", head=HeadConfig(tied=False)
-)
+SMALL = GPTConfig(vocab_size=64, dim=32, num_layers=2, compute_dtype="float32", head=HeadConfig(tied=False))
 
 
 def test_newton_schulz_is_the_references():
@@ -68,9 +66,7 @@ def test_lr_factors_are_the_references():
         assert factor == pytest.approx(row["lr_scale"], abs=1e-9), row
 
 
-@given(
-    steps=st.integers(0, 50), max_steps=st.integers(1, 100), step=st.integers(0, 100)
-)
+@given(steps=st.integers(0, 50), max_steps=st.integers(1, 100), step=st.integers(0, 100))
 def test_warmdown_falls_until_the_last_step(steps, max_steps, step):
     schedule = Warmdown(steps=steps)
 

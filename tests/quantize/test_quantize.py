@@ -53,9 +53,7 @@ def trained_gpt() -> GPT:
 def test_codes_scales_and_counters_are_the_references(tmp_path):
     stats = interop.write_reference_artifact(golden_input(), tmp_path / "a.int8.ptz")
     assert stats == meta("tied")["quant_stats"]
-    ours = torch.load(
-        io.BytesIO(zlib.decompress((tmp_path / "a.int8.ptz").read_bytes())), weights_only=True
-    )
+    ours = torch.load(io.BytesIO(zlib.decompress((tmp_path / "a.int8.ptz").read_bytes())), weights_only=True)
     theirs = torch.load(
         io.BytesIO(zlib.decompress((GOLDEN / "tied" / "model.int8.ptz").read_bytes())),
         weights_only=True,

@@ -65,9 +65,7 @@ class FakeClock(TrainClock):
 def test_clock_counts_training_alone_and_ends_the_run_with_a_validation(tmp_path):
     clock, record = FakeClock(10.0), Record()
     save = ModelCheckpoint(tmp_path, every_n_train_steps=3, save_top_k=-1)
-    fit = trainer(
-        tmp_path, clock, record, save, max_epochs=-1, enable_checkpointing=True
-    )
+    fit = trainer(tmp_path, clock, record, save, max_epochs=-1, enable_checkpointing=True)
     fit.fit(golden_module(warmdown_steps=4), golden_data(val_every_steps=4))
     assert fit.global_step == 10
     assert [step for step, _ in record.validations] == [4, 8, 10]

@@ -13,6 +13,7 @@ import yaml
 from jsonargparse import dict_to_namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 
@@ -151,6 +152,12 @@ class GolfCLI(LightningCLI):
         settings = self._get(self.config_init, "trainer")
         if settings.logger in (None, True):
             kwargs["logger"] = CSVLogger(settings.default_root_dir, name="logs")
+        callbacks = settings.callbacks or []
+        if settings.enable_checkpointing is not False and not any(
+            isinstance(callback, ModelCheckpoint) for callback in callbacks
+        ):
+            last = ModelCheckpoint(settings.default_root_dir, "last", enable_version_counter=False)
+            kwargs["callbacks"] = [*callbacks, last]
         plugins = settings.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), ArtifactIO()]
         return super().instantiate_trainer(**kwargs)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from golden_data import GOLDEN, TOKENIZER, meta
 
@@ -84,7 +85,7 @@ def test_fit_leaves_a_scored_artifact_that_validates_alike(golden_recipe, tmp_pa
     assert (result["seed"], result["steps"], result["world_size"]) == (7, 3, 1)
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["model"]["gpt"]["num_layers"] == 4 and config["trainer"]["max_steps"] == 3
-    checkpoint = next((tmp_path / "run").rglob("*.ckpt"))
+    checkpoint = tmp_path / "run" / "last.ckpt"
     for path, key in [("run/model.int8.ptz", "roundtrip_val_bpb"), (str(checkpoint), "val_bpb")]:
         # The file knows its architecture; what the command line says of it is not asked for.
         scored = plgolf(
@@ -111,7 +112,7 @@ def test_two_processes_train_as_one(golden_recipe, tmp_path):
     runs = {}
     save = {
         "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-        "init_args": {"dirpath": "DIR", "filename": "at", "every_n_train_steps": 5, "save_top_k": -1},
+        "init_args": {"filename": "{step}", "every_n_train_steps": 5, "save_top_k": -1},
     }
     for ranks in (1, 2):
         folder = tmp_path / f"ranks{ranks}"
@@ -135,12 +136,8 @@ def test_two_processes_train_as_one(golden_recipe, tmp_path):
     # The artifact is rounded: a weight on the edge of two codes may fall either way.
     assert runs[2][0]["roundtrip_val_bpb"] == pytest.approx(runs[1][0]["roundtrip_val_bpb"], abs=1e-4)
 
-    import torch
-
     saved = [
-        torch.load(tmp_path / f"ranks{ranks}" / "saved" / "at-v1.ckpt", weights_only=True)
-        if (tmp_path / f"ranks{ranks}" / "saved" / "at-v1.ckpt").exists()
-        else torch.load(tmp_path / f"ranks{ranks}" / "saved" / "at.ckpt", weights_only=True)
+        torch.load(tmp_path / f"ranks{ranks}" / "saved" / "step=10.ckpt", weights_only=True)
         for ranks in (1, 2)
     ]
     for name, tensor in saved[0]["state_dict"].items():
@@ -149,6 +146,15 @@ def test_two_processes_train_as_one(golden_recipe, tmp_path):
     states = [checkpoint["optimizer_states"][0]["state"] for checkpoint in saved]
     assert set(states[0]) == set(states[1])
     assert sum("momentum_buffer" in state for state in states[1].values()) == 24
+    resumed = plgolf(
+        *("fit", "-c", golden_recipe.name, "--trainer.default_root_dir", "resumed"),
+        *("--ckpt_path", str(tmp_path / "ranks2" / "saved" / "step=5.ckpt")),
+        cwd=tmp_path,
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    result = json.loads((tmp_path / "resumed" / "result.json").read_text())
+    assert result["steps"] == 10
+    assert result["val_loss"] == pytest.approx(runs[1][0]["val_loss"], abs=1e-5)
 
 
 def test_ranks_end_bit_identical_and_agree_on_time(tmp_path):

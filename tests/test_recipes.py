@@ -1,11 +1,13 @@
 """Every recipe parses, builds, and says in its header how to run it and what to expect."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from golden_data import GOLDEN, TOKENIZER
 
 from plgolf import GPT, GPTConfig
 from plgolf.cli import main
@@ -62,3 +64,32 @@ def test_without_its_data_or_gpus_the_baseline_ends_in_one_line(tmp_path, monkey
     assert said.startswith("plgolf: error: data/datasets/fineweb10B_sp1024: no such folder")
     assert said.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_the_baseline_trains_on_a_cpu(tmp_path, monkeypatch):
+    """The real model in its real dtypes, on other data and short sequences."""
+    monkeypatch.chdir(tmp_path)
+    overlay = {
+        "model": {"gpt": {"vocab_size": 512}},
+        "data": {
+            "root": str(GOLDEN / "tied"),
+            "tokenizer": str(TOKENIZER),
+            "seq_len": 128,
+            "global_batch_tokens": 512,
+            "micro_batch_sequences": 4,
+            "val_batch_sequences": 4,
+            "val_max_tokens": 1024,
+        },
+        "trainer": {"max_steps": 2},
+    }
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(overlay))
+    files = [CONFIGS / "baseline.yaml", CONFIGS / "hardware/cpu.yaml", Path("small.yaml")]
+    assert main(["fit", *(word for file in files for word in ("-c", str(file)))]) == 0
+    result = json.loads((tmp_path / "checkpoints/baseline/result.json").read_text())
+    assert result["num_params"] == 17_059_912 - 512 * 512
+    assert result["within_budget"]
+    assert result["artifact_bytes"] > 4_000_000
+    assert result["roundtrip_val_loss"] == pytest.approx(result["val_loss"], rel=0.01)
+    checkpoint = torch.load(tmp_path / "checkpoints/baseline/last.ckpt", weights_only=True)
+    dtypes = {str(p.dtype) for p in checkpoint["state_dict"].values()}
+    assert dtypes == {"torch.bfloat16", "torch.float32"}

@@ -48,7 +48,9 @@ def prepare_stdlib(root: Path, *, vocab_size: int, report: Report) -> None:
         partial.chmod(0o755)
         os.replace(partial, root)
     except OSError as error:
-        raise UserError(f"{root}: cannot be written: {error.strerror}") from error
+        # On a shared disk another machine of the same run may have been faster.
+        if not (root / MANIFEST).is_file():
+            raise UserError(f"{root}: cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

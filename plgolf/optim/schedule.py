@@ -74,7 +74,7 @@ class Warmdown(Schedule):
 def momentum_at(step: int, *, start: float, end: float, warmup_steps: int) -> float:
     """Momentum rising linearly from ``start`` to ``end`` over the first ``warmup_steps`` steps.
 
-    >>> momentum_at(750, start=0.92, end=0.99, warmup_steps=1500)
+    >>> round(momentum_at(750, start=0.92, end=0.99, warmup_steps=1500), 6)
     0.955
     """
     fraction = min(step / warmup_steps, 1.0) if warmup_steps > 0 else 1.0

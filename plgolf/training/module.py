@@ -83,7 +83,8 @@ class GolfModule(LightningModule):
         if self._configured:  # Lightning comes by for every fit and validate.
             return
         self._configured = True
-        torch.set_float32_matmul_precision("high")
+        if self.device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
         if self.compiled:
             # In place, so that the names in the state dict stay as they are.
             self.gpt.compile(dynamic=False, fullgraph=True)
@@ -117,8 +118,8 @@ class GolfModule(LightningModule):
         step, trainer = self.trainer.global_step, self.trainer
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if stepped and step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.log("train/loss", self.train_loss, sync_dist=True)
-            self.log("step", float(step))
+            loss = self.trainer.strategy.reduce(self.train_loss, reduce_op="mean")
+            self._record({"train/loss": loss})
 
     def on_validation_epoch_start(self) -> None:
         data = getattr(self.trainer, "datamodule", None)
@@ -144,10 +145,20 @@ class GolfModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         self.val_score = Score.of(self.bits_per_byte)
         self.bits_per_byte.reset()
-        self.log("val/loss", self.val_score.loss)
-        self.log("val/bpb", self.val_score.bpb)
-        if self.trainer.state.fn == "fit":
-            self.log("step", float(self.trainer.global_step))
+        values = {"val/loss": self.val_score.loss, "val/bpb": self.val_score.bpb}
+        # A sanity check of the whole split is the score of step 0; one of a few batches is no score.
+        if not self.trainer.sanity_checking or self.trainer.num_sanity_val_steps == float("inf"):
+            self._record(values)
+
+    def _record(self, values: dict[str, Any]) -> None:
+        """Tells callbacks through Lightning and loggers directly.
+
+        Lightning counts a logger's steps from 0, and would show a metric named ``step`` to callbacks too.
+        """
+        self.log_dict(values, logger=False)
+        scalars = {name: float(value) for name, value in values.items()}
+        for logger in self.trainer.loggers:
+            logger.log_metrics(scalars, step=self.trainer.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["gpt_config"] = config_to_dict(self.gpt.config)
@@ -157,3 +168,10 @@ class GolfModule(LightningModule):
         if saved is not None and saved != ours:
             key = next(key for key in ours if saved.get(key) != ours[key])
             raise UserError(f"model.gpt.{key} must be the checkpoint's {saved.get(key)}, got {ours[key]}")
+        # Lightning counts micro-batches, and a step may have another number of them on these ranks.
+        loops = checkpoint.get("loops", {}).get("fit_loop", {})
+        for counters in loops.get("epoch_loop.batch_progress", {}).values():
+            if isinstance(counters, dict):
+                here = checkpoint["global_step"] * self.trainer.accumulate_grad_batches
+                shift = here - counters["ready"]
+                counters.update({name: count + shift for name, count in counters.items()})

@@ -3,7 +3,7 @@ from itertools import count
 
 import pytest
 import torch
-from golden_data import GOLDEN, MODELS, TOKENIZER
+from golden_data import GOLDEN, MODELS, TOKENIZER, meta
 from golden_run import Record, golden_data, golden_module, trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
@@ -98,7 +98,8 @@ def test_a_resumed_run_goes_on_in_stream_and_budget(tmp_path):
     stopped = trainer(tmp_path, FakeClock(8.0), first, save, **settings())
     stopped.fit(golden_module(warmdown_steps=3), data())
     clock, resumed = FakeClock(8.0), golden_module(warmdown_steps=3)
-    fit = trainer(tmp_path, clock, second, **settings())
+    again = ModelCheckpoint(tmp_path / "saved", filename="later", every_n_train_steps=5)
+    fit = trainer(tmp_path, clock, second, again, **settings())
     fit.fit(resumed, data(), ckpt_path=str(tmp_path / "saved" / "at.ckpt"))
     assert fit.global_step == 8 and clock.elapsed_seconds == 8.0
     assert first.losses == whole.losses and second.losses == whole.losses[5:]
@@ -250,3 +251,35 @@ def test_the_clock_needs_no_callback_order_and_is_always_there(tmp_path):
     with clock.phase("export"):
         pass
     assert clock.phase_seconds["export"] == 1.0 and clock.elapsed_seconds > 0
+
+
+def test_a_whole_sanity_check_is_the_score_of_step_zero(tmp_path, capsys):
+    logger = CSVLogger(tmp_path)
+    fit = trainer(tmp_path, ConsoleLog(), max_steps=1, num_sanity_val_steps=-1, logger=logger)
+    module = golden_module()
+    fit.fit(module, golden_data())
+    expected = meta("tied")["eval"]
+    assert f"step 0 | val/loss {expected['val_loss']:.4f} | val/bpb" in capsys.readouterr().out
+    rows = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()
+    first = dict(zip(rows[0].split(","), rows[1].split(","), strict=True))
+    assert float(first["val/loss"]) == pytest.approx(expected["val_loss"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_the_eager_run_with_two_graphs(tmp_path):
+    losses = []
+    for compile_ in (False, True):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        record, module, export = Record(), golden_module(), ArtifactExport()
+        module.compiled = compile_
+        warmup = CompileWarmup(2 if compile_ else 0)
+        fit = trainer(tmp_path, warmup, record, export, max_steps=4)
+        fit.fit(module, golden_data(val_every_steps=2, val_batch_sequences=5))
+        losses.append([*record.losses, module.val_score.loss, export.result["roundtrip_val_loss"]])
+    assert losses[1] == pytest.approx(losses[0], rel=2e-2)
+    assert losses[1][:3] == pytest.approx(losses[0][:3], rel=1e-4)
+    # Training and validation have one shape each: nothing breaks, nothing is compiled twice.
+    counters = torch._dynamo.utils.counters
+    assert counters["stats"]["unique_graphs"] == 2
+    assert not counters["graph_break"]

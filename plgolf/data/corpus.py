@@ -43,7 +43,11 @@ def stdlib_documents(root: Path | None = None) -> Iterator[tuple[str, str]]:
             yield name, text
 
 
+def document_hash(name: str) -> int:
+    """Returns 64 bits that depend on a document's name alone: the same on every machine."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+
+
 def is_validation(name: str) -> bool:
-    """Says on which side of the split a document is, by a hash of its name: it never moves."""
-    digest = hashlib.sha256(name.encode()).digest()
-    return int.from_bytes(digest[:8], "big") < _VAL_FRACTION * 2**64
+    """Says on which side of the split a document is, by the hash of its name: it never moves."""
+    return document_hash(name) < _VAL_FRACTION * 2**64

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from sentencepiece import SentencePieceProcessor
 
-from plgolf.data.corpus import is_validation, stdlib_documents
+from plgolf.data.corpus import document_hash, is_validation, stdlib_documents
 from plgolf.data.shards import Tokens, write_shard
 from plgolf.data.tokenizer import train_lossless_bpe
 from plgolf.errors import UserError
@@ -57,9 +57,13 @@ def prepare_stdlib(root: Path, *, vocab_size: int, report: Report) -> None:
 
 def _build(folder: Path, *, vocab_size: int, report: Report) -> None:
     report("reading the standard library's sources")
-    splits: dict[str, list[str]] = {"train": [], "val": []}
-    for name, text in stdlib_documents():
-        splits["val" if is_validation(name) else "train"].append(text)
+    documents = dict(stdlib_documents())
+    # The training stream is never shuffled: by name, a short run would end on a diet of codec tables.
+    train = sorted((name for name in documents if not is_validation(name)), key=document_hash)
+    splits = {
+        "train": [documents[name] for name in train],
+        "val": [documents[name] for name in documents if is_validation(name)],
+    }
     num_bytes = {split: sum(len(t.encode()) for t in texts) for split, texts in splits.items()}
     if not all(num_bytes.values()):
         raise UserError("this Python keeps no sources of its standard library to build a corpus from")

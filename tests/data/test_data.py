@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
 
 from plgolf.data.byte_counts import byte_counts
-from plgolf.data.corpus import is_validation, stdlib_documents
+from plgolf.data.corpus import document_hash, is_validation, stdlib_documents
 from plgolf.data.prepare import decode_documents, encode_documents, prepare_stdlib
 from plgolf.data.shards import ShardReader, find_shards, open_shard, write_shard
 from plgolf.data.stream import (
@@ -269,6 +269,10 @@ def test_prepare_builds_once_whole_and_never_over_something_else(tmp_path):
     assert text == "".join(expected).encode()
     ids = torch.from_numpy(tokens.astype(np.int64))
     assert byte_counts(tokenizer)(ids[:-1], ids[1:]).sum().item() == len(text)
+    documents = {name: text for name, text in stdlib_documents() if not is_validation(name)}
+    first = min(documents, key=document_hash)
+    head = ShardReader([train], vocab_size=512).read(0, 200)[1:].tolist()
+    assert documents[first].startswith(tokenizer.decode(head[: len(tokenizer.encode(documents[first]))]))
     before = {p: p.stat().st_mtime_ns for p in root.iterdir()}
     prepare_stdlib(root, vocab_size=512, report=lines.append)
     assert len(lines) == 4 and before == {p: p.stat().st_mtime_ns for p in root.iterdir()}

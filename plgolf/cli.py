@@ -8,7 +8,6 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 import yaml
 from jsonargparse import dict_to_namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -16,6 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from plgolf.artifact import SUFFIX, read_artifact
 from plgolf.errors import UserError
@@ -135,6 +135,8 @@ class GolfCLI(LightningCLI):
         """Takes the architecture from the file that is to be validated."""
         settings = self.config[self.config.subcommand]
         path = settings.get("ckpt_path")
+        if not path and self.config.subcommand == "validate":
+            raise UserError("ckpt_path must name the checkpoint or artifact to validate")
         if not path or path in _KEYWORDS:
             return
         if not Path(path).is_file():
@@ -161,6 +163,13 @@ class GolfCLI(LightningCLI):
         plugins = settings.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), ArtifactIO()]
         return super().instantiate_trainer(**kwargs)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if self.trainer.is_global_zero:
+            # Before Lightning starts a process for every rank: one mistake is one line.
+            self.datamodule.build()
+            self.datamodule.check(training=subcommand == "fit", world_size=self.trainer.world_size)
+        super()._run_subcommand(subcommand)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
@@ -193,13 +202,9 @@ class GolfCLI(LightningCLI):
 def _saved_config(path: Path) -> GPTConfig | None:
     if str(path).endswith(SUFFIX):
         return read_artifact(path).config
-    try:
-        checkpoint = torch.load(path, map_location="meta", weights_only=True)
-        saved = checkpoint["gpt_config"]
-    except Exception as error:
-        # Whatever a damaged or foreign file makes of the unpickler, to the user it is one thing.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: is no checkpoint of plgolf: {reason}") from error
+    saved = ArtifactIO().load_checkpoint(path, map_location="meta").get("gpt_config")
+    if saved is None:
+        raise UserError(f"{path}: is no checkpoint of plgolf: it has no gpt_config")
     return config_from_dict(GPTConfig, saved)
 
 
@@ -238,6 +243,9 @@ def main(args: list[str] | None = None) -> int:
     try:
         GolfCLI(args)
     except (UserError, MisconfigurationException) as error:
-        sys.stderr.write(f"plgolf: error: {' '.join(str(error).split())}\n")
+        rank = getattr(rank_zero_only, "rank", 0)
+        sys.stderr.write(
+            f"plgolf: error{f' on rank {rank}' if rank else ''}: {' '.join(str(error).split())}\n"
+        )
         return 2
     return 0

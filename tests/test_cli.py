@@ -166,12 +166,12 @@ import sys; sys.path.insert(0, {str(REPOSITORY / "tests")!r})
 import hashlib, os, time
 from pathlib import Path
 from golden_run import Record, golden_data, golden_module, trainer
-from plgolf.training import ArtifactExport, TrainClock
+from plgolf.training import ArtifactExport, CompileWarmup, TrainClock
 clock, record, export = TrainClock(1.5), Record(), ArtifactExport()
 if os.environ.get("LOCAL_RANK", "0") == "1":
     clock.now = lambda: 7.0 * time.perf_counter()
 folder = Path({str(tmp_path)!r})
-fit = trainer(folder, clock, record, export, max_epochs=-1, devices=2, strategy="ddp")
+fit = trainer(folder, CompileWarmup(2), clock, record, export, max_epochs=-1, devices=2, strategy="ddp")
 module = golden_module(warmdown_steps=5)
 fit.fit(module, golden_data(global_batch_tokens=16 * 64, val_every_steps=7, val_batch_sequences=5))
 digest = hashlib.sha256()
@@ -247,14 +247,15 @@ def test_broken_shards_cost_one_line(golden_recipe, tmp_path, capfd, monkeypatch
         assert not (tmp_path / "run").exists()
 
 
-def test_more_ranks_than_validation_sequences_end_in_an_error_on_every_rank(golden_recipe, tmp_path):
+def test_more_ranks_than_validation_sequences_cost_one_line(golden_recipe, tmp_path):
     done = plgolf(
         *("fit", "-c", golden_recipe.name, "--trainer.devices=2", "--trainer.strategy=ddp"),
         *("--data.seq_len=4096", "--data.global_batch_tokens=8192", "--data.micro_batch_sequences=1"),
         cwd=tmp_path,
     )
     assert done.returncode == 2, done.stderr
-    assert "must have a sequence for each of 2 ranks, got 1 sequences of 4096 tokens" in done.stderr
+    expected = "the validation split must have a sequence for each of 2 ranks, got 1 sequences of 4096 tokens"
+    assert done.stderr == f"plgolf: error: {expected}\n"
     assert not (tmp_path / "run").exists()
 
 
@@ -262,12 +263,16 @@ def test_going_on_from_an_artifact_or_a_stranger_is_refused(golden_recipe, tmp_p
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.ptz").write_bytes(b"plain text")
     (tmp_path / "a.ckpt").write_bytes(b"x")
+    torch.save({"state_dict": {}}, tmp_path / "b.ckpt")
     for command, path, message in [
         ("fit", "a.ptz", "fit cannot go on from an artifact"),
         ("validate", "a.ptz", "a.ptz: is no zlib stream"),
-        ("validate", "a.ckpt", "a.ckpt: is no checkpoint of plgolf"),
+        ("validate", "a.ckpt", "a.ckpt: is no checkpoint: "),
+        ("fit", "a.ckpt", "a.ckpt: is no checkpoint: "),
+        ("validate", "b.ckpt", "b.ckpt: is no checkpoint of plgolf: it has no gpt_config"),
+        ("validate", "", "ckpt_path must name the checkpoint or artifact to validate"),
     ]:
-        assert main([command, "-c", golden_recipe.name, "--ckpt_path", path]) == 2
+        assert main([command, "-c", golden_recipe.name, f"--ckpt_path={path}"]) == 2
         said = capfd.readouterr().err
         assert message in said and said.count("\n") == 1
 

@@ -87,13 +87,12 @@ class ShardDataModule(LightningDataModule):
         self.val_split: ValidationSplit
 
     def prepare_data(self) -> None:
-        if self.corpus == "stdlib":
-            prepare_stdlib(self.root, vocab_size=self.vocab_size, report=lambda line: say(f"data: {line}"))
+        self.build()
         # Whatever is wrong is said here, before Lightning makes its first file.
-        self._open()
+        self._check()
 
     def setup(self, stage: str) -> None:
-        self._open()
+        self._check()
         trainer = self.trainer
         assert trainer is not None
         if stage == "fit":
@@ -109,10 +108,30 @@ class ShardDataModule(LightningDataModule):
             trainer.val_check_interval = every or _ENDLESS
             trainer.check_val_every_n_epoch = None
 
-    def _open(self) -> None:
-        rank, world_size = 0, 1
-        if self.trainer is not None:
-            rank, world_size = self.trainer.global_rank, self.trainer.world_size
+    def build(self) -> None:
+        """Makes the embedded dataset if it is asked for and not there."""
+        if self.corpus == "stdlib":
+            prepare_stdlib(self.root, vocab_size=self.vocab_size, report=lambda line: say(f"data: {line}"))
+
+    def _check(self) -> None:
+        trainer = self.trainer
+        if trainer is None:
+            self.check(training=True)
+        else:
+            fit = trainer.state.fn == "fit"
+            self.check(training=fit, rank=trainer.global_rank, world_size=trainer.world_size)
+
+    def check(self, *, training: bool, rank: int = 0, world_size: int = 1) -> None:
+        """Opens the tokenizer and every shard, and cuts the batches.
+
+        Args:
+            training: opens the training shards too.
+            rank: this rank.
+            world_size: ranks.
+
+        Raises:
+            UserError: a file is missing or malformed, or the settings do not fit it or each other.
+        """
         if not self.root.is_dir():
             raise UserError(f"{self.root}: no such folder (data.root)")
         self.tokenizer = load_tokenizer(self.tokenizer_path, vocab_size=self.vocab_size)
@@ -123,7 +142,7 @@ class ShardDataModule(LightningDataModule):
             micro_batch_sequences=self.micro_batch_sequences,
             world_size=world_size,
         )
-        if self.trainer is None or self.trainer.state.fn == "fit":
+        if training:
             train = self._reader("train")
             if train.num_tokens == 0:
                 raise UserError(f"{train.shards[0].path}: holds no tokens")

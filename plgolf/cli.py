@@ -1,12 +1,10 @@
 """The command line: LightningCLI with short errors, artifacts as checkpoints and a record of every run."""
 
-import difflib
 import logging
-import re
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from jsonargparse import dict_to_namespace
@@ -17,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from plgolf.artifact import SUFFIX, read_artifact
+from plgolf.artifact import SUFFIX
 from plgolf.errors import UserError
 from plgolf.files import write_whole
 from plgolf.model import GPTConfig
@@ -30,38 +28,14 @@ from plgolf.training import (
     ShardDataModule,
     TrainClock,
 )
-from plgolf.training.checkpoint_io import ArtifactIO
+from plgolf.training.arguments import GolfParser
+from plgolf.training.checkpoint_io import ArtifactIO, read_checkpoint, saved_architecture
 from plgolf.training.export import Provenance
+from plgolf.training.module import check_same_model
 from plgolf.version import __version__
 
 _KEYWORDS = ("best", "last", "hpc")
 """What Lightning takes for a ckpt_path besides a file."""
-
-
-class GolfParser(LightningArgumentParser):
-    """Says what is wrong in one line instead of after a page of usage."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        line = " ".join(message.split())
-        raise UserError(line + self._suggestion(line)) from ex
-
-    def _suggestion(self, line: str) -> str:
-        """Finds the setting that a misspelt one in the message was meant to be."""
-        known = self._known_settings()
-        for word in re.findall(r"(?:--|')([A-Za-z_][\w.]*)", line):
-            close = difflib.get_close_matches(word, known, n=1, cutoff=0.8)
-            if word not in known and close:
-                return f" (did you mean {close[0]}?)"
-        return ""
-
-    def _known_settings(self) -> set[str]:
-        known = {action.dest for action in self._actions}
-        for action in self._actions:
-            if isinstance(action.choices, dict):  # The subcommands' parsers.
-                known.update(action.choices)
-                for parser in action.choices.values():
-                    known |= parser._known_settings()
-        return known | {key.split(".")[0] for key in known}
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -141,14 +115,13 @@ class GolfCLI(LightningCLI):
             return
         if not Path(path).is_file():
             raise UserError(f"{path}: no such checkpoint (ckpt_path)")
+        described = config_from_dict(GPTConfig, settings.model.gpt.as_dict())
         if self.config.subcommand == "fit":
-            if str(path).endswith(SUFFIX):
-                raise UserError(f"{path}: fit cannot go on from an artifact, it holds no optimizer state")
+            _check_resume(path, described, settings.trainer.max_steps)
             return
-        saved = _saved_config(Path(path))
-        if saved is not None:
-            settings.model.gpt = dict_to_namespace(config_to_dict(saved))
-            settings.data.vocab_size = saved.vocab_size
+        saved = saved_architecture(path, described)
+        settings.model.gpt = dict_to_namespace(config_to_dict(saved))
+        settings.data.vocab_size = saved.vocab_size
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._get(self.config_init, "trainer")
@@ -162,11 +135,19 @@ class GolfCLI(LightningCLI):
             kwargs["callbacks"] = [*callbacks, last]
         plugins = settings.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), ArtifactIO()]
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ValueError as error:  # An unknown strategy, accelerator or precision.
+            raise UserError(f"trainer: {error}") from error
 
     def _run_subcommand(self, subcommand: str) -> None:
+        # Before Lightning makes a file, or a process for every rank: one mistake is one line.
+        if self.trainer.strategy.root_device.type == "mps":
+            raise UserError("trainer.accelerator must be cpu or gpu, got mps, which cannot sum in float64")
+        if subcommand == "fit":
+            TrainClock.of(self.trainer).check(self.trainer)
+            self.datamodule.plan_for(self.trainer)
         if self.trainer.is_global_zero:
-            # Before Lightning starts a process for every rank: one mistake is one line.
             self.datamodule.build()
             self.datamodule.check(training=subcommand == "fit", world_size=self.trainer.world_size)
         super()._run_subcommand(subcommand)
@@ -199,13 +180,16 @@ class GolfCLI(LightningCLI):
         return export
 
 
-def _saved_config(path: Path) -> GPTConfig | None:
-    if str(path).endswith(SUFFIX):
-        return read_artifact(path).config
-    saved = ArtifactIO().load_checkpoint(path, map_location="meta").get("gpt_config")
-    if saved is None:
-        raise UserError(f"{path}: is no checkpoint of plgolf: it has no gpt_config")
-    return config_from_dict(GPTConfig, saved)
+def _check_resume(path: str, described: GPTConfig, max_steps: int) -> None:
+    """Says what keeps a fit from going on, before it has overwritten anything of the earlier one."""
+    if path.endswith(SUFFIX):
+        raise UserError(f"{path}: fit cannot go on from an artifact, it holds no optimizer state")
+    checkpoint = read_checkpoint(path)
+    check_same_model(checkpoint, described)
+    if 0 <= max_steps <= checkpoint["global_step"]:
+        raise UserError(
+            f"trainer.max_steps must exceed the {checkpoint['global_step']} steps of {path}, got {max_steps}"
+        )
 
 
 def _overrides(arguments: list[str]) -> list[str]:

@@ -99,15 +99,34 @@ def test_fit_leaves_a_scored_artifact_that_validates_alike(golden_recipe, tmp_pa
     assert not (tmp_path / "other" / "config.yaml").exists()
 
 
+def test_going_on_needs_the_same_model_and_something_left_to_do(golden_recipe, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "-c", golden_recipe.name, "--trainer.max_steps=2"]) == 0
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    capfd.readouterr()
+    for argument, message in [
+        ("--model.gpt.num_layers=2", "model.gpt.num_layers must be the checkpoint's 4, got 2"),
+        ("--trainer.max_steps=2", "trainer.max_steps must exceed the 2 steps of run/last.ckpt, got 2"),
+    ]:
+        assert main(["fit", "-c", golden_recipe.name, argument, "--ckpt_path=run/last.ckpt"]) == 2
+        said = capfd.readouterr().err
+        assert message in said
+        assert said.count("\n") == 1
+        assert before == {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+
+
 def test_the_references_artifact_validates_from_the_command_line(golden_recipe, tmp_path):
     path = str(GOLDEN / "tied" / "trained.int8.ptz")
-    scored = plgolf("validate", "-c", golden_recipe.name, "--ckpt_path", path, cwd=tmp_path)
+    # The layers show in the weights, whatever the recipe says.
+    arguments = ("-c", golden_recipe.name, "--model.gpt.num_layers=2", "--data.micro_batch_sequences=3")
+    scored = plgolf("validate", *arguments, "--ckpt_path", path, cwd=tmp_path)
     assert scored.returncode == 0, scored.stderr
     bpb = float(scored.stdout.split("val/bpb ")[1].split()[0])
     assert bpb == pytest.approx(meta("tied")["roundtrip"]["val_bpb"], rel=1e-5)
 
 
-def test_two_processes_train_as_one(golden_recipe, tmp_path):
+@pytest.mark.parametrize("micro", [8, 16])
+def test_two_processes_train_as_one(micro, golden_recipe, tmp_path):
     """Same losses, same weights, and a checkpoint from two ranks that one rank goes on from."""
     runs = {}
     save = {
@@ -122,6 +141,7 @@ def test_two_processes_train_as_one(golden_recipe, tmp_path):
         done = plgolf(
             *("fit", "-c", golden_recipe.name, "-c", overlay.name),
             *("--trainer.devices", str(ranks), "--trainer.default_root_dir", str(folder)),
+            f"--data.micro_batch_sequences={micro}",
             *(("--trainer.strategy", "ddp") if ranks > 1 else ()),
             cwd=tmp_path,
         )
@@ -149,6 +169,7 @@ def test_two_processes_train_as_one(golden_recipe, tmp_path):
     resumed = plgolf(
         *("fit", "-c", golden_recipe.name, "--trainer.default_root_dir", "resumed"),
         *("--ckpt_path", str(tmp_path / "ranks2" / "saved" / "step=5.ckpt")),
+        f"--data.micro_batch_sequences={micro}",
         cwd=tmp_path,
     )
     assert resumed.returncode == 0, resumed.stderr
@@ -211,6 +232,19 @@ facts = (fit.global_step, clock.elapsed_seconds, record.factors, record.validati
         (["--ckpt_path=none.ckpt"], "none.ckpt: no such checkpoint (ckpt_path)"),
         (["--ckpt_path=golden.yaml.ptz"], "no such checkpoint"),
         (["--trainer.accelerator=gpu"], "gpu"),
+        (["--trainer.strategy=ddpp"], "ddpp"),
+        (["--trainer.max_steps=-1"], "clock.max_seconds or trainer.max_steps must be set"),
+        (["--trainer.max_steps=-1", "--trainer.max_epochs=1"], "clock.max_seconds or trainer.max_steps"),
+        (["--trainer.accumulate_grad_batches=3"], "must be left alone, it follows from"),
+        (
+            [
+                "--data.root=new",
+                "--data.tokenizer=null",
+                "--data.corpus=stdlib",
+                "--model.gpt.vocab_size=200",
+            ],
+            "vocab_size 200 does not suit the text",
+        ),
         (["-c", "none.yaml"], "File does not exist"),
         (["-c", "misspelt.yaml"], "did you mean data.seq_len?"),
     ],
@@ -270,6 +304,7 @@ def test_going_on_from_an_artifact_or_a_stranger_is_refused(golden_recipe, tmp_p
         ("validate", "a.ckpt", "a.ckpt: is no checkpoint: "),
         ("fit", "a.ckpt", "a.ckpt: is no checkpoint: "),
         ("validate", "b.ckpt", "b.ckpt: is no checkpoint of plgolf: it has no gpt_config"),
+        ("fit", "b.ckpt", "b.ckpt: is no checkpoint of plgolf: it has no gpt_config"),
         ("validate", "", "ckpt_path must name the checkpoint or artifact to validate"),
     ]:
         assert main([command, "-c", golden_recipe.name, f"--ckpt_path={path}"]) == 2

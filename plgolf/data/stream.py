@@ -35,12 +35,16 @@ class Batch(NamedTuple):
 class BatchPlan:
     """How a global batch is cut into micro-batches.
 
+    The stream is cut into spans by the recipe alone, so that any number of ranks trains on the same tokens.
+
     Args:
+        span_sequences: sequences in a span; ``sequences``, or a multiple that several ranks share.
         sequences: sequences in a micro-batch of one rank.
         accumulation: micro-batches of each rank in an optimizer step.
         world_size: ranks.
     """
 
+    span_sequences: int
     sequences: int
     accumulation: int
     world_size: int
@@ -75,20 +79,22 @@ def plan_batches(
             f"ranks, got {sequences} sequences of {seq_len} ({global_batch_tokens} tokens)"
         )
     share = sequences // world_size
-    micro = min(micro_batch_sequences, share)
-    if share % micro:
+    span = min(micro_batch_sequences, sequences)
+    micro = min(span, share)
+    if sequences % span or share % micro or span % micro:
         raise UserError(
-            f"data.micro_batch_sequences must divide the {share} sequences of each rank "
-            f"({global_batch_tokens} tokens / {seq_len} / {world_size} ranks), got {micro}"
+            f"data.micro_batch_sequences must divide the {sequences} sequences of a step, and divide or be "
+            f"divided by the {share} of each of {world_size} ranks, got {micro_batch_sequences}"
         )
-    return BatchPlan(micro, share // micro, world_size)
+    return BatchPlan(span, micro, share // micro, world_size)
 
 
 class TrainStream:
     """The training tokens in order, for ever, cut as the reference program cuts them.
 
-    Micro-batch k takes world_size consecutive spans of (sequences * seq_len + 1) tokens, and rank r
-    owns span r; inputs are all but the last token of the span, targets all but the first.
+    The tokens are cut into consecutive spans of (span_sequences * seq_len + 1); inputs are all but the last
+    token of a span, targets all but the first. Micro-batch k takes world_size spans, and rank r owns span r;
+    where ranks are too many for whole spans, each owns a run of sequences of one.
 
     Args:
         reader: the training shards.
@@ -102,9 +108,11 @@ class TrainStream:
 
     def batch(self, index: int) -> Batch:
         """Returns micro-batch ``index`` of this rank, whatever was read before."""
-        span = self.plan.sequences * self.seq_len + 1
-        start = (index * self.plan.world_size + self.rank) * span
-        return _cut(self.reader.read(start, span), self.seq_len, self.plan.sequences)
+        count = self.plan.sequences
+        first = (index * self.plan.world_size + self.rank) * count
+        span, within = divmod(first, self.plan.span_sequences)
+        start = span * (self.plan.span_sequences * self.seq_len + 1) + within * self.seq_len
+        return _cut(self.reader.read(start, count * self.seq_len + 1), self.seq_len, count)
 
 
 class ValidationSplit:

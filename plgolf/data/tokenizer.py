@@ -51,8 +51,20 @@ def train_lossless_bpe(documents: Iterable[str], *, vocab_size: int) -> bytes:
 
     Returns:
         The contents of a ``.model`` file.
+
+    Raises:
+        UserError: the vocabulary is too small or too large for the text.
     """
     model = io.BytesIO()
+    try:
+        _train(documents, model, vocab_size)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split()).split("] ")[-1]
+        raise UserError(f"vocab_size {vocab_size} does not suit the text: {reason}") from error
+    return model.getvalue()
+
+
+def _train(documents: Iterable[str], model: io.BytesIO, vocab_size: int) -> None:
     SentencePieceTrainer.train(
         sentence_iterator=iter(documents),
         model_writer=model,
@@ -70,4 +82,3 @@ def train_lossless_bpe(documents: Iterable[str], *, vocab_size: int) -> bytes:
         num_threads=1,
         minloglevel=2,
     )
-    return model.getvalue()

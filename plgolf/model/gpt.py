@@ -77,7 +77,9 @@ class GPT(nn.Module):
             Block(config.dim, config.attention, config.mlp) for _ in range(config.num_layers)
         )
         self._skip_sources = skip_sources(config.num_layers)
-        self.skip_weights = nn.Parameter(torch.ones(config.num_layers // 2, config.dim))
+        skips = config.num_layers // 2
+        # A single layer has none to train, and DDP would wait for their gradient.
+        self.skip_weights = nn.Parameter(torch.ones(skips, config.dim), requires_grad=skips > 0)
         self.head = Head(config.vocab_size, config.dim, config.head)
 
     def _residual_stream(self, input_ids: Tensor) -> Tensor:

@@ -169,22 +169,22 @@ class MuonAdam(torch.optim.Optimizer):
         if not active:
             return
         device = active[0][0].device
+        orthogonal = orthogonalize_all(
+            directions,
+            steps=self.matrix.newton_schulz_steps,
+            dtype=self._newton_schulz_dtype,
+            stacked=device.type != "cpu",
+        )
         updates = gather_updates(
-            orthogonalize_all(
-                directions,
-                steps=self.matrix.newton_schulz_steps,
-                dtype=self._newton_schulz_dtype,
-                stacked=device.type != "cpu",
-            ),
+            # Tall matrices move more, so that outputs change by the same amount whatever the shape.
+            {index: x * max(1.0, x.size(0) / x.size(1)) ** 0.5 for index, x in orthogonal.items()},
             [p.shape for p, _ in active],
             [owner for _, owner in active],
             dtype=self._newton_schulz_dtype,
             device=device,
         )
         for (p, _), update in zip(active, updates, strict=True):
-            # Tall matrices move more, so that outputs change by the same amount whatever the shape.
-            scale = max(1.0, p.size(0) / p.size(1)) ** 0.5
-            p.add_(update.to(p.dtype), alpha=-group["lr"] * scale)
+            p.add_(update.to(p.dtype), alpha=-group["lr"])
 
     def _nesterov(self, p: Tensor, momentum: float) -> Tensor:
         assert p.grad is not None

@@ -79,10 +79,16 @@ class TrainClock(Callback):
             self._banked_seconds = self._read()
             self._started = None
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        endless = self.max_seconds is None and trainer.max_steps < 0
-        if stage == "fit" and endless and trainer.max_epochs in (None, -1) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+    def check(self, trainer: Trainer) -> None:
+        """Raises a UserError if nothing would end a fit."""
+        # The training stream has no end, and so no epochs but those of limit_train_batches.
+        by_epochs = isinstance(trainer.limit_train_batches, int) and trainer.max_epochs not in (None, -1)
+        if self.max_seconds is None and trainer.max_steps < 0 and not by_epochs:
             raise UserError("clock.max_seconds or trainer.max_steps must be set, got neither")
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self.check(trainer)
 
     def on_train_batch_start(self, *_: Any) -> None:
         if self._started is None:
@@ -116,5 +122,5 @@ class TrainClock(Callback):
 
 
 def _wait_for_device() -> None:
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()

@@ -41,14 +41,13 @@ class ConsoleLog(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         seconds = clock.elapsed_seconds
         tokens_per_second = step * data.global_batch_tokens / max(seconds, 1e-9)
-        group = trainer.optimizers[0].param_groups[0]
         parts = [
             f"step {step}{'' if trainer.max_steps < 0 else f'/{trainer.max_steps}'}",
             f"train/loss {pl_module.train_loss.item():.4f}",
             f"{1000 * seconds / max(step, 1):.1f} ms/step",
             f"{tokens_per_second:,.0f} tokens/s",
             f"{seconds:.1f}{'' if clock.max_seconds is None else f'/{clock.max_seconds:g}'} s",
-            f"lr x{group['lr'] / group['initial_lr']:.3f}",
+            f"lr x{pl_module.lr_factor:.3f}",
         ]
         if pl_module.device.type == "cuda":
             parts.append(f"peak {torch.cuda.max_memory_allocated() >> 20} MiB")

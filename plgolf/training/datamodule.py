@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from sentencepiece import SentencePieceProcessor
 
 from plgolf.data.byte_counts import ByteCounts, byte_counts
@@ -96,12 +96,7 @@ class ShardDataModule(LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         if stage == "fit":
-            accumulation = self.plan.accumulation
-            if trainer.accumulate_grad_batches not in (1, accumulation):
-                raise UserError(
-                    "trainer.accumulate_grad_batches must be left alone, it follows from "
-                    f"data.global_batch_tokens: {accumulation}, got {trainer.accumulate_grad_batches}"
-                )
+            accumulation = self.plan_for(trainer).accumulation
             trainer.accumulate_grad_batches = accumulation
             # Lightning counts micro-batches here, and would validate by epoch besides.
             every = self.val_every_steps * accumulation
@@ -136,13 +131,8 @@ class ShardDataModule(LightningDataModule):
             raise UserError(f"{self.root}: no such folder (data.root)")
         self.tokenizer = load_tokenizer(self.tokenizer_path, vocab_size=self.vocab_size)
         self.byte_counts = byte_counts(self.tokenizer)
-        self.plan = plan_batches(
-            global_batch_tokens=self.global_batch_tokens,
-            seq_len=self.seq_len,
-            micro_batch_sequences=self.micro_batch_sequences,
-            world_size=world_size,
-        )
         if training:
+            self.plan = self._plan(world_size)
             train = self._reader("train")
             if train.num_tokens == 0:
                 raise UserError(f"{train.shards[0].path}: holds no tokens")
@@ -154,6 +144,28 @@ class ShardDataModule(LightningDataModule):
             rank=rank,
             world_size=world_size,
             max_tokens=self.val_max_tokens,
+        )
+
+    def plan_for(self, trainer: Trainer) -> BatchPlan:
+        """Cuts the batches for a trainer.
+
+        Raises:
+            UserError: something does not divide, or the trainer sets an accumulation of its own.
+        """
+        plan = self._plan(trainer.world_size)
+        if trainer.accumulate_grad_batches not in (1, plan.accumulation):
+            raise UserError(
+                "trainer.accumulate_grad_batches must be left alone, it follows from "
+                f"data.global_batch_tokens: {plan.accumulation}, got {trainer.accumulate_grad_batches}"
+            )
+        return plan
+
+    def _plan(self, world_size: int) -> BatchPlan:
+        return plan_batches(
+            global_batch_tokens=self.global_batch_tokens,
+            seq_len=self.seq_len,
+            micro_batch_sequences=self.micro_batch_sequences,
+            world_size=world_size,
         )
 
     def _reader(self, split: str) -> ShardReader:

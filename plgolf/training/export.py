@@ -93,10 +93,7 @@ class ArtifactExport(Callback):
                 write_whole(path.parent / "code.tar.xz", self._code())
             except OSError as error:
                 failure = f"{path}: cannot be written: {error.strerror}"
-        # The other ranks wait for rank 0 from here on: they must hear of its failure.
-        failure = trainer.strategy.broadcast(failure)
-        if failure is not None:
-            raise UserError(failure)
+        _fail_together(trainer, failure)
         return stats
 
     def _code(self) -> bytes:
@@ -147,7 +144,10 @@ class ArtifactExport(Callback):
             "versions": _versions(),
             "git_commit": _git_commit(),
         }
-        write_whole(path.parent / "result.json", (json.dumps(self.result, indent=2) + "\n").encode())
+        try:
+            write_whole(path.parent / "result.json", (json.dumps(self.result, indent=2) + "\n").encode())
+        except OSError as error:
+            raise UserError(f"{path.parent}/result.json: cannot be written: {error.strerror}") from error
         if trainer.logger is not None:
             trainer.logger.log_metrics(
                 {
@@ -164,6 +164,13 @@ class ArtifactExport(Callback):
             return {}
         text = trainer.datamodule.val_bytes()  # type: ignore[attr-defined]
         return compressor_bits_per_byte(text, self.compressors)
+
+
+def _fail_together(trainer: Trainer, failure: str | None) -> None:
+    """Raises rank 0's failure on every rank: the others would wait for it for ever."""
+    failure = trainer.strategy.broadcast(failure)
+    if failure is not None:
+        raise UserError(failure)
 
 
 def _score(trainer: Trainer, module: GolfModule) -> Score:
@@ -184,8 +191,13 @@ def _score(trainer: Trainer, module: GolfModule) -> Score:
 def _score_file(trainer: Trainer, module: GolfModule, path: Path) -> Score:
     """Scores the weights in a file that rank 0 can read, then brings the trained ones back."""
     trained = {name: tensor.clone() for name, tensor in module.gpt.state_dict().items()}
+    failure = None
     if trainer.is_global_zero:
-        module.gpt.load_state_dict(load_artifact(path).state_dict())
+        try:
+            module.gpt.load_state_dict(load_artifact(path).state_dict())
+        except UserError as error:
+            failure = str(error)
+    _fail_together(trainer, failure)
     if trainer.world_size > 1:
         # Another machine may not see the file: rank 0's reading is everyone's.
         for tensor in module.gpt.state_dict().values():

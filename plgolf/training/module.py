@@ -1,6 +1,6 @@
 """The LightningModule: the model, its optimizer and schedule, and its score."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,10 +70,13 @@ class GolfModule(LightningModule):
         self.bits_per_byte = BitsPerByte()
         self.train_loss = torch.zeros(())
         """Mean loss of the micro-batches of the last step so far, on this rank."""
+        self.lr_factor = 1.0
+        """What the schedule multiplied the learning rates of the last step by."""
         self.val_score: Score | None = None
         """The last validation's result."""
         self._byte_counts: ByteCounts | None = None
         self._configured = False
+        self._factor: Callable[[int], float] = lambda step: 1.0  # noqa: ARG005
 
     def configure_callbacks(self) -> list[Callback]:
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
@@ -83,8 +86,8 @@ class GolfModule(LightningModule):
         if self._configured:  # Lightning comes by for every fit and validate.
             return
         self._configured = True
-        if self.device.type == "cuda":
-            torch.set_float32_matmul_precision("high")
+        if self.trainer.strategy.root_device.type == "cuda":
+            _set_up_cuda(self.gpt.config.compute_dtype)
         if self.compiled:
             # In place, so that the names in the state dict stay as they are.
             self.gpt.compile(dynamic=False, fullgraph=True)
@@ -96,6 +99,7 @@ class GolfModule(LightningModule):
         def factor(step: int) -> float:
             return schedule.factor(clock.progress(step, trainer.max_steps))
 
+        self._factor = factor
         scheduler = LambdaLR(optimizer, factor)
         # LearningRateMonitor appends each group's name: lr/matrix, lr/embedding and so on.
         return {
@@ -105,7 +109,14 @@ class GolfModule(LightningModule):
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         TrainClock.of(self.trainer).tick(self.device)
+        group = scheduler.optimizer.param_groups[0]
+        self.lr_factor = group["lr"] / group["initial_lr"]
         scheduler.step()
+
+    def on_train_start(self) -> None:
+        # A resumed run may have another end than the one its stored learning rates were meant for.
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = group["initial_lr"] * self._factor(self.trainer.global_step)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss: Tensor = self.gpt(batch.input_ids.long(), batch.target_ids.long())
@@ -155,7 +166,7 @@ class GolfModule(LightningModule):
 
         Lightning counts a logger's steps from 0, and would show a metric named ``step`` to callbacks too.
         """
-        self.log_dict(values, logger=False)
+        self.log_dict(values, logger=False, sync_dist=self.trainer.world_size > 1)
         scalars = {name: float(value) for name, value in values.items()}
         for logger in self.trainer.loggers:
             logger.log_metrics(scalars, step=self.trainer.global_step)
@@ -164,10 +175,7 @@ class GolfModule(LightningModule):
         checkpoint["gpt_config"] = config_to_dict(self.gpt.config)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        saved, ours = checkpoint.get("gpt_config"), config_to_dict(self.gpt.config)
-        if saved is not None and saved != ours:
-            key = next(key for key in ours if saved.get(key) != ours[key])
-            raise UserError(f"model.gpt.{key} must be the checkpoint's {saved.get(key)}, got {ours[key]}")
+        check_same_model(checkpoint, self.gpt.config)
         # Lightning counts micro-batches, and a step may have another number of them on these ranks.
         loops = checkpoint.get("loops", {}).get("fit_loop", {})
         for counters in loops.get("epoch_loop.batch_progress", {}).values():
@@ -175,3 +183,21 @@ class GolfModule(LightningModule):
                 here = checkpoint["global_step"] * self.trainer.accumulate_grad_batches
                 shift = here - counters["ready"]
                 counters.update({name: count + shift for name, count in counters.items()})
+
+
+def check_same_model(checkpoint: Mapping[str, Any], config: GPTConfig) -> None:
+    """Raises a UserError that names both values if a checkpoint is of another architecture."""
+    saved, ours = checkpoint.get("gpt_config"), config_to_dict(config)
+    if saved is not None and saved != ours:
+        key = next(key for key in ours if saved.get(key) != ours[key])
+        raise UserError(f"model.gpt.{key} must be the checkpoint's {saved.get(key)}, got {ours[key]}")
+
+
+def _set_up_cuda(compute_dtype: str) -> None:
+    """Allows TF32 products and, as the reference does, flash attention only (which has no float32)."""
+    torch.set_float32_matmul_precision("high")
+    if compute_dtype == "bfloat16" and torch.cuda.get_device_capability() >= (8, 0):
+        torch.backends.cuda.enable_flash_sdp(True)
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        torch.backends.cuda.enable_mem_efficient_sdp(False)
+        torch.backends.cuda.enable_math_sdp(False)

@@ -34,7 +34,7 @@ def test_training_batches_are_the_references(name):
             continue
         world_size, rank, accum = (int("".join(filter(str.isdigit, p))) for p in key.split("_")[:3])
         sequences = meta(name)["batches"]["global_tokens"] // (world_size * accum * seq_len)
-        plan = BatchPlan(sequences, accum, world_size)
+        plan = BatchPlan(sequences, sequences, accum, world_size)
         stream = TrainStream(reader(name, "train"), plan, seq_len=seq_len, rank=rank)
         # Backwards: a batch depends on its number alone.
         for k in reversed(range(6)):
@@ -112,15 +112,36 @@ def test_plan_keeps_the_global_batch_and_refuses_what_does_not_divide():
             world_size=world_size,
         )
 
-    assert plan(8) == BatchPlan(12, 1, 8)
-    assert plan(1) == BatchPlan(12, 8, 1)
-    assert plan(16) == BatchPlan(6, 1, 16)
+    assert plan(8) == BatchPlan(12, 12, 1, 8)
+    assert plan(1) == BatchPlan(12, 12, 8, 1)
+    assert plan(16) == BatchPlan(12, 6, 1, 16)
     with pytest.raises(ValueError, match=r"each of 7 ranks, got 96 sequences of 4096"):
         plan(7)
-    with pytest.raises(ValueError, match="must divide the 32 sequences of each rank.*got 12"):
+    with pytest.raises(
+        ValueError, match="must divide the 96 sequences of a step.*the 32 of each of 3 ranks, got 12"
+    ):
         plan(3)
     with pytest.raises(ValueError, match=r"multiple of data.seq_len \(4096\), got 393217"):
         plan(1, tokens=393_217)
+
+
+@pytest.mark.parametrize("micro", [4, 8, 16])
+def test_any_number_of_ranks_trains_on_the_same_tokens(micro):
+    source, steps = reader("tied", "train"), {}
+    for world_size in (1, 2, 4, 8, 16):
+        plan = plan_batches(
+            global_batch_tokens=1024, seq_len=64, micro_batch_sequences=micro, world_size=world_size
+        )
+        streams = [TrainStream(source, plan, seq_len=64, rank=r) for r in range(world_size)]
+        rows = [
+            (tuple(x), tuple(y))
+            for k in range(3 * plan.accumulation)
+            for stream in streams
+            for x, y in zip(*(ids.tolist() for ids in stream.batch(k)[:2]), strict=True)
+        ]
+        assert len(rows) == 3 * 16
+        steps[world_size] = [set(rows[i : i + 16]) for i in (0, 16, 32)]
+    assert all(step == steps[1] for step in steps.values())
 
 
 def test_bad_splits_are_refused(tmp_path):

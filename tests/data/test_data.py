@@ -304,6 +304,13 @@ def test_prepare_builds_once_whole_and_never_over_something_else(tmp_path):
     assert not list((tmp_path / "other").iterdir())
 
 
+def test_a_vocabulary_too_small_for_the_bytes_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="vocab_size 200 does not suit the text: .") as error:
+        prepare_stdlib(tmp_path / "set", vocab_size=200, report=str)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failing_preparation_leaves_nothing(tmp_path):
     def fail(line):
         if line.startswith("encoding"):

@@ -50,7 +50,9 @@ def weight_name_to_reference(name: str) -> str:
 
 
 def _rename(name: str, table: tuple[tuple[str, str], ...]) -> str:
-    prefix, rest = re.fullmatch(r"(blocks\.\d+\.)?(.*)", name, re.DOTALL).groups(default="")  # type: ignore[union-attr]
+    block = re.match(r"blocks\.\d+\.", name)
+    prefix = block.group() if block else ""
+    rest = name.removeprefix(prefix)
     for old, new in table:
         if rest.startswith(old):
             return f"{prefix}{new}{rest.removeprefix(old)}"

@@ -75,15 +75,17 @@ def _build(folder: Path, *, vocab_size: int, report: Report) -> None:
     model = train_lossless_bpe(splits["train"], vocab_size=vocab_size)
     (folder / TOKENIZER).write_bytes(model)
     tokenizer = SentencePieceProcessor(model_proto=model)
-    manifest: dict[str, object] = {"source": "stdlib", "vocab_size": vocab_size, "splits": {}}
+    counts: dict[str, dict[str, int]] = {}
     for split, texts in splits.items():
         report(f"encoding {len(texts)} {split} documents, {num_bytes[split] / 1e6:.1f} MB")
         tokens = encode_documents(texts, tokenizer)
         write_shard(folder / f"stdlib_{split}_000000.bin", tokens)
-        manifest["splits"] = {
-            **manifest["splits"],  # type: ignore[dict-item]
-            split: {"documents": len(texts), "bytes": num_bytes[split], "tokens": int(tokens.size)},
+        counts[split] = {
+            "documents": len(texts),
+            "bytes": num_bytes[split],
+            "tokens": int(tokens.size),
         }
+    manifest = {"source": "stdlib", "vocab_size": vocab_size, "splits": counts}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 

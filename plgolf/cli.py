@@ -142,8 +142,7 @@ class GolfCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         # Before Lightning makes a file, or a process for every rank: one mistake is one line.
-        if self.trainer.strategy.root_device.type == "mps":
-            raise UserError("trainer.accelerator must be cpu or gpu, got mps, which cannot sum in float64")
+        self.model.check(self.trainer)
         if subcommand == "fit":
             TrainClock.of(self.trainer).check(self.trainer)
             self.datamodule.plan_for(self.trainer)

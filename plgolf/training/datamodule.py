@@ -99,8 +99,7 @@ class ShardDataModule(LightningDataModule):
             accumulation = self.plan_for(trainer).accumulation
             trainer.accumulate_grad_batches = accumulation
             # Lightning counts micro-batches here, and would validate by epoch besides.
-            every = self.val_every_steps * accumulation
-            trainer.val_check_interval = every or _ENDLESS
+            trainer.val_check_interval = self._val_check_interval(accumulation)
             trainer.check_val_every_n_epoch = None
 
     def build(self) -> None:
@@ -150,7 +149,7 @@ class ShardDataModule(LightningDataModule):
         """Cuts the batches for a trainer.
 
         Raises:
-            UserError: something does not divide, or the trainer sets an accumulation of its own.
+            UserError: something does not divide, or the trainer sets for itself what follows from these.
         """
         plan = self._plan(trainer.world_size)
         if trainer.accumulate_grad_batches not in (1, plan.accumulation):
@@ -158,7 +157,15 @@ class ShardDataModule(LightningDataModule):
                 "trainer.accumulate_grad_batches must be left alone, it follows from "
                 f"data.global_batch_tokens: {plan.accumulation}, got {trainer.accumulate_grad_batches}"
             )
+        interval = getattr(trainer, "val_check_interval", None)
+        if interval not in (None, 1.0, self._val_check_interval(plan.accumulation)):
+            raise UserError(
+                f"trainer.val_check_interval must be left alone, data.val_every_steps decides, got {interval}"
+            )
         return plan
+
+    def _val_check_interval(self, accumulation: int) -> int:
+        return self.val_every_steps * accumulation or _ENDLESS
 
     def _plan(self, world_size: int) -> BatchPlan:
         return plan_batches(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
@@ -77,6 +77,19 @@ class GolfModule(LightningModule):
         self._byte_counts: ByteCounts | None = None
         self._configured = False
         self._factor: Callable[[int], float] = lambda step: 1.0  # noqa: ARG005
+
+    def check(self, trainer: Trainer) -> None:
+        """Raises a UserError if the trainer would compute in other types than the model's own."""
+        if trainer.precision != "32-true":
+            raise UserError(
+                "trainer.precision must be left alone, model.gpt.compute_dtype decides what the model "
+                f"computes in, got {trainer.precision}"
+            )
+        if trainer.strategy.root_device.type == "mps":
+            raise UserError("trainer.accelerator must be cpu or gpu, got mps, which cannot sum in float64")
+
+    def setup(self, stage: str) -> None:
+        self.check(self.trainer)
 
     def configure_callbacks(self) -> list[Callback]:
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]

@@ -59,16 +59,15 @@ class BitsPerByte(Metric):
         """Returns bits per byte over everything seen, float64; NaN before the first update."""
         return bits_per_byte(self.sums[0], self.sums[2])
 
-    def totals(self) -> tuple[float, int, int]:
-        """Returns nats, tokens and bytes over all ranks."""
+    def totals(self) -> Tensor:
+        """Returns nats, tokens and bytes over all ranks, float64 (3,)."""
         with self.sync_context():
-            nats, tokens, num_bytes = self.sums.tolist()
-        return nats, int(tokens), int(num_bytes)
+            return self.sums.clone()
 
     def loss(self) -> Tensor:
         """Returns the mean nats per token over all ranks, float64; NaN before the first update."""
-        with self.sync_context():
-            return self.sums[0] / self.sums[1]
+        totals = self.totals()
+        return totals[0] / totals[1]
 
     def _apply(self, fn: Callable[..., Any], exclude_state: Any = "") -> "BitsPerByte":
         # A cast of the whole module (`.to(bfloat16)`) must not take the sums along.

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from plgolf.errors import UserError
 from plgolf.optim import Progress
+from plgolf.optim.sharing import ranks
 
 
 class TrainClock(Callback):
@@ -55,7 +56,7 @@ class TrainClock(Callback):
     def tick(self, device: torch.device) -> None:
         """Shares rank 0's reading; every rank calls it once per optimizer step."""
         self.elapsed_seconds = self._read()
-        if dist.is_initialized() and dist.get_world_size() > 1:
+        if ranks()[1] > 1:
             shared = torch.tensor([self.elapsed_seconds], dtype=torch.float64, device=device)
             dist.broadcast(shared, src=0)
             self.elapsed_seconds = shared.item()

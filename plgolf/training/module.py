@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from plgolf.data.byte_counts import ByteCounts
 from plgolf.data.stream import Batch
 from plgolf.errors import UserError
-from plgolf.metrics import BitsPerByte
+from plgolf.metrics import BitsPerByte, bits_per_byte
 from plgolf.model import GPT, GPTConfig
 from plgolf.model.config import config_to_dict
 from plgolf.optim import MuonAdam, Schedule, Warmdown
@@ -41,8 +41,13 @@ class Score:
     @classmethod
     def of(cls, metric: BitsPerByte) -> "Score":
         """Reads a metric; every rank must do so."""
-        _, num_tokens, num_bytes = metric.totals()
-        return cls(metric.loss().item(), metric.compute().item(), num_tokens, num_bytes)
+        nats, num_tokens, num_bytes = metric.totals()
+        return cls(
+            loss=(nats / num_tokens).item(),
+            bpb=bits_per_byte(nats, num_bytes).item(),
+            num_tokens=int(num_tokens),
+            num_bytes=int(num_bytes),
+        )
 
 
 class GolfModule(LightningModule):

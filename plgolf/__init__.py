@@ -1,9 +1,29 @@
 """The Lightning toolkit for parameter golf: small language models within a byte and a time budget."""
 
-from plgolf.artifact import load_artifact
-from plgolf.metrics import BitsPerByte
-from plgolf.model import GPT, GPTConfig
-from plgolf.optim import MuonAdam
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from plgolf.version import __version__
 
+if TYPE_CHECKING:
+    from plgolf.artifact import load_artifact
+    from plgolf.metrics import BitsPerByte
+    from plgolf.model import GPT, GPTConfig
+    from plgolf.optim import MuonAdam
+
 __all__ = ["GPT", "BitsPerByte", "GPTConfig", "MuonAdam", "__version__", "load_artifact"]
+
+_HOMES = {
+    "GPT": "plgolf.model",
+    "BitsPerByte": "plgolf.metrics",
+    "GPTConfig": "plgolf.model",
+    "MuonAdam": "plgolf.optim",
+    "load_artifact": "plgolf.artifact",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # On demand: `plgolf data` and its like need no torch, which takes seconds to import.
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

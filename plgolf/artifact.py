@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from plgolf.config import config_from_dict, config_to_dict
 from plgolf.errors import UserError
 from plgolf.files import write_whole
 from plgolf.interop import (
@@ -21,7 +22,6 @@ from plgolf.interop import (
     weights_to_reference,
 )
 from plgolf.model import GPT, GPTConfig
-from plgolf.model.config import config_from_dict, config_to_dict
 from plgolf.quantize.int8_zlib import (
     QuantizeStats,
     dequantize_state_dict,

@@ -1,6 +1,12 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
+import contextlib
+import ctypes
+import fcntl
 import os
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -21,3 +27,98 @@ def write_whole(path: Path, data: bytes) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_in_the_making(path: Path, *, replace: bool) -> Iterator[Path]:
+    """Gives a hidden folder beside ``path`` that takes its place, whole, when the block ends.
+
+    Whoever is interrupted, killed even, leaves ``path`` as it was. Another process that makes the same folder
+    is waited for.
+
+    Args:
+        path: the folder to make; an empty one may be there.
+        replace: what ``path`` holds is replaced.
+
+    Yields:
+        The hidden folder, empty.
+
+    Raises:
+        FileExistsError: ``path`` holds something and is not to be replaced, maybe because another process
+            that was waited for has made it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    aside = path.with_name(f".{path.name}.replaced")
+    with _locked_folder(partial):
+        if aside.exists() and not path.exists():
+            aside.rename(path)  # Killed between the two renames of _replace_folder.
+        try:
+            if not replace and path.exists() and any(path.iterdir()):
+                raise FileExistsError(path)
+            shutil.rmtree(aside, ignore_errors=True)
+            _empty(partial)
+            yield partial
+            _sync_folder(partial)
+            _replace_folder(partial, path, aside)
+            _sync_folder(path.parent)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def _locked_folder(path: Path) -> Iterator[None]:
+    """Makes a folder that no other process has at the same time. A lock ends with its process."""
+    while True:
+        path.mkdir(exist_ok=True)
+        try:
+            folder = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:  # Whoever had it has just finished.
+            continue
+        try:
+            with contextlib.suppress(OSError):  # Some network file systems have no locks.
+                fcntl.flock(folder, fcntl.LOCK_EX)
+            if path.exists() and os.path.samestat(os.fstat(folder), path.stat()):
+                yield
+                return
+        finally:
+            os.close(folder)
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace_folder(new: Path, path: Path, aside: Path) -> None:
+    if not path.exists():
+        new.rename(path)
+    elif _exchange(new, path):
+        shutil.rmtree(new, ignore_errors=True)
+    else:
+        path.rename(aside)
+        new.rename(path)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two folders in one step of the file system, where it can; Python has no call for it."""
+    library = ctypes.CDLL(None)
+    paths = os.fsencode(one), os.fsencode(other)
+    if sys.platform == "darwin":
+        swap = 2
+        return hasattr(library, "renamex_np") and library.renamex_np(*paths, swap) == 0
+    exchange, here = 2, -100
+    return hasattr(library, "renameat2") and library.renameat2(here, paths[0], here, paths[1], exchange) == 0

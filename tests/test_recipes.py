@@ -11,8 +11,8 @@ from golden_data import GOLDEN, TOKENIZER
 
 from plgolf import GPT, GPTConfig
 from plgolf.cli import main
+from plgolf.config import config_from_dict
 from plgolf.data.stream import plan_batches
-from plgolf.model.config import config_from_dict
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 RECIPES = sorted(CONFIGS.glob("*.yaml"))

@@ -7,7 +7,6 @@ import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from glob import glob
 from itertools import accumulate
 from pathlib import Path
 
@@ -73,6 +72,13 @@ def open_shard(path: Path) -> Shard:
     return Shard(path, num_tokens)
 
 
+def shard_header(num_tokens: int) -> bytes:
+    """Returns the 1024 bytes that a shard of so many tokens starts with."""
+    header = np.zeros(HEADER_BYTES // 4, dtype="<i4")
+    header[:3] = MAGIC, VERSION, num_tokens
+    return header.tobytes()
+
+
 def write_shard(path: Path, tokens: Tokens) -> None:
     """Writes a shard; the file appears whole or not at all.
 
@@ -80,27 +86,57 @@ def write_shard(path: Path, tokens: Tokens) -> None:
         path: where to.
         tokens: uint16 token ids.
     """
-    header = np.zeros(HEADER_BYTES // 4, dtype="<i4")
-    header[:3] = MAGIC, VERSION, tokens.size
-    write_whole(path, header.tobytes() + tokens.astype("<u2", copy=False).tobytes())
+    write_whole(path, shard_header(tokens.size) + tokens.astype("<u2", copy=False).tobytes())
 
 
-def find_shards(pattern: str) -> list[Shard]:
-    """Opens all shards whose path matches, in sorted order.
+def find_shards(root: Path, split: str) -> list[Shard]:
+    """Opens all token shards of a split, in sorted order.
 
     Args:
-        pattern: a path with wildcards. Byte side-cars (``*_bytes_*.bin``) are no token shards and left out.
+        root: their folder.
+        split: ``train`` or ``val``; the files are ``*_{split}_*.bin``, byte side-cars left out.
 
     Returns:
         At least one shard.
 
     Raises:
-        UserError: none matches, or one is not whole.
+        UserError: there is none, or one is not whole.
     """
-    paths = sorted(path for path in map(Path, glob(pattern)) if "_bytes_" not in path.name)
+    paths = [path for path in root.glob(f"*_{split}_*.bin") if not is_side_car(path)]
     if not paths:
-        raise UserError(f"no token shard matches {pattern}")
-    return [open_shard(path) for path in paths]
+        raise UserError(f"no token shard matches {root}/*_{split}_*.bin")
+    return [open_shard(path) for path in sorted(paths)]
+
+
+def find_side_cars(root: Path, split: str, shards: Sequence[Shard]) -> list[Shard]:
+    """Opens the byte side-cars of a split: a count of raw UTF-8 bytes for each token, in the same container.
+
+    Args:
+        root: their folder.
+        split: ``train`` or ``val``; the files are ``*_{split}_bytes_*.bin``.
+        shards: the split's token shards.
+
+    Returns:
+        One for each of the shards, in their order, or none at all.
+
+    Raises:
+        UserError: one is missing or has another number of counts than its shard has tokens.
+    """
+    side_cars = [open_shard(path) for path in sorted(root.glob(f"*_{split}_bytes_*.bin"))]
+    if not side_cars:
+        return []
+    counts, tokens = ([shard.num_tokens for shard in files] for files in (side_cars, shards))
+    if counts != tokens:
+        raise UserError(
+            f"{side_cars[0].path}: byte side-cars must have a count for each token, "
+            f"got {counts} counts for {tokens} tokens"
+        )
+    return side_cars
+
+
+def is_side_car(path: Path) -> bool:
+    """Says by its name whether a file holds byte counts and no tokens."""
+    return "_bytes_" in path.name
 
 
 class ShardReader:
@@ -110,10 +146,10 @@ class ShardReader:
 
     Args:
         shards: in order.
-        vocab_size: every id read must be below it.
+        vocab_size: every id read must be below it; the default is any uint16, as in byte side-cars.
     """
 
-    def __init__(self, shards: Sequence[Shard], *, vocab_size: int) -> None:
+    def __init__(self, shards: Sequence[Shard], *, vocab_size: int = MAX_VOCAB_SIZE) -> None:
         self.shards = tuple(shards)
         self.vocab_size = vocab_size
         self._starts = [0, *accumulate(shard.num_tokens for shard in self.shards)]

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,11 +24,14 @@ class Batch(NamedTuple):
         input_ids: uint16 (sequences, seq_len).
         target_ids: uint16 (sequences, seq_len).
         num_sequences: how many of the sequences count; the rest pad the batch to a fixed shape.
+        raw_bytes: uint16 (sequences, seq_len); bytes of text that each target was made from, by the byte
+            side-cars; None without them.
     """
 
     input_ids: Tensor
     target_ids: Tensor
     num_sequences: int
+    raw_bytes: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ class ValidationSplit:
         rank: this rank.
         world_size: ranks.
         max_tokens: scores only about the first so many tokens; None for the whole split.
+        raw_bytes: byte side-cars of the same shards.
 
     Raises:
         UserError: a sequence is longer than the split, or there are more ranks than sequences.
@@ -142,6 +146,7 @@ class ValidationSplit:
         rank: int = 0,
         world_size: int = 1,
         max_tokens: int | None = None,
+        raw_bytes: ShardReader | None = None,
     ) -> None:
         available = reader.num_tokens - 1
         if available < seq_len:
@@ -155,7 +160,8 @@ class ValidationSplit:
                     f"data.val_max_tokens must be at least data.seq_len ({seq_len}), got {max_tokens}"
                 )
             available = min(available, max_tokens)
-        self.reader, self.seq_len, self.batch_sequences = reader, seq_len, batch_sequences
+        self.reader, self.raw_bytes = reader, raw_bytes
+        self.seq_len, self.batch_sequences = seq_len, batch_sequences
         self.num_sequences = available // seq_len
         if self.num_sequences < world_size:
             raise UserError(
@@ -178,8 +184,13 @@ class ValidationSplit:
         """Returns batch ``index`` of this rank."""
         first = self.first + index * self.batch_sequences
         count = min(self.batch_sequences, self.last - first)
-        span = self.reader.read(first * self.seq_len, count * self.seq_len + 1)
-        return _cut(span, self.seq_len, self.batch_sequences)
+        start, tokens = first * self.seq_len, count * self.seq_len
+        batch = _cut(self.reader.read(start, tokens + 1), self.seq_len, self.batch_sequences)
+        if self.raw_bytes is None:
+            return batch
+        counts = np.zeros((self.batch_sequences, self.seq_len), dtype=np.uint16)
+        counts[:count] = self.raw_bytes.read(start + 1, tokens).reshape(count, self.seq_len)
+        return batch._replace(raw_bytes=torch.from_numpy(counts))
 
     def tokens(self) -> Tokens:
         """Returns every token of the split in order, the one before the first target included."""
@@ -232,9 +243,10 @@ class BatchLoader:
         batch = self.make(index)
         if not self.pin:
             return batch
-        return batch._replace(
-            input_ids=batch.input_ids.pin_memory(), target_ids=batch.target_ids.pin_memory()
-        )
+        pinned: dict[str, Any] = {
+            name: part.pin_memory() for name, part in batch._asdict().items() if isinstance(part, Tensor)
+        }
+        return batch._replace(**pinned)
 
     def __iter__(self) -> Iterator[Batch]:
         pending: deque[Future[Batch]] = deque()

@@ -25,7 +25,9 @@ def bits_per_byte(nats: Tensor, num_bytes: Tensor) -> Tensor:
 class BitsPerByte(Metric):
     """Sums nats, tokens and bytes over batches and ranks in float64, and divides once.
 
-    Averaging per-batch rates instead would overweight short batches.
+    Averaging per-batch rates instead would overweight short batches. Bytes are counted twice over: as the
+    tokens stand for them, which is the challenge's rule, and, where that is known, as the text had them
+    before a tokenizer rewrote it.
 
     >>> metric = BitsPerByte()
     >>> metric.update(nats=torch.tensor([1.0, 2.0]), num_tokens=2, num_bytes=torch.tensor([3, 4]))
@@ -41,18 +43,25 @@ class BitsPerByte(Metric):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # One state, so that ranks meet in one collective.
-        self.add_state("sums", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("sums", torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, nats: Tensor, num_tokens: Tensor | int, num_bytes: Tensor | int) -> None:
+    def update(
+        self,
+        nats: Tensor,
+        num_tokens: Tensor | int,
+        num_bytes: Tensor | int,
+        num_raw_bytes: Tensor | int = 0,
+    ) -> None:
         """Adds a batch.
 
         Args:
             nats: loss of the scored tokens in nats, any shape; it is summed.
             num_tokens: how many tokens that is; a tensor is summed.
             num_bytes: UTF-8 bytes they stand for; a tensor is summed.
+            num_raw_bytes: bytes of the text they were made from; a tensor is summed.
         """
         device = self.sums.device
-        for index, value in enumerate((nats, num_tokens, num_bytes)):
+        for index, value in enumerate((nats, num_tokens, num_bytes, num_raw_bytes)):
             self.sums[index] += torch.as_tensor(value, device=device).double().sum()
 
     def compute(self) -> Tensor:
@@ -60,7 +69,7 @@ class BitsPerByte(Metric):
         return bits_per_byte(self.sums[0], self.sums[2])
 
     def totals(self) -> Tensor:
-        """Returns nats, tokens and bytes over all ranks, float64 (3,)."""
+        """Returns nats, tokens, bytes and raw bytes over all ranks, float64 (4,)."""
         with self.sync_context():
             return self.sums.clone()
 

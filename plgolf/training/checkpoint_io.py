@@ -8,10 +8,10 @@ from typing import Any
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from plgolf.artifact import SUFFIX, load_artifact, read_artifact
+from plgolf.config import config_from_dict
 from plgolf.errors import UserError
 from plgolf.interop import gpt_config_from_weights, weights_to_reference
 from plgolf.model import GPTConfig
-from plgolf.model.config import config_from_dict
 
 
 class ArtifactIO(TorchCheckpointIO):

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from plgolf.training.clock import TrainClock
+from plgolf.training.module import Score
 
 
 @rank_zero_only
@@ -60,10 +61,22 @@ class ConsoleLog(Callback):
         exact = trainer.state.fn == "validate"
         if exact:
             say(f"val/loss {score.loss:.8f}\nval/bpb {score.bpb:.8f}")
-            say(f"scored {score.num_tokens:,} tokens, {score.num_bytes:,} bytes")
+            if score.bpb_raw is not None:
+                say(f"val/bpb_raw {score.bpb_raw:.8f}")
+            say(f"scored {score.num_tokens:,} tokens, {score.num_bytes:,} bytes{_raw_bytes(score)}")
         elif not trainer.sanity_checking or _is_whole(trainer):
             step = trainer.global_step
-            say(f"step {step} | val/loss {score.loss:.4f} | val/bpb {score.bpb:.4f}")
+            differ = score.bpb_raw is not None and score.num_raw_bytes != score.num_bytes
+            raw = f" | val/bpb_raw {score.bpb_raw:.4f}" if differ else ""
+            say(f"step {step} | val/loss {score.loss:.4f} | val/bpb {score.bpb:.4f}{raw}")
+
+
+def _raw_bytes(score: Score) -> str:
+    """Says by how much the bytes that are scored are other than the text's own."""
+    if score.num_raw_bytes in (0, score.num_bytes):
+        return ""
+    off = 100 * (score.num_bytes / score.num_raw_bytes - 1)
+    return f" for {score.num_raw_bytes:,} raw ones ({off:+.2f} %)"
 
 
 def _is_whole(trainer: Trainer) -> bool:

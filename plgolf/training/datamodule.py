@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from lightning.pytorch import LightningDataModule, Trainer
-from sentencepiece import SentencePieceProcessor
+from numpy.typing import NDArray
 
-from plgolf.data.byte_counts import ByteCounts, byte_counts
-from plgolf.data.prepare import TOKENIZER, decode_documents, prepare_stdlib
-from plgolf.data.shards import MAX_VOCAB_SIZE, ShardReader, find_shards
+from plgolf.console import Terminal
+from plgolf.corpus.prepare import prepare_stdlib
+from plgolf.data.byte_counts import ByteCounts
+from plgolf.data.manifest import MANIFEST, find_tokenizer, hash_file, read_manifest
+from plgolf.data.shards import MAX_VOCAB_SIZE, ShardReader, find_shards, find_side_cars
 from plgolf.data.stream import (
     BatchLoader,
     BatchPlan,
@@ -16,9 +19,8 @@ from plgolf.data.stream import (
     ValidationSplit,
     plan_batches,
 )
-from plgolf.data.tokenizer import load_tokenizer
+from plgolf.data.tokenizer import Tokenizer
 from plgolf.errors import UserError
-from plgolf.training.console import say
 
 _ENDLESS = 2**40
 """Micro-batches of a run: more than any clock allows. Lightning reads ahead of a loader without length."""
@@ -32,7 +34,8 @@ class ShardDataModule(LightningDataModule):
 
     Args:
         root: folder of the shards.
-        tokenizer: SentencePiece ``.model`` file; by default ``tokenizer.model`` in ``root``.
+        tokenizer: SentencePiece ``.model`` file, or ``.json`` of the byte tokenizer; by default the one that
+            the dataset brings along.
         corpus: text that ``root`` is built from if it is not there: ``stdlib`` is the source code of this
             Python's standard library, null builds nothing.
         vocab_size: size of the tokenizer; on the command line it is ``model.gpt.vocab_size``.
@@ -70,7 +73,7 @@ class ShardDataModule(LightningDataModule):
         if vocab_size > MAX_VOCAB_SIZE:
             raise UserError(f"vocab_size must be at most {MAX_VOCAB_SIZE} for shards, got {vocab_size}")
         self.root = Path(root)
-        self.tokenizer_path = Path(tokenizer) if tokenizer else self.root / TOKENIZER
+        self.tokenizer_path = Path(tokenizer) if tokenizer else None
         self.corpus = corpus
         self.vocab_size = vocab_size
         self.seq_len = seq_len
@@ -80,9 +83,9 @@ class ShardDataModule(LightningDataModule):
         self.val_every_steps = val_every_steps
         self.val_max_tokens = val_max_tokens
 
-        self.byte_counts: ByteCounts
+        self.byte_counts: ByteCounts[NDArray[np.generic]]
         self.plan: BatchPlan
-        self.tokenizer: SentencePieceProcessor
+        self.tokenizer: Tokenizer
         self.train_stream: TrainStream
         self.val_split: ValidationSplit
 
@@ -105,7 +108,7 @@ class ShardDataModule(LightningDataModule):
     def build(self) -> None:
         """Makes the embedded dataset if it is asked for and not there."""
         if self.corpus == "stdlib":
-            prepare_stdlib(self.root, vocab_size=self.vocab_size, report=lambda line: say(f"data: {line}"))
+            prepare_stdlib(self.root, vocab_size=self.vocab_size, console=Terminal(prefix="data: "))
 
     def _check(self) -> None:
         trainer = self.trainer
@@ -128,16 +131,24 @@ class ShardDataModule(LightningDataModule):
         """
         if not self.root.is_dir():
             raise UserError(f"{self.root}: no such folder (data.root)")
-        self.tokenizer = load_tokenizer(self.tokenizer_path, vocab_size=self.vocab_size)
-        self.byte_counts = byte_counts(self.tokenizer)
+        self.tokenizer = find_tokenizer(self.root, self.tokenizer_path)
+        if self.tokenizer.vocab_size != self.vocab_size:
+            raise UserError(
+                f"vocab_size must equal the {self.tokenizer.vocab_size} pieces of the tokenizer of "
+                f"{self.root}, got {self.vocab_size}"
+            )
+        self.byte_counts = self.tokenizer.byte_counts
         if training:
             self.plan = self._plan(world_size)
             train = self._reader("train")
             if train.num_tokens == 0:
                 raise UserError(f"{train.shards[0].path}: holds no tokens")
             self.train_stream = TrainStream(train, self.plan, seq_len=self.seq_len, rank=rank)
+        val = self._reader("val")
+        side_cars = find_side_cars(self.root, "val", val.shards)
         self.val_split = ValidationSplit(
-            self._reader("val"),
+            val,
+            raw_bytes=ShardReader(side_cars) if side_cars else None,
             seq_len=self.seq_len,
             batch_sequences=self.val_batch_sequences,
             rank=rank,
@@ -176,7 +187,14 @@ class ShardDataModule(LightningDataModule):
         )
 
     def _reader(self, split: str) -> ShardReader:
-        return ShardReader(find_shards(str(self.root / f"*_{split}_*.bin")), vocab_size=self.vocab_size)
+        reader = ShardReader(find_shards(self.root, split), vocab_size=self.vocab_size)
+        manifest = read_manifest(self.root)
+        if manifest is not None and reader.num_tokens != manifest.splits[split].tokens:
+            raise UserError(
+                f"{self.root}: the {split} split must have the {manifest.splits[split].tokens} tokens that "
+                f"{MANIFEST} says, got {reader.num_tokens}"
+            )
+        return reader
 
     def _pin(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
@@ -197,4 +215,12 @@ class ShardDataModule(LightningDataModule):
 
     def val_bytes(self) -> bytes:
         """Returns the text that validation scores: the decoded targets."""
-        return decode_documents(self.val_split.tokens()[1:].tolist(), self.tokenizer)
+        return "".join(self.tokenizer.decode_documents(self.val_split.tokens()[1:])).encode()
+
+    def identity(self) -> dict[str, str | None]:
+        """Returns what a result says of its data: the folder and the hash of its manifest, if it has one."""
+        manifest = self.root / MANIFEST
+        return {
+            "root": str(self.root),
+            "manifest_sha256": hash_file(manifest) if manifest.is_file() else None,
+        }

@@ -128,10 +128,14 @@ class ArtifactExport(Callback):
             "global_batch_tokens": trainer.datamodule.global_batch_tokens,  # type: ignore[attr-defined]
             "val_loss": before.loss,
             "val_bpb": before.bpb,
+            "val_bpb_raw": before.bpb_raw,
             "roundtrip_val_loss": after.loss,
             "roundtrip_val_bpb": after.bpb,
+            "roundtrip_val_bpb_raw": after.bpb_raw,
             "val_tokens": after.num_tokens,
             "val_bytes": after.num_bytes,
+            "val_raw_bytes": after.num_raw_bytes or None,
+            "dataset": trainer.datamodule.identity(),  # type: ignore[attr-defined]
             "artifact": path.name,
             "artifact_bytes": ledger.artifact_bytes,
             "code_bytes": ledger.code_bytes,
@@ -150,11 +154,7 @@ class ArtifactExport(Callback):
             raise UserError(f"{path.parent}/result.json: cannot be written: {error.strerror}") from error
         if trainer.logger is not None:
             trainer.logger.log_metrics(
-                {
-                    "roundtrip/loss": after.loss,
-                    "roundtrip/bpb": after.bpb,
-                    "export/bytes": float(ledger.total_bytes),
-                },
+                {**after.named("roundtrip"), "export/bytes": float(ledger.total_bytes)},
                 step=steps,
             )
         _say_result(self.result, path.parent)
@@ -215,6 +215,11 @@ def _say_result(result: Mapping[str, Any], folder: Path) -> None:
         f"round-trip bpb   {result['roundtrip_val_bpb']:.4f}   (val/loss {result['roundtrip_val_loss']:.4f}, "
         "of the file on disk)"
     )
+    if result["val_raw_bytes"] not in (None, result["val_bytes"]):
+        say(
+            f"per raw byte     {result['roundtrip_val_bpb_raw']:.4f}   (the tokens count for "
+            f"{result['val_bytes']:,} bytes, the text had {result['val_raw_bytes']:,})"
+        )
     for name, bpb in result["compressors_bpb"].items():
         say(f"{name + ' -9':<16} {bpb:.4f}   on the same {result['val_bytes']:,} bytes")
     say(f"model            {result['artifact_bytes']:>12,} bytes")

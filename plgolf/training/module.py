@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from plgolf.config import config_to_dict
 from plgolf.data.byte_counts import ByteCounts
 from plgolf.data.stream import Batch
 from plgolf.errors import UserError
 from plgolf.metrics import BitsPerByte, bits_per_byte
 from plgolf.model import GPT, GPTConfig
-from plgolf.model.config import config_to_dict
 from plgolf.optim import MuonAdam, Schedule, Warmdown
 from plgolf.roles import param_groups
 from plgolf.training.clock import TrainClock
@@ -31,23 +31,34 @@ class Score:
         bpb: bits per byte.
         num_tokens: targets scored.
         num_bytes: UTF-8 bytes they stand for.
+        bpb_raw: bits per byte of the text they were made from; None if that is not known.
+        num_raw_bytes: bytes of that text; 0 if that is not known.
     """
 
     loss: float
     bpb: float
     num_tokens: int
     num_bytes: int
+    bpb_raw: float | None
+    num_raw_bytes: int
 
     @classmethod
     def of(cls, metric: BitsPerByte) -> "Score":
         """Reads a metric; every rank must do so."""
-        nats, num_tokens, num_bytes = metric.totals()
+        nats, num_tokens, num_bytes, num_raw_bytes = metric.totals()
         return cls(
             loss=(nats / num_tokens).item(),
             bpb=bits_per_byte(nats, num_bytes).item(),
             num_tokens=int(num_tokens),
             num_bytes=int(num_bytes),
+            bpb_raw=bits_per_byte(nats, num_raw_bytes).item() if num_raw_bytes else None,
+            num_raw_bytes=int(num_raw_bytes),
         )
+
+    def named(self, prefix: str) -> dict[str, float]:
+        """Returns what is logged of it, by name."""
+        values = {f"{prefix}/loss": self.loss, f"{prefix}/bpb": self.bpb}
+        return values if self.bpb_raw is None else {**values, f"{prefix}/bpb_raw": self.bpb_raw}
 
 
 class GolfModule(LightningModule):
@@ -79,7 +90,7 @@ class GolfModule(LightningModule):
         """What the schedule multiplied the learning rates of the last step by."""
         self.val_score: Score | None = None
         """The last validation's result."""
-        self._byte_counts: ByteCounts | None = None
+        self._byte_counts: ByteCounts[Tensor] | None = None
         self._configured = False
         self._factor: Callable[[int], float] = lambda step: 1.0  # noqa: ARG005
 
@@ -155,7 +166,8 @@ class GolfModule(LightningModule):
         counts = getattr(data, "byte_counts", None)
         if counts is None:
             raise UserError("bits per byte need a datamodule with byte_counts, such as ShardDataModule")
-        self._byte_counts = counts.to(self.device)
+        tables = (counts.base_bytes, counts.has_leading_space, counts.is_boundary)
+        self._byte_counts = ByteCounts(*(torch.as_tensor(table, device=self.device) for table in tables))
 
     def add_score(self, batch: Batch, metric: BitsPerByte) -> None:
         """Scores a validation batch with the weights as they are and adds it to a metric."""
@@ -166,7 +178,9 @@ class GolfModule(LightningModule):
         num_tokens = batch.num_sequences * target_ids.size(1)
         nats = self.gpt(input_ids, counted).double() * num_tokens
         real = slice(batch.num_sequences)
-        metric.update(nats, num_tokens, self._byte_counts(input_ids[real], target_ids[real]))
+        num_bytes = self._byte_counts(input_ids[real], target_ids[real])
+        raw_bytes = 0 if batch.raw_bytes is None else batch.raw_bytes.long()
+        metric.update(nats, num_tokens, num_bytes, raw_bytes)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.add_score(batch, self.bits_per_byte)
@@ -174,7 +188,7 @@ class GolfModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         self.val_score = Score.of(self.bits_per_byte)
         self.bits_per_byte.reset()
-        values = {"val/loss": self.val_score.loss, "val/bpb": self.val_score.bpb}
+        values = self.val_score.named("val")
         # A sanity check of the whole split is the score of step 0; one of a few batches is no score.
         if not self.trainer.sanity_checking or self.trainer.num_sanity_val_steps == float("inf"):
             self._record(values)

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plgolf import BitsPerByte, interop, load_artifact
-from plgolf.data.byte_counts import byte_counts
 from plgolf.data.shards import ShardReader, find_shards
 from plgolf.data.stream import ValidationSplit
 from plgolf.data.tokenizer import load_tokenizer
@@ -16,18 +15,18 @@ from plgolf.metrics import bits_per_byte
 
 def score(gpt, name):
     """Validates by hand, batch by batch, with a plain Python count of the bytes."""
-    shards = find_shards(str(GOLDEN / name / "fineweb_val_*.bin"))
+    shards = find_shards(GOLDEN / name, "val")
     split = ValidationSplit(
         ShardReader(shards, vocab_size=VOCAB_SIZE), seq_len=meta(name)["seq_len"], batch_sequences=5
     )
-    count = byte_counts(load_tokenizer(TOKENIZER, vocab_size=VOCAB_SIZE))
+    count = load_tokenizer(TOKENIZER).byte_counts
     metric = BitsPerByte()
     for k in range(len(split)):
         batch = split.batch(k)
         x, y = (ids[: batch.num_sequences].long() for ids in batch[:2])
         with torch.no_grad():
             loss = gpt(x, y)
-        metric.update(loss.double() * y.numel(), y.numel(), count(x, y))
+        metric.update(loss.double() * y.numel(), y.numel(), torch.from_numpy(count(x.numpy(), y.numpy())))
     return metric
 
 

@@ -1,15 +1,15 @@
-"""The argument parser: what is wrong, in one line."""
+"""Parsing a command line: what is wrong, in one line."""
 
 import difflib
 import re
 from typing import NoReturn
 
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser
 
 from plgolf.errors import UserError
 
 
-class GolfParser(LightningArgumentParser):
+class OneLineErrors(ArgumentParser):
     """Says what is wrong in one line instead of after a page of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

@@ -1,7 +1,8 @@
-"""Configurations as plain dicts and back, strictly: an artifact rebuilds its model from one."""
+"""Trees of dataclasses as plain dicts and back, strictly: how artifacts and manifests are read."""
 
 import dataclasses
 from collections.abc import Mapping
+from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from plgolf.errors import UserError
@@ -26,7 +27,7 @@ def config_from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "c
         The configuration.
 
     Raises:
-        UserError: a key is unknown, or a value has the wrong type or is out of range.
+        UserError: a key is unknown or missing, or a value has the wrong type or is out of range.
     """
     if not isinstance(values, Mapping):
         raise UserError(f"{where} must be a mapping, got {values!r}")
@@ -34,16 +35,35 @@ def config_from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "c
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise UserError(f"{where}.{unknown[0]} is no setting of {cls.__name__}")
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        required = field.default is field.default_factory is dataclasses.MISSING
+        if required and field.name not in values:
+            raise UserError(f"{where}.{field.name} is missing")
     return cls(**{key: _checked(hints[key], value, f"{where}.{key}") for key, value in values.items()})
 
 
 def _checked(hint: Any, value: Any, where: str) -> Any:
+    if hint is Any:
+        return value
+    if get_origin(hint) is UnionType:  # Of one type and None.
+        if value is None:
+            return None
+        hint = next(option for option in get_args(hint) if option is not NoneType)
+    if get_origin(hint) is list and isinstance(value, list):
+        return [_checked(get_args(hint)[0], item, f"{where}.{i}") for i, item in enumerate(value)]
+    if get_origin(hint) is dict and isinstance(value, Mapping):
+        return {str(key): _checked(get_args(hint)[1], item, f"{where}.{key}") for key, item in value.items()}
+    return _checked_value(hint, value, where)
+
+
+def _checked_value(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return config_from_dict(hint, value, where=where)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise UserError(f"{where} must be one of {get_args(hint)}, got {value!r}")
         return value
+    hint = get_origin(hint) or hint
     accepted = (int, float) if hint is float else (hint,)
     # A bool is an int to Python; not to a reader of configurations.
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):

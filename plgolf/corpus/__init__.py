@@ -1,0 +1,1 @@
+"""From text to a verified dataset: preparing, verifying, inspecting and downloading."""

@@ -1,0 +1,169 @@
+"""``plgolf data``: making, checking and looking at datasets."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar
+
+from jsonargparse import Namespace
+
+from plgolf.arguments import OneLineErrors
+from plgolf.console import Terminal
+from plgolf.corpus.building import Output
+from plgolf.corpus.documents import Reading
+from plgolf.corpus.download import download
+from plgolf.corpus.inspection import describe, draw_lengths, inspect
+from plgolf.corpus.prepare import prepare
+from plgolf.corpus.splitting import Holdout
+from plgolf.corpus.tokenizer_training import TokenizerRecipe
+from plgolf.corpus.verify import Check, verify
+
+T = TypeVar("T")
+
+
+class Command(NamedTuple):
+    """A subcommand.
+
+    Args:
+        description: what it does.
+        add_arguments: gives a parser its arguments.
+        run: takes them and returns the exit status.
+    """
+
+    description: str
+    add_arguments: Callable[[OneLineErrors], None]
+    run: Callable[[Namespace], int]
+
+
+def run(words: list[str]) -> int:
+    """Runs a subcommand.
+
+    Args:
+        words: the command line after ``plgolf data``.
+
+    Returns:
+        The exit status: 1 if a dataset fails its verification, else 0.
+
+    Raises:
+        UserError: there is a mistake of the user's.
+    """
+    parser = OneLineErrors(
+        prog="plgolf data", description="Make, check and look at datasets.", allow_abbrev=False
+    )
+    subcommands = parser.add_subcommands()
+    for name, command in _COMMANDS.items():
+        subparser = OneLineErrors(description=command.description, allow_abbrev=False)
+        command.add_arguments(subparser)
+        subcommands.add_subcommand(name, subparser, help=command.description)
+    settings = parser.parse_args(words or ["--help"])
+    return _COMMANDS[settings.subcommand].run(settings[settings.subcommand])
+
+
+def _prepare_arguments(parser: OneLineErrors) -> None:
+    parser.add_argument("-c", "--config", action="config", help="YAML file of these options")
+    parser.add_argument("inputs", nargs="+", help="files, patterns such as 'text/**/*.txt', or - for stdin")
+    parser.add_argument("--root", type=str, required=True, help="folder to make")
+    parser.add_argument(
+        "--on_error",
+        type=Literal["stop", "skip"],
+        default="stop",
+        help="at a document that cannot be taken: stop, naming file and line, or skip and count it",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the dataset in root")
+    parser.add_class_arguments(Reading)
+    parser.add_class_arguments(Holdout, skip={"val_inputs"})
+    parser.add_argument(
+        "--val_inputs",
+        nargs="+",
+        default=[],
+        help="take the validation documents from these files or patterns, and none from the others",
+    )
+    parser.add_class_arguments(TokenizerRecipe)
+    parser.add_class_arguments(Output, skip={"shuffle"})
+    parser.add_argument("--shuffle", action="store_true", help="put training documents in an order by seed")
+
+
+def _prepare(settings: Namespace) -> int:
+    if settings.separator is not None:  # As a shell hands it over.
+        settings.separator = settings.separator.replace("\\n", "\n").replace("\\t", "\t")
+    prepare(
+        settings.inputs,
+        Path(settings.root),
+        reading=_built(Reading, settings),
+        holdout=_built(Holdout, settings),
+        recipe=_built(TokenizerRecipe, settings),
+        output=_built(Output, settings),
+        on_error=settings.on_error,
+        overwrite=settings.overwrite,
+        console=Terminal(),
+    )
+    return 0
+
+
+def _built(cls: type[T], settings: Namespace) -> T:
+    return cls(**{field.name: settings[field.name] for field in fields(cls)})  # type: ignore[arg-type]
+
+
+def _root_arguments(parser: OneLineErrors) -> None:
+    parser.add_argument("root", type=str, help="folder of the dataset")
+    parser.add_argument(
+        "--tokenizer",
+        type=str | None,
+        default=None,
+        help="the tokenizer's file; by default the one the dataset brings along",
+    )
+
+
+def _verify(settings: Namespace) -> int:
+    tokenizer = Path(settings.tokenizer) if settings.tokenizer else None
+    terminal = Terminal()
+    checks = verify(Path(settings.root), tokenizer=tokenizer, console=terminal)
+    for line in table(checks):
+        terminal.say(line)
+    return 0 if all(check.passed is not False for check in checks) else 1
+
+
+def table(checks: list[Check]) -> list[str]:
+    """Returns a line for each check, and one that sums them up."""
+    answers = {True: "ok", False: "FAILED", None: "-"}
+    lines = [f"{answers[check.passed]:<8}{check.name:<24}{check.detail}" for check in checks]
+    failed = sum(check.passed is False for check in checks)
+    return [
+        *lines,
+        f"{failed} of {len(checks)} checks failed" if failed else f"all {len(checks)} checks passed",
+    ]
+
+
+def _inspect_arguments(parser: OneLineErrors) -> None:
+    _root_arguments(parser)
+    parser.add_argument(
+        "--picture",
+        type=str | None,
+        default=None,
+        help="draw the lengths of documents into a .png, .svg or .pdf",
+    )
+
+
+def _inspect(settings: Namespace) -> int:
+    tokenizer = Path(settings.tokenizer) if settings.tokenizer else None
+    view = inspect(Path(settings.root), tokenizer=tokenizer)
+    terminal = Terminal()
+    for line in describe(view):
+        terminal.say(line)
+    if settings.picture:
+        draw_lengths(view, Path(settings.picture))
+        terminal.say(f"drawn into {settings.picture}")
+    return 0
+
+
+_COMMANDS = {
+    "prepare": Command(
+        "Make token shards of text files: .txt, .jsonl, also .gz and .zst, and .parquet.",
+        _prepare_arguments,
+        _prepare,
+    ),
+    "verify": Command(
+        "Check a dataset: a table of answers, exit status 1 if one is no.", _root_arguments, _verify
+    ),
+    "inspect": Command("Show what is in a dataset, also without a manifest.", _inspect_arguments, _inspect),
+}

@@ -1,0 +1,164 @@
+"""Documents to tokens on several threads, in order and in bounded memory."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plgolf.corpus.documents import Document, Flaw
+from plgolf.data.shards import Tokens
+from plgolf.data.tokenizer import Tokenizer
+
+_BATCH_BYTES = 256 * 1024
+_IN_FLIGHT_BYTES = 8_000_000
+"""Documents under way together: encoding takes some 60 times the size of the longest one in memory."""
+_MAX_COUNT = np.iinfo(np.uint16).max
+
+
+class Encoded(NamedTuple):
+    """Some documents of one split.
+
+    Args:
+        split: ``train`` or ``val``.
+        documents: those that have tokens.
+        tokens: uint16 (n,); the begin-of-sequence id before each document.
+        starts: int64 (documents,); where each begins.
+        scored_bytes: what the tokens count for by the challenge's rule.
+        raw_bytes: uint16 (n,); UTF-8 bytes of the documents, shared among their tokens; empty for ``train``.
+        flaws: the documents that cannot be taken.
+    """
+
+    split: str
+    documents: list[Document]
+    tokens: Tokens
+    starts: NDArray[np.int64]
+    scored_bytes: int
+    raw_bytes: NDArray[np.uint16]
+    flaws: list[Flaw]
+
+
+def encode_in_order(
+    documents: Iterable[tuple[str, Document]], tokenizer: Tokenizer, *, workers: int
+) -> Iterator[Encoded]:
+    """Encodes documents; threads do, because SentencePiece lets go of the GIL.
+
+    Args:
+        documents: split and document.
+        tokenizer: makes the tokens.
+        workers: threads.
+
+    Yields:
+        Batches in which each split's documents have kept their order.
+    """
+    pending: deque[tuple[int, Future[Encoded]]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="encode")
+    try:
+        for split, batch in _batches(documents):
+            weight = max(document.num_bytes for document in batch)
+            while pending and (
+                len(pending) > 2 * workers or weight + sum(w for w, _ in pending) > _IN_FLIGHT_BYTES
+            ):
+                yield pending.popleft()[1].result()
+            pending.append((weight, pool.submit(encode, split, batch, tokenizer)))
+        while pending:
+            yield pending.popleft()[1].result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _batches(documents: Iterable[tuple[str, Document]]) -> Iterator[tuple[str, list[Document]]]:
+    filling: dict[str, list[Document]] = {}
+    sizes: dict[str, int] = {}
+    for split, document in documents:
+        batch = filling.setdefault(split, [])
+        batch.append(document)
+        sizes[split] = sizes.get(split, 0) + document.num_bytes
+        if sizes[split] >= _BATCH_BYTES:
+            yield split, batch
+            del filling[split], sizes[split]
+    yield from filling.items()
+
+
+def encode(split: str, documents: list[Document], tokenizer: Tokenizer) -> Encoded:
+    """Encodes some documents of one split."""
+    found = list(zip(documents, tokenizer.encode_batch([d.text for d in documents]), strict=True))
+    flaws = [_flaw("empty document", "it has no tokens", d) for d, ids in found if not ids.size]
+    found = [(document, ids) for document, ids in found if ids.size]
+    raw_bytes = []
+    if split == "val":
+        kept = []
+        for document, ids in found:
+            counts = share_out(tokenizer.raw_bytes(document.text, ids))
+            if counts is None:
+                flaws.append(
+                    _flaw("too few tokens", "a count of its bytes does not fit into 16 bits", document)
+                )
+            else:
+                raw_bytes.append(counts)
+                kept.append((document, ids))
+        found = kept
+    starts, tokens = _joined([ids for _, ids in found], tokenizer.bos_id)
+    _, counts = _joined(raw_bytes, 0)
+    scored = int(tokenizer.byte_counts.of_stream(tokens).sum(dtype=np.int64))
+    return Encoded(split, [d for d, _ in found], tokens, starts, scored, counts, flaws)
+
+
+def _flaw(reason: str, detail: str, document: Document) -> Flaw:
+    return Flaw(reason, detail, document.file, document.line)
+
+
+def _joined(parts: Sequence[NDArray[np.integer[Any]]], first: int) -> tuple[NDArray[np.int64], Tokens]:
+    """Joins arrays, one value in front of each; returns where each begins, and the whole."""
+    sizes = np.array([part.size + 1 for part in parts], dtype=np.int64)
+    starts = np.cumsum(sizes) - sizes
+    joined = np.empty(int(sizes.sum()), dtype=np.uint16)
+    for start, part in zip(starts.tolist(), parts, strict=True):
+        joined[start] = first
+        joined[start + 1 : start + 1 + part.size] = part
+    return starts, joined
+
+
+def share_out(counts: NDArray[np.int64]) -> NDArray[np.uint16] | None:
+    """Makes byte counts fit into 16 bits: what is too much for a token goes to its neighbours.
+
+    A tokenizer that drops most of a text, such as a long run of spaces, leaves few tokens to count it by.
+
+    Args:
+        counts: int64 (n,), at least one.
+
+    Returns:
+        uint16 (n,) of the same sum; None if there is none.
+    """
+    if counts.size and int(counts.max()) > _MAX_COUNT:
+        if int(counts.sum()) > _MAX_COUNT * counts.size:
+            return None
+        counts = counts.copy()
+        for order in (range(counts.size), reversed(range(counts.size))):
+            excess = 0
+            for index in order:
+                total = int(counts[index]) + excess
+                counts[index] = min(total, _MAX_COUNT)
+                excess = total - int(counts[index])
+            if excess:
+                counts[counts.size - 1] += excess
+    return counts.astype(np.uint16)
+
+
+def without(encoded: Encoded, dropped: set[int], tokenizer: Tokenizer) -> Encoded:
+    """Returns training documents without some of them.
+
+    Args:
+        encoded: of the ``train`` split.
+        dropped: indices of documents.
+        tokenizer: the one that made the tokens.
+    """
+    ends = [*encoded.starts[1:].tolist(), encoded.tokens.size]
+    kept = [i for i in range(len(encoded.documents)) if i not in dropped]
+    parts = [encoded.tokens[encoded.starts[i] + 1 : ends[i]] for i in kept]
+    starts, tokens = _joined(parts, tokenizer.bos_id)
+    scored = int(tokenizer.byte_counts.of_stream(tokens).sum(dtype=np.int64))
+    documents = [encoded.documents[i] for i in kept]
+    return encoded._replace(documents=documents, tokens=tokens, starts=starts, scored_bytes=scored)

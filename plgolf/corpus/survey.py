@@ -1,0 +1,111 @@
+"""One reading of a split's tokens: everything there is to count in them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plgolf.data.byte_counts import ByteCounts
+from plgolf.data.documents import document_hashes, whole_documents
+from plgolf.data.shards import ShardReader
+from plgolf.data.tokenizer import Tokenizer
+
+
+@dataclass
+class Survey:
+    """What a split holds.
+
+    Args:
+        documents: documents in it.
+        empty_documents: those of a begin-of-sequence alone.
+        starts_with_bos: the first token is a begin-of-sequence.
+        tokens: tokens in it.
+        max_id: the largest id.
+        scored_bytes: what the tokens count for by a byte table.
+        decoded_bytes: UTF-8 bytes of the documents' decoded texts; None if they were not decoded.
+        reencoded: documents that were decoded and encoded again.
+        reencoded_equal: those that came out as they went in.
+        hashes: of all documents, if they were asked for.
+        seen_elsewhere: documents whose hash was among those given.
+        lengths: tokens of each document, without its begin-of-sequence.
+    """
+
+    documents: int = 0
+    empty_documents: int = 0
+    starts_with_bos: bool = False
+    tokens: int = 0
+    max_id: int = 0
+    scored_bytes: int = 0
+    decoded_bytes: int | None = None
+    reencoded: int = 0
+    reencoded_equal: int = 0
+    hashes: set[bytes] = field(default_factory=set)
+    seen_elsewhere: int = 0
+    lengths: list[NDArray[np.int64]] = field(default_factory=list)
+
+
+def survey(
+    reader: ShardReader,
+    tokenizer: Tokenizer,
+    counts: ByteCounts[NDArray[np.generic]],
+    *,
+    decode: bool = False,
+    hashes: bool = False,
+    elsewhere: set[bytes] | None = None,
+    tick: Callable[[int], None] = lambda tokens: None,  # noqa: ARG005
+) -> Survey:
+    """Reads a split once, in bounded memory.
+
+    Args:
+        reader: its shards.
+        tokenizer: what made them.
+        counts: the byte table.
+        decode: decodes all documents, and encodes the first megabyte of them again.
+        hashes: keeps a hash of each document.
+        elsewhere: hashes of the other split's documents to look for.
+        tick: called now and then with the number of tokens read.
+
+    Returns:
+        The survey. Where an id is not in the vocabulary only what needs no table is counted.
+    """
+    found = Survey(decoded_bytes=0 if decode else None)
+    for tokens, starts in whole_documents(reader, tokenizer.bos_id):
+        if not found.tokens:
+            found.starts_with_bos = bool(tokens[0] == tokenizer.bos_id)
+        lengths = np.diff(starts, append=tokens.size) - 1
+        found.documents += starts.size
+        found.empty_documents += int((lengths == 0).sum())
+        found.lengths.append(lengths)
+        found.tokens += tokens.size
+        found.max_id = max(found.max_id, int(tokens.max()))
+        if hashes or elsewhere:
+            digests = document_hashes(tokens, starts)
+            found.seen_elsewhere += sum(digest in (elsewhere or ()) for digest in digests)
+            if hashes:
+                found.hashes.update(digests)
+        if found.max_id < tokenizer.vocab_size:
+            found.scored_bytes += int(counts.of_stream(tokens).sum(dtype=np.int64))
+            if found.decoded_bytes is not None:
+                found.decoded_bytes += _decode(found, tokens, starts, tokenizer)
+        tick(found.tokens)
+    return found
+
+
+_REENCODED_BYTES = 1_000_000
+
+
+def _decode(
+    found: Survey, tokens: NDArray[np.uint16], starts: NDArray[np.int64], tokenizer: Tokenizer
+) -> int:
+    """Decodes documents by the tokenizer's own library, which knows no byte table; returns their bytes."""
+    num_bytes = 0
+    before = found.decoded_bytes or 0
+    for document in np.split(tokens, starts[1:]):
+        text = "".join(tokenizer.decode_documents(document))
+        num_bytes += len(text.encode())
+        if before + num_bytes <= _REENCODED_BYTES or not found.reencoded:
+            found.reencoded += 1
+            ids = document[document != tokenizer.bos_id]
+            found.reencoded_equal += np.array_equal(tokenizer.encode(text), ids)
+    return num_bytes

@@ -1,0 +1,124 @@
+"""Training a tokenizer: SentencePiece BPE and unigram in two presets; the byte tokenizer needs none."""
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sentencepiece import SentencePieceNormalizer, SentencePieceTrainer
+
+from plgolf.data.tokenizer import ByteTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
+from plgolf.errors import UserError
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    # Nothing is normalised, added or removed, and newlines and indentation are ordinary characters.
+    "lossless": {
+        "character_coverage": 0.9999,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+        "allow_whitespace_only_pieces": True,
+        "max_sentence_length": 2**30,
+    },
+    # The options of the challenge's exporter; longer documents than 4192 bytes are skipped in training.
+    "challenge": {
+        "character_coverage": 0.999,
+        "normalization_rule_name": "nmt_nfkc",
+        "hard_vocab_limit": False,
+    },
+}
+_COMMON: dict[str, Any] = {
+    "byte_fallback": True,
+    "split_digits": True,
+    "add_dummy_prefix": False,
+    "pad_id": 0,
+    "bos_id": 1,
+    "eos_id": 2,
+    "unk_id": 3,
+    # The sums of unigram training depend on their number, so it is the same on every machine.
+    "num_threads": 16,
+    "minloglevel": 2,
+}
+
+
+@dataclass(frozen=True)
+class TokenizerRecipe:
+    """Which tokenizer a dataset gets.
+
+    Args:
+        tokenizer: file of one to use as it is: a SentencePiece .model, or the .json of the byte tokenizer;
+            null trains one.
+        model_type: what to train: bpe or unigram; byte needs no training.
+        preset: lossless gives back every text exactly; challenge has the options of the challenge's own
+            tokenizers, which normalise.
+        vocab_size: pieces, the 256 bytes and 4 special ones included.
+        sample_bytes: training text: a sample of the training documents of at most so many bytes.
+    """
+
+    tokenizer: str | None = None
+    model_type: Literal["bpe", "unigram", "byte"] = "bpe"
+    preset: Literal["lossless", "challenge"] = "lossless"
+    vocab_size: int = 1024
+    sample_bytes: int = 20_000_000
+
+    def __post_init__(self) -> None:
+        if self.sample_bytes < 1:
+            raise UserError(f"sample_bytes must be at least 1, got {self.sample_bytes}")
+        if not 1 <= self.vocab_size <= 2**16:
+            raise UserError(f"vocab_size must be from 1 to 65536, got {self.vocab_size}")
+
+    def ready(self) -> Tokenizer | None:
+        """Returns the tokenizer if none has to be trained."""
+        if self.tokenizer is not None:
+            return load_tokenizer(Path(self.tokenizer))
+        return ByteTokenizer() if self.model_type == "byte" else None
+
+    def normalizer(self) -> Callable[[str], str]:
+        """Returns the ``normalize`` of the tokenizer that this would train."""
+        if self.preset == "lossless":
+            return str
+        normalizer = SentencePieceNormalizer(
+            rule_name=_PRESETS[self.preset]["normalization_rule_name"], remove_extra_whitespaces=True
+        )
+        return normalizer.normalize
+
+
+def train_tokenizer(documents: Iterable[str], recipe: TokenizerRecipe) -> Tokenizer:
+    """Trains a SentencePiece model.
+
+    Args:
+        documents: training documents only: a tokenizer that has seen the validation text is flattered by it.
+        recipe: what to train.
+
+    Returns:
+        The tokenizer; with the challenge preset it may have fewer pieces than asked for.
+
+    Raises:
+        UserError: the vocabulary is too small or too large for the text.
+    """
+    model = io.BytesIO()
+    texts = _stripped(documents) if recipe.preset == "challenge" else _cleaned(documents)
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=texts,
+            model_writer=model,
+            model_type=recipe.model_type,
+            vocab_size=recipe.vocab_size,
+            **_COMMON,
+            **_PRESETS[recipe.preset],
+        )
+    except RuntimeError as error:
+        reason = " ".join(str(error).split()).split("] ")[-1]
+        raise UserError(f"vocab_size {recipe.vocab_size} does not suit the text: {reason}") from error
+    return SentencePieceTokenizer(model.getvalue())
+
+
+def _cleaned(documents: Iterable[str]) -> Iterator[str]:
+    # NUL ends a piece early, and the trainer skips whole sentences for the sake of U+2585.
+    table = str.maketrans({"\0": " ", "\u2585": " "})
+    return (document.translate(table) for document in documents)
+
+
+def _stripped(documents: Iterable[str]) -> Iterator[str]:
+    texts = (document.replace("\0", " ").strip() for document in documents)
+    return (text for text in texts if text)

@@ -1,0 +1,223 @@
+"""``plgolf data verify``: is a dataset what its manifest says, and are its bytes counted right?
+
+Each check stands for a mistake that has been made in public, and for records that were none.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from plgolf.console import Console, Progress
+from plgolf.corpus.survey import Survey, survey
+from plgolf.data.manifest import (
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    Split,
+    find_tokenizer,
+    hash_file,
+    read_manifest,
+)
+from plgolf.data.shards import TOKEN_BYTES, ShardReader, find_shards, find_side_cars
+from plgolf.data.tokenizer import SPACE, SentencePieceTokenizer, Tokenizer
+from plgolf.errors import UserError
+
+_LEAST_REENCODED = 0.9
+"""Share of documents that a tokenizer which normalises must give back the same ids for."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A question and its answer.
+
+    Args:
+        name: what was looked at.
+        passed: None if it could not be looked at.
+        detail: the numbers.
+    """
+
+    name: str
+    passed: bool | None
+    detail: str
+
+
+def verify(root: Path, *, tokenizer: Path | None = None, console: Console) -> list[Check]:
+    """Checks a dataset, reading every token of it.
+
+    Args:
+        root: its folder.
+        tokenizer: its tokenizer's file; by default the one it brings along.
+        console: takes progress.
+
+    Returns:
+        The checks in order; one that another depends on comes first.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder")
+    return list(_checks(root, tokenizer, console))
+
+
+def _checks(root: Path, tokenizer_path: Path | None, console: Console) -> Iterator[Check]:
+    try:
+        shards = {split: find_shards(root, split) for split in ("train", "val")}
+        side_cars = find_side_cars(root, "val", shards["val"])
+        readers = {split: ShardReader(files) for split, files in shards.items()}
+    except UserError as error:
+        yield Check("headers and sizes", False, str(error))
+        return
+    count = sum(len(files) for files in shards.values()) + len(side_cars)
+    yield Check("headers and sizes", True, f"{count} files are whole")
+    try:
+        manifest = read_manifest(root)
+    except UserError as error:
+        yield Check("manifest", False, str(error))
+        return
+    yield from check_files(root, manifest, console)
+    try:
+        tokenizer = find_tokenizer(root, tokenizer_path)
+    except UserError as error:
+        yield Check("tokenizer", False, str(error))
+        return
+    yield check_tokenizer(tokenizer, manifest)
+    surveys = _surveys(readers, tokenizer, console)
+    yield check_ids(surveys, tokenizer)
+    yield check_documents(surveys, manifest)
+    yield check_counts(surveys, manifest)
+    yield check_bytes(surveys["val"])
+    yield check_reencoding(surveys["val"], tokenizer)
+    yield check_side_cars(ShardReader(side_cars), readers["val"], tokenizer.bos_id, manifest)
+    yield check_held_out(surveys)
+
+
+def _surveys(readers: dict[str, ShardReader], tokenizer: Tokenizer, console: Console) -> dict[str, Survey]:
+    def reading(split: str) -> Callable[[int], None]:
+        progress = Progress(console, f"reading {split}", TOKEN_BYTES * readers[split].num_tokens)
+        return lambda tokens: progress.show(TOKEN_BYTES * tokens, tokens=tokens)
+
+    counts = tokenizer.byte_counts
+    val = survey(readers["val"], tokenizer, counts, decode=True, hashes=True, tick=reading("val"))
+    train = survey(readers["train"], tokenizer, counts, elsewhere=val.hashes, tick=reading("train"))
+    return {"val": val, "train": train}
+
+
+def check_files(root: Path, manifest: Manifest | None, console: Console) -> Iterator[Check]:
+    """Is every file the one that the manifest lists, and no other there?"""
+    if manifest is None:
+        yield Check(MANIFEST, None, "there is none: nothing can be said of what is missing")
+        return
+    listed = {entry.file: entry for split in manifest.splits.values() for entry in _files(split)}
+    there = {path.name for path in root.glob("*.bin")}
+    wrong = [f"{name} is missing" for name in sorted(set(listed) - there)]
+    wrong += [f"{name} is not listed" for name in sorted(there - set(listed))]
+    yield Check(f"files of {MANIFEST}", not wrong, "; ".join(wrong[:3]) or f"all {len(listed)} are there")
+    progress = Progress(console, "hashing", sum(entry.bytes for entry in listed.values()))
+    done, wrong = 0, []
+    for name in sorted(there & set(listed)):
+        if hash_file(root / name) != listed[name].sha256:
+            wrong.append(f"{name} has other contents")
+        done += listed[name].bytes
+        progress.show(done, files=len(listed))
+    yield Check("sha256", not wrong, "; ".join(wrong[:3]) or f"{done:,} bytes are as listed")
+
+
+def _files(split: Split) -> list[FileEntry]:
+    return [*split.shards, *split.side_cars]
+
+
+def check_tokenizer(tokenizer: Tokenizer, manifest: Manifest | None) -> Check:
+    """Is it the dataset's, and is a space one byte to it? Without a piece for it, it would be three."""
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        processor = tokenizer.processor
+        if processor.is_unknown(processor.piece_to_id(SPACE)):
+            return Check("tokenizer", False, "it has no piece for a space alone, which then counts 3 bytes")
+    known = "as listed" if manifest else "not listed anywhere"
+    lossless = "lossless" if tokenizer.lossless else "it normalises"
+    return Check("tokenizer", True, f"{tokenizer.kind}, {tokenizer.vocab_size} ids, {lossless}; {known}")
+
+
+def check_ids(surveys: dict[str, Survey], tokenizer: Tokenizer) -> Check:
+    """Does the tokenizer know every id?"""
+    largest = max(found.max_id for found in surveys.values())
+    return Check("ids", largest < tokenizer.vocab_size, f"up to {largest}, of {tokenizer.vocab_size}")
+
+
+def check_documents(surveys: dict[str, Survey], manifest: Manifest | None) -> Check:
+    """Does each document begin with a begin-of-sequence, and has each one more than that?"""
+    wrong = []
+    for split, found in surveys.items():
+        if not found.starts_with_bos:
+            wrong.append(f"{split} does not start with a begin-of-sequence")
+        elif found.empty_documents:
+            wrong.append(f"{split} has {found.empty_documents} documents without a token")
+        listed = manifest.splits[split].documents if manifest else None
+        if listed is not None and listed != found.documents:
+            wrong.append(f"{split} has {found.documents} documents, listed are {listed}")
+    said = ", ".join(f"{found.documents:,} in {split}" for split, found in surveys.items())
+    return Check("documents", not wrong, "; ".join(wrong) or said)
+
+
+def check_counts(surveys: dict[str, Survey], manifest: Manifest | None) -> Check:
+    """Are tokens and scored bytes as many as the manifest says?"""
+    if manifest is None:
+        return Check("counts", None, f"no {MANIFEST} to compare with")
+    wrong = []
+    for split, found in surveys.items():
+        listed = manifest.splits[split]
+        for name in ("tokens", "scored_bytes"):
+            expected, got = getattr(listed, name), getattr(found, name)
+            if expected is not None and expected != got:
+                wrong.append(f"{split} has {got} {name}, listed are {expected}")
+    said = ", ".join(f"{found.tokens:,} tokens in {split}" for split, found in surveys.items())
+    return Check("counts", not wrong, "; ".join(wrong) or said)
+
+
+def check_bytes(val: Survey) -> Check:
+    """Do the bytes that are scored add up to the text's? Too many of them make any score look good."""
+    scored, decoded = val.scored_bytes, val.decoded_bytes
+    if not decoded:
+        return Check("scored bytes", None, "the validation split was not decoded")
+    off = 100 * (scored / decoded - 1)
+    detail = f"{scored:,} by the table, {decoded:,} in the decoded text"
+    return Check(
+        "scored bytes", scored == decoded, detail + ("" if scored == decoded else f" ({off:+.2f} %)")
+    )
+
+
+def check_reencoding(val: Survey, tokenizer: Tokenizer) -> Check:
+    """Does the tokenizer make the same ids of the decoded text? Another one would not."""
+    least = val.reencoded if tokenizer.lossless else _LEAST_REENCODED * val.reencoded
+    return Check(
+        "re-encoding",
+        val.reencoded_equal >= least if val.reencoded else None,
+        f"the same ids for {val.reencoded_equal} of {val.reencoded} documents",
+    )
+
+
+def check_side_cars(
+    counts: ShardReader, tokens: ShardReader, bos_id: int, manifest: Manifest | None
+) -> Check:
+    """Do the byte side-cars add up to the raw text, and count nothing for a begin-of-sequence?"""
+    if not counts.shards:
+        return Check("byte side-cars", None, "there are none: val/bpb_raw will be missing")
+    total = at_bos = 0
+    for position in range(0, counts.num_tokens, 1 << 22):
+        count = min(1 << 22, counts.num_tokens - position)
+        read = counts.read(position, count)
+        total += int(read.sum(dtype="int64"))
+        at_bos += int(read[tokens.read(position, count) == bos_id].sum(dtype="int64"))
+    listed = manifest.splits["val"].raw_bytes if manifest else None
+    if at_bos or (listed is not None and listed != total):
+        detail = f"{total:,} bytes, listed are {listed}; {at_bos} of them at a begin-of-sequence"
+        return Check("byte side-cars", False, detail)
+    return Check("byte side-cars", True, f"{total:,} raw bytes")
+
+
+def check_held_out(surveys: dict[str, Survey]) -> Check:
+    """Is no validation document in the training split, by its tokens?"""
+    seen = surveys["train"].seen_elsewhere
+    held_out = len(surveys["val"].hashes)
+    detail = f"{seen:,} training documents are equal to one of {held_out:,} validation documents"
+    return Check("held out", seen == 0, detail)

@@ -1,0 +1,52 @@
+"""Documents inside a stream of tokens: where each begins, and which are equal."""
+
+import hashlib
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plgolf.data.shards import ShardReader, Tokens
+
+
+def document_hashes(tokens: Tokens, starts: NDArray[np.int64]) -> list[bytes]:
+    """Hashes documents by their tokens.
+
+    Args:
+        tokens: uint16 (n,).
+        starts: int64 (documents,); where each begins, the first at 0.
+
+    Returns:
+        16 bytes for each.
+    """
+    data = tokens.astype("<u2", copy=False).tobytes()
+    bounds = [*(2 * starts).tolist(), len(data)]
+    view = memoryview(data)
+    return [hashlib.blake2b(view[start:end], digest_size=16).digest() for start, end in pairwise(bounds)]
+
+
+def whole_documents(
+    reader: ShardReader, bos_id: int, *, chunk_tokens: int = 1 << 22
+) -> Iterator[tuple[Tokens, NDArray[np.int64]]]:
+    """Reads shards once, cut between documents.
+
+    Args:
+        reader: the shards.
+        bos_id: what each document begins with.
+        chunk_tokens: read at once; memory holds the longest document and so many more.
+
+    Yields:
+        Tokens, uint16 (n,), and where each of their documents begins, int64, the first at 0.
+    """
+    rest = np.empty(0, dtype=np.uint16)
+    for position in range(0, reader.num_tokens, chunk_tokens):
+        count = min(chunk_tokens, reader.num_tokens - position)
+        tokens = np.concatenate([rest, reader.read(position, count)])
+        starts = np.flatnonzero(tokens == bos_id)
+        if position + count < reader.num_tokens:
+            end = int(starts[-1]) if starts.size else 0
+            tokens, rest, starts = tokens[:end], tokens[end:], starts[:-1]
+        if tokens.size:
+            # What comes before the first begin-of-sequence of all is a document too.
+            yield tokens, starts if starts.size and starts[0] == 0 else np.insert(starts, 0, 0)

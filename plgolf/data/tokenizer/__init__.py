@@ -1,0 +1,8 @@
+"""Tokenizers: what turns text into ids and back, and knows how many bytes an id stands for."""
+
+from plgolf.data.tokenizer.base import Tokenizer
+from plgolf.data.tokenizer.bytewise import ByteTokenizer
+from plgolf.data.tokenizer.files import load_tokenizer
+from plgolf.data.tokenizer.sentencepiece import SPACE, SentencePieceTokenizer
+
+__all__ = ["SPACE", "ByteTokenizer", "SentencePieceTokenizer", "Tokenizer", "load_tokenizer"]

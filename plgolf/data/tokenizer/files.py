@@ -1,0 +1,45 @@
+"""Tokenizers in files."""
+
+import json
+from pathlib import Path
+
+from plgolf.data.tokenizer.base import Tokenizer
+from plgolf.data.tokenizer.bytewise import ByteTokenizer
+from plgolf.data.tokenizer.sentencepiece import SentencePieceTokenizer
+from plgolf.errors import UserError
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Loads a tokenizer's file.
+
+    Args:
+        path: a SentencePiece ``.model``, or the ``.json`` of the byte tokenizer.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        UserError: the file is missing or is no tokenizer.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no tokenizer there")
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".json":
+            return _byte_tokenizer(content)
+        return SentencePieceTokenizer(content)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _byte_tokenizer(content: bytes) -> Tokenizer:
+    tokenizer = ByteTokenizer()
+    try:
+        same = json.loads(content) == json.loads(tokenizer.to_bytes())
+    except ValueError as error:
+        raise UserError("is no JSON") from error
+    if not same:
+        raise UserError("is not the description of the 260-id byte tokenizer")
+    return tokenizer

@@ -1,0 +1,115 @@
+"""SentencePiece models, and what makes one lossless."""
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from sentencepiece import SentencePieceProcessor
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
+
+from plgolf.data.byte_counts import ByteCounts
+from plgolf.data.tokenizer.base import Ids, Tokenizer
+from plgolf.errors import UserError
+
+SPACE = "\u2581"
+"""SentencePiece's mark for a space, at the start of a piece or inside it."""
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece model.
+
+    A model that neither normalises nor adds or removes spaces, and falls back to bytes, is lossless but for
+    what SentencePiece's own marks stand in the way of: a document's first space (whose byte the challenge's
+    rule would not count) and U+2581 (which would come back as a space). Those are encoded as bytes here.
+
+    Args:
+        model: contents of a ``.model`` file.
+
+    Raises:
+        UserError: they are no SentencePiece model, or one without a begin-of-sequence id.
+    """
+
+    kind = "sentencepiece"
+    file_name = "tokenizer.model"
+
+    def __init__(self, model: bytes) -> None:
+        try:
+            self.processor = SentencePieceProcessor(model_proto=model)
+            normalizer = ModelProto.FromString(model).normalizer_spec
+        except Exception as error:  # Of the C++ library or of protobuf; neither documents which.
+            raise UserError("is no SentencePiece model") from error
+        self._model = model
+        self.vocab_size = self.processor.get_piece_size()
+        self.bos_id = self.processor.bos_id()
+        if not 0 <= self.bos_id < self.vocab_size:
+            raise UserError("has no begin-of-sequence piece")
+        ids = [i for i in range(self.vocab_size) if self.processor.is_byte(i)]
+        self._byte_ids = np.array(ids, dtype=np.int32)
+        self.lossless = (
+            len(ids) == 256
+            and not normalizer.precompiled_charsmap
+            and not normalizer.add_dummy_prefix
+            and not normalizer.remove_extra_whitespaces
+            and normalizer.escape_whitespaces
+        )
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
+        encoded: list[Ids] = self.processor.encode(list(texts), return_type="numpy")
+        if self.lossless:
+            for index, text in enumerate(texts):
+                if text.startswith(" ") or SPACE in text:
+                    encoded[index] = self._encode_marks(text)
+        return encoded
+
+    def _encode_marks(self, text: str) -> Ids:
+        parts: list[Ids] = []
+        if text.startswith(" "):
+            parts.append(self._byte_ids[[0x20]])
+            text = text[1:]
+        for index, segment in enumerate(text.split(SPACE)):
+            if index:
+                parts.append(self._byte_ids[list(SPACE.encode())])
+            parts.append(self.processor.encode(segment, return_type="numpy"))
+        return np.concatenate(parts)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        text: str = self.processor.decode(list(ids))
+        return text
+
+    def normalize(self, text: str) -> str:
+        if self.lossless:
+            return text
+        normal: str = self.processor.normalize(text)
+        return normal
+
+    @cached_property
+    def byte_counts(self) -> ByteCounts[NDArray[np.generic]]:
+        processor, size = self.processor, self.vocab_size
+        base = np.zeros(size, dtype=np.int32)
+        space = np.zeros(size, dtype=np.bool_)
+        boundary = np.ones(size, dtype=np.bool_)
+        for index in range(size):
+            if processor.is_control(index) or processor.is_unknown(index) or processor.is_unused(index):
+                continue
+            boundary[index] = False
+            if processor.is_byte(index):
+                base[index] = 1
+                continue
+            piece = processor.id_to_piece(index)
+            space[index] = piece.startswith(SPACE)
+            base[index] = len(piece.removeprefix(SPACE).replace(SPACE, " ").encode())
+        return ByteCounts(base, space, boundary)
+
+    def raw_bytes(self, text: str, ids: Ids) -> NDArray[np.int64]:
+        if self.lossless:
+            return self.byte_counts.of_stream(ids).astype(np.int64)
+        found = self.processor.encode(text, return_type="offset_mapping", return_bytes=True)
+        # From where a token's surface starts to where the next one's does: what is dropped between or after
+        # two tokens belongs to the first, and what is dropped in front of all of them to the first, too.
+        starts = np.array([start for start, _ in found["offsets"]], dtype=np.int64)
+        starts[0] = 0
+        return np.diff(starts, append=len(text.encode()))
+
+    def to_bytes(self) -> bytes:
+        return self._model

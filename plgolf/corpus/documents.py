@@ -171,8 +171,8 @@ def _pieces(stream: IO[bytes], separator: bytes, limit: int) -> Iterator[tuple[b
             whole = not too_long and len(piece) <= limit
             yield (piece if whole else None), dropped_lines + piece.count(b"\n") + breaks
             dropped_lines, too_long = 0, False
-        if len(buffer) > limit:
-            # Only as much is kept as may be the beginning of the separator.
+        # What is kept may end with the beginning of a separator, and only that.
+        if len(buffer) >= limit + len(separator):
             cut = len(buffer) - len(separator) + 1
             dropped_lines += buffer.count(b"\n", 0, cut)
             buffer, too_long = buffer[cut:], True

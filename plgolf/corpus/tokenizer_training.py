@@ -78,7 +78,9 @@ class TokenizerRecipe:
         if self.preset == "lossless":
             return str
         normalizer = SentencePieceNormalizer(
-            rule_name=_PRESETS[self.preset]["normalization_rule_name"], remove_extra_whitespaces=True
+            rule_name=_PRESETS[self.preset]["normalization_rule_name"],
+            add_dummy_prefix=_COMMON["add_dummy_prefix"],
+            remove_extra_whitespaces=True,
         )
         return normalizer.normalize
 

@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from sentencepiece import SentencePieceProcessor
+from sentencepiece import SentencePieceProcessor, set_min_log_level
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from plgolf.data.byte_counts import ByteCounts
@@ -14,6 +14,9 @@ from plgolf.errors import UserError
 
 SPACE = "\u2581"
 """SentencePiece's mark for a space, at the start of a piece or inside it."""
+
+
+_FATAL = 3
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -34,7 +37,11 @@ class SentencePieceTokenizer(Tokenizer):
     file_name = "tokenizer.model"
 
     def __init__(self, model: bytes) -> None:
+        # What it has to say of a broken file is said by the error.
+        set_min_log_level(_FATAL)
         try:
+            if not model:
+                raise ValueError("empty")
             self.processor = SentencePieceProcessor(model_proto=model)
             normalizer = ModelProto.FromString(model).normalizer_spec
         except Exception as error:  # Of the C++ library or of protobuf; neither documents which.

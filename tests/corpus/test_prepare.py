@@ -1,0 +1,442 @@
+import hashlib
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from corpus.texts import TEXT, Lines, some_texts, tokenizer, write_jsonl
+from golden_data import TOKENIZER
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sentencepiece import SentencePieceProcessor
+
+from plgolf.corpus.building import Output
+from plgolf.corpus.documents import Document, Reading
+from plgolf.corpus.encoding import encode_in_order, share_out
+from plgolf.corpus.prepare import prepare, prepare_stdlib
+from plgolf.corpus.shuffling import ShuffledDocuments
+from plgolf.corpus.splitting import Corpus, Holdout
+from plgolf.corpus.text_files import find_files
+from plgolf.corpus.tokenizer_training import TokenizerRecipe, train_tokenizer
+from plgolf.corpus.verify import verify
+from plgolf.data.manifest import read_manifest
+from plgolf.data.shards import ShardReader, find_shards, find_side_cars
+from plgolf.data.tokenizer import load_tokenizer
+from plgolf.version import __version__
+
+BYTES = TokenizerRecipe(model_type="byte")
+
+
+def make(inputs, root, **options):
+    console = Lines()
+    defaults = {"reading": Reading(), "holdout": Holdout(), "recipe": BYTES, "output": Output(workers=2)}
+    settings = defaults | options
+    return prepare([str(path) for path in inputs], root, console=console, **settings), console.lines
+
+
+def tokens(root, split, reader=ShardReader):
+    shards = reader(find_shards(root, split))
+    return shards.read(0, shards.num_tokens)
+
+
+def texts(root, split):
+    manifest = read_manifest(root)
+    return load_tokenizer(root / manifest.tokenizer.file).decode_documents(tokens(root, split))
+
+
+def reference_shards(documents, model, num_val, shard_tokens):
+    """The challenge's exporter, by its description: a buffer that is written when full and between splits."""
+    processor = SentencePieceProcessor(model_file=str(model))
+    files, buffer, split = {}, [], "val"
+
+    def flush():
+        if buffer:
+            index = sum(name.startswith(f"fineweb_{split}") for name in files)
+            header = np.zeros(256, dtype="<i4")
+            header[:3] = 20240520, 1, len(buffer)
+            content = header.tobytes() + np.array(buffer, dtype="<u2").tobytes()
+            files[f"fineweb_{split}_{index:06d}.bin"] = content
+            buffer.clear()
+
+    for number, text in enumerate(documents):
+        wanted = "val" if number < num_val else "train"
+        if wanted != split:
+            flush()
+            split = wanted
+        for token in [processor.bos_id(), *processor.encode(text, out_type=int)]:
+            buffer.append(token)
+            if len(buffer) == shard_tokens:
+                flush()
+    flush()
+    return files
+
+
+def test_challenge_shards_are_the_references_byte_for_byte(tmp_path):
+    documents = [*some_texts(), "  ﬁgure ™\t\n two   blanks \u3000", "\u2581mark", "caf\u00e9 \U0001f600"]
+    source = write_jsonl(tmp_path / "docs.jsonl", documents)
+    manifest, _ = make(
+        [source],
+        tmp_path / "set",
+        holdout=Holdout(val_documents=5),
+        recipe=TokenizerRecipe(tokenizer=str(TOKENIZER)),
+        output=Output(name="fineweb", shard_tokens=10_007, workers=2),
+    )
+    expected = reference_shards(documents, TOKENIZER, 5, 10_007)
+    written = {path.name: path.read_bytes() for path in (tmp_path / "set").glob("fineweb_*_0*.bin")}
+    side_cars = {name: written.pop(name) for name in list(written) if "_bytes_" in name}
+    assert written == expected and len(expected) > 10
+    assert len(side_cars) == sum("val" in name for name in expected) > 1
+    assert (tmp_path / "set" / "tokenizer.model").read_bytes() == TOKENIZER.read_bytes()
+    assert manifest.splits["val"].documents == 5
+
+
+def test_the_challenge_preset_trains_as_the_challenge_did(tmp_path):
+    """The trainer's options, as the exporter's tokenizer holds them."""
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+
+    proto = ModelProto.FromString(tokenizer("challenge bpe").to_bytes())
+    trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
+    assert (trainer.byte_fallback, trainer.split_digits, trainer.hard_vocab_limit) == (True, True, False)
+    assert trainer.character_coverage == pytest.approx(0.999)
+    assert (trainer.max_sentence_length, trainer.max_sentencepiece_length) == (4192, 16)
+    assert (trainer.pad_id, trainer.bos_id, trainer.eos_id, trainer.unk_id) == (0, 1, 2, 3)
+    assert (normalizer.name, normalizer.add_dummy_prefix) == ("nmt_nfkc", False)
+    assert normalizer.remove_extra_whitespaces
+
+
+def test_the_manifest_says_it_all(tmp_path):
+    sources = [
+        write_jsonl(tmp_path / "a.jsonl", ["one", "two \U0001f600"]),
+        write_jsonl(tmp_path / "b.jsonl", ["three", "four", " five"]),
+    ]
+    manifest, lines = make(
+        [tmp_path / "*.jsonl"],
+        tmp_path / "set",
+        holdout=Holdout(val_documents=2),
+        recipe=TokenizerRecipe(tokenizer=str(TOKENIZER)),
+    )
+    assert manifest == read_manifest(tmp_path / "set")
+    assert manifest.sources == [
+        {
+            "path": str(path),
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "documents": count,
+        }
+        for path, count in zip(sources, (2, 3), strict=True)
+    ]
+    train, val = manifest.splits["train"], manifest.splits["val"]
+    assert (val.documents, val.raw_bytes, val.scored_bytes) == (2, 11, 11)
+    # The blank in front of "five" is dropped by this tokenizer.
+    assert (train.documents, train.raw_bytes, train.scored_bytes) == (3, 14, 13)
+    assert train.tokens == tokens(tmp_path / "set", "train").size
+    for entry in [*train.shards, *val.shards, *val.side_cars]:
+        path = tmp_path / "set" / entry.file
+        assert entry.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert entry.bytes == path.stat().st_size == 1024 + 2 * entry.tokens
+    assert manifest.plgolf == __version__ and manifest.options["val_documents"] == 2
+    assert "train: 13 scored bytes for 14 raw ones (-7.14 %)" in manifest.byte_note
+    assert any(manifest.byte_note in line for line in lines)
+    content = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    assert content["tokenizer"]["sha256"] == hashlib.sha256(TOKENIZER.read_bytes()).hexdigest()
+
+
+@settings(max_examples=25, deadline=None)
+@given(documents=st.lists(TEXT.filter(bool), min_size=2, max_size=30, unique=True))
+@pytest.mark.parametrize("kind", ["lossless bpe", "byte"])
+def test_documents_come_back_and_bytes_are_true(tmp_path_factory, kind, documents):
+    folder = tmp_path_factory.mktemp("any")
+    model = folder / ("t" + tokenizer(kind).file_name[-6:].replace("r.", "."))
+    model = model.with_suffix(Path(tokenizer(kind).file_name).suffix)
+    model.write_bytes(tokenizer(kind).to_bytes())
+    source = write_jsonl(folder / "a.jsonl", documents)
+    manifest, _ = make(
+        [source],
+        folder / "set",
+        holdout=Holdout(val_documents=1),
+        recipe=TokenizerRecipe(tokenizer=str(model)),
+        output=Output(shard_tokens=17),
+    )
+    assert texts(folder / "set", "val") + texts(folder / "set", "train") == documents
+    assert manifest.byte_note == ""
+    for split, part in (("val", documents[:1]), ("train", documents[1:])):
+        size = len("".join(part).encode())
+        assert manifest.splits[split].raw_bytes == manifest.splits[split].scored_bytes == size
+    assert all(check.passed for check in verify(folder / "set", console=Lines()))
+
+
+def test_side_cars_count_the_raw_bytes_of_a_tokenizer_that_drops_some(tmp_path):
+    documents = ["a" + " " * 200_000 + "b c", "x\n\n\ny " * 50, "z"]
+    source = write_jsonl(tmp_path / "a.jsonl", documents)
+    recipe = TokenizerRecipe(tokenizer=str(TOKENIZER))
+    with pytest.raises(ValueError, match=r"a\.jsonl:1: too few tokens: .*does not fit into 16 bits"):
+        make([source], tmp_path / "set", holdout=Holdout(val_documents=2), recipe=recipe)
+    documents[0] = "a" + " " * 100_000 + "b c"
+    write_jsonl(source, documents)
+    manifest, _ = make([source], tmp_path / "set", holdout=Holdout(val_documents=2), recipe=recipe)
+    val = manifest.splits["val"]
+    assert val.raw_bytes == len("".join(documents[:2]).encode()) > 300 + val.scored_bytes
+    side_cars = find_side_cars(tmp_path / "set", "val", find_shards(tmp_path / "set", "val"))
+    counts = ShardReader(side_cars).read(0, val.tokens).astype(int)
+    starts = np.flatnonzero(tokens(tmp_path / "set", "val") == 1)
+    assert counts[starts].tolist() == [0, 0]
+    sums = np.add.reduceat(counts, starts)
+    assert sums.tolist() == [len(text.encode()) for text in documents[:2]]
+
+
+@given(st.lists(st.integers(0, 200_000), min_size=1, max_size=8))
+def test_sharing_out_keeps_the_sum(counts):
+    shared = share_out(np.array(counts, dtype=np.int64))
+    if sum(counts) > 65535 * len(counts):
+        assert shared is None
+    else:
+        assert shared.dtype == np.uint16 and shared.sum() == sum(counts)
+        if max(counts) <= 65535:
+            assert shared.tolist() == counts
+
+
+def test_threads_change_nothing(tmp_path):
+    documents = [text[i : i + 3000] for text in some_texts() for i in range(0, len(text), 3000)]
+    made_by, outcomes = tokenizer("lossless bpe"), []
+    for workers in (1, 5):
+        labelled = [("val" if i % 7 == 0 else "train", d) for i, d in enumerate(map(document, documents))]
+        parts = {"val": [], "train": []}
+        for encoded in encode_in_order(labelled, made_by, workers=workers):
+            parts[encoded.split].append((encoded.tokens, encoded.raw_bytes))
+        outcomes.append({s: [np.concatenate(p).tolist() for p in zip(*e)] for s, e in parts.items()})
+    assert outcomes[0] == outcomes[1]
+    val = made_by.decode_documents(np.array(outcomes[0]["val"][0], dtype=np.uint16))
+    assert val == documents[::7]
+
+
+def document(text):
+    return Document(text, len(text.encode()), "memory", 1)
+
+
+def test_encoding_stops_where_its_consumer_does():
+    drawn = []
+
+    def endless():
+        while True:
+            drawn.append(1)
+            yield "train", document("x" * 300_000)
+
+    batches = encode_in_order(endless(), tokenizer("byte"), workers=2)
+    next(batches)
+    batches.close()
+    assert len(drawn) < 30
+
+
+def corpus(path, holdout, **options):
+    files = find_files([str(path)], Reading())
+    val_files = find_files(holdout.val_inputs, Reading())
+    settings = {"reading": Reading(), "seed": 1, "on_error": "stop"} | options
+    return Corpus(files, val_files, holdout=holdout, **settings)
+
+
+def split_of(made, normalize=str):
+    return [(split, d.text) for stream in made.streams(normalize) for split, d in stream]
+
+
+def test_the_first_documents_are_held_out(tmp_path):
+    source = write_jsonl(tmp_path / "a.jsonl", ["a", "b", "c"])
+    made = corpus(source, Holdout(val_documents=2))
+    assert split_of(made) == split_of(made) == [("val", "a"), ("val", "b"), ("train", "c")]
+
+
+def test_other_files_are_held_out(tmp_path):
+    train, val = write_jsonl(tmp_path / "t.jsonl", ["a"]), write_jsonl(tmp_path / "v.jsonl", ["b"])
+    assert split_of(corpus(train, Holdout(val_inputs=[str(val)]))) == [("val", "b"), ("train", "a")]
+    with pytest.raises(ValueError, match=r"t\.jsonl: is among the training and the validation inputs"):
+        corpus(train, Holdout(val_inputs=[str(train)]))
+
+
+def test_a_fraction_is_held_out_by_hash(tmp_path):
+    documents = [f"document {i}" for i in range(20_000)]
+    one = write_jsonl(tmp_path / "a.jsonl", documents)
+    shuffled = random.Random(0).sample(documents, len(documents))
+    other = write_jsonl(tmp_path / "b.jsonl", shuffled)
+    first = Counter(split_of(corpus(one, Holdout(val_fraction=0.1))))
+    assert first == Counter(split_of(corpus(other, Holdout(val_fraction=0.1))))
+    held_out = sum(split == "val" for split, _ in first)
+    assert held_out == pytest.approx(2000, rel=0.1)
+    assert first != Counter(split_of(corpus(one, Holdout(val_fraction=0.1), seed=2)))
+    # A larger fraction holds out the same documents and some more.
+    more = {text for split, text in split_of(corpus(one, Holdout(val_fraction=0.2))) if split == "val"}
+    assert {text for split, text in first if split == "val"} < more
+
+
+def test_texts_that_a_tokenizer_makes_equal_stay_together(tmp_path):
+    pairs = [[f"word {i}", f"  word\t{i} "] for i in range(300)]
+    source = write_jsonl(tmp_path / "a.jsonl", [text for pair in pairs for text in pair])
+    normalize = load_tokenizer(TOKENIZER).normalize
+    found = [split for split, _ in split_of(corpus(source, Holdout(val_fraction=0.5)), normalize)]
+    assert found[::2] == found[1::2] and 100 < found.count("val") < 500
+    # The preset's normaliser, which splits before there is a tokenizer, is the trained one's.
+    preset = TokenizerRecipe(preset="challenge").normalizer()
+    trained = tokenizer("challenge bpe").normalize
+    for text in ("  word\t1 ", "ﬁ\u3000x\u00a0y", "™ Ａ"):
+        assert preset(text) == trained(text)
+
+
+def test_training_documents_equal_to_a_validation_document_are_left_out(tmp_path):
+    # Not equal as texts, but the same to a tokenizer that normalises blanks.
+    source = write_jsonl(tmp_path / "a.jsonl", ["val one", "train", " val  one ", "more", "val one"])
+    manifest, lines = make(
+        [source],
+        tmp_path / "set",
+        holdout=Holdout(val_documents=1),
+        recipe=TokenizerRecipe(tokenizer=str(TOKENIZER)),
+    )
+    assert texts(tmp_path / "set", "train") == ["train", "more"]
+    reason = "training document equal to a validation document"
+    assert manifest.left_out == {reason: 2} and f"left out 2: {reason}" in lines
+    assert manifest.splits["train"].scored_bytes == manifest.splits["train"].raw_bytes == 9
+    assert all(check.passed for check in verify(tmp_path / "set", console=Lines()))
+
+
+def test_only_one_rule_may_be_given():
+    with pytest.raises(ValueError, match="only one of val_fraction"):
+        Holdout(val_fraction=0.1, val_documents=1)
+    for bad in ({"val_fraction": 0.0}, {"val_fraction": 1.0}, {"val_documents": 0}):
+        with pytest.raises(ValueError, match="must"):
+            Holdout(**bad)
+
+
+def test_the_tokenizer_sees_training_documents_only(tmp_path):
+    source = write_jsonl(tmp_path / "a.jsonl", [f"{'v' if i < 50 else 't'}{i}" for i in range(1000)])
+    made = corpus(source, Holdout(val_documents=50))
+    seen = made.sample(str, 10**9, lambda count: None)
+    assert seen == [f"t{i}" for i in range(50, 1000)]
+    sample = made.sample(str, 400, lambda count: None)
+    assert 80 < len(sample) < 120 and sum(map(len, sample)) <= 400 and set(sample) < set(seen)
+    assert sample == made.sample(str, 400, lambda count: None)
+    assert len(made.sample(str, 1, lambda count: None)) == 1
+    # It is drawn from all of them.
+    assert min(int(text[1:]) for text in sample) < 200 < 800 < max(int(text[1:]) for text in sample)
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_training_a_tokenizer_is_reproducible(model_type):
+    recipe = TokenizerRecipe(model_type=model_type, vocab_size=400)
+    one, two = (train_tokenizer(some_texts()[:20], recipe) for _ in range(2))
+    assert one.sha256 == two.sha256 and one.lossless
+
+
+def test_a_vocabulary_that_does_not_suit_the_text_is_refused(tmp_path):
+    source = write_jsonl(tmp_path / "a.jsonl", ["some text"] * 3)
+    for size in (200, 5000):
+        recipe = TokenizerRecipe(vocab_size=size)
+        with pytest.raises(ValueError, match=f"vocab_size {size} does not suit the text: .") as error:
+            make([source], tmp_path / "set", holdout=Holdout(val_documents=1), recipe=recipe)
+        assert "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_shuffling_is_by_seed_and_loses_nothing(tmp_path):
+    documents = [f"{i} " * (i % 5 + 1) for i in range(500)]
+    source = write_jsonl(tmp_path / "a.jsonl", documents)
+    orders = {}
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        output = Output(name="x", shuffle=True, seed=seed, shard_tokens=300)
+        make([source], tmp_path / name, holdout=Holdout(val_documents=20), output=output)
+        assert texts(tmp_path / name, "val") == documents[:20]
+        orders[name] = texts(tmp_path / name, "train")
+        assert sorted(orders[name]) == sorted(documents[20:])
+    assert orders["a"] == orders["b"] != orders["c"]
+    places = np.array([orders["a"].index(text) for text in documents[20:]])
+    assert abs(np.corrcoef(places, np.arange(480))[0, 1]) < 0.2
+    assert not list((tmp_path / "a").glob(".*"))
+
+
+def test_every_order_is_equally_likely(tmp_path):
+    counts = Counter()
+    for seed in range(1200):
+        shuffled = ShuffledDocuments(tmp_path, seed, buckets=2)
+        shuffled.add(np.arange(3, dtype=np.uint16), np.arange(3))
+        counts[tuple(np.concatenate(list(shuffled)).tolist())] += 1
+    assert len(counts) == 6 and all(150 < count < 250 for count in counts.values())
+
+
+def test_what_is_wrong_stops_everything_or_is_counted(tmp_path):
+    source = tmp_path / "a.jsonl"
+    lines = [b'{"text": "fine"}', b'{"text": "\xff"}', b"{", b'{"text": ""}', b'{"text": "\\ufeff"}']
+    source.write_bytes(b"\n".join([*lines, b'{"text": "good"}', b'{"text": "also"}', b""]))
+    options = {"holdout": Holdout(val_documents=1), "recipe": TokenizerRecipe(tokenizer=str(TOKENIZER))}
+    with pytest.raises(ValueError, match=r"a\.jsonl:2: malformed UTF-8: byte 0xff \(--on_error skip"):
+        make([source], tmp_path / "set", **options)
+    manifest, said = make([source], tmp_path / "set", on_error="skip", **options)
+    # U+FEFF alone is nothing to this tokenizer: a document without tokens.
+    assert manifest.left_out == {"malformed UTF-8": 1, "broken JSON": 1, "empty document": 2}
+    assert texts(tmp_path / "set", "train") == ["good", "also"]
+    assert "left out 2: empty document" in said
+    assert manifest.sources[0]["documents"] == 3
+
+
+def test_a_split_without_documents_is_refused(tmp_path):
+    source = write_jsonl(tmp_path / "a.jsonl", ["a", "b"])
+    for holdout, split in ((Holdout(val_documents=2), "train"), (Holdout(val_fraction=1e-9), "val")):
+        with pytest.raises(ValueError, match=f"no document got into the {split} split, of 2 in all"):
+            make([source], tmp_path / "set", holdout=holdout)
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_dataset_is_replaced_only_on_request(tmp_path):
+    source, root = write_jsonl(tmp_path / "a.jsonl", ["a", "b"]), tmp_path / "set"
+    holdout = Holdout(val_documents=1)
+    first, _ = make([source], root, holdout=holdout)
+    before = {path: path.stat().st_mtime_ns for path in root.iterdir()}
+    again, lines = make([source], root, holdout=holdout)
+    assert again == first and "is there already" in lines[0]
+    assert before == {path: path.stat().st_mtime_ns for path in root.iterdir()}
+    for change in ({"output": Output(shard_tokens=9)}, {"holdout": Holdout(val_fraction=0.5)}):
+        with pytest.raises(ValueError, match=r"set: holds another dataset: --overwrite"):
+            make([source], root, **({"holdout": holdout} | change))
+    write_jsonl(source, ["a", "b", "c"])
+    with pytest.raises(ValueError, match="holds another dataset"):
+        make([source], root, holdout=holdout)
+    make([source], root, holdout=holdout, overwrite=True)
+    assert texts(root, "train") == ["b", "c"]
+    # A failing replacement leaves what was there.
+    source.write_text("{")
+    with pytest.raises(ValueError, match="broken JSON"):
+        make([source], root, holdout=holdout, overwrite=True)
+    assert texts(root, "train") == ["b", "c"]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("precious")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=r"other: .*holds no manifest\.json"):
+            make([source], other, overwrite=overwrite)
+    assert (other / "thesis.txt").read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "other", "set"]
+
+
+def test_the_embedded_dataset_is_made_once_and_whole(tmp_path):
+    root, console = tmp_path / "data" / "set", Lines()
+    prepare_stdlib(root, vocab_size=512, console=console)
+    manifest = read_manifest(root)
+    assert manifest.tokenizer.lossless and manifest.tokenizer.vocab_size == 512
+    assert manifest.splits["train"].tokens > 10 * manifest.splits["val"].tokens > 500_000
+    assert all(check.passed for check in verify(root, console=Lines()))
+    lines = len(console.lines)
+    prepare_stdlib(root, vocab_size=512, console=console)
+    assert len(console.lines) == lines and [path.name for path in root.parent.iterdir()] == ["set"]
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ValueError, match=r"exists but holds no manifest\.json"):
+        prepare_stdlib(tmp_path / "other", vocab_size=512, console=console)
+    assert not list((tmp_path / "other").iterdir())
+    with pytest.raises(ValueError, match="vocab_size 200 does not suit the text"):
+        prepare_stdlib(tmp_path / "small", vocab_size=200, console=console)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "other"]
+
+
+def test_settings_are_checked():
+    for bad in ({"name": "a/b"}, {"shard_tokens": 0}, {"shard_tokens": 2**31}, {"workers": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(bad))} must"):
+            Output(**bad)
+    for bad in ({"vocab_size": 0}, {"vocab_size": 70_000}, {"sample_bytes": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(bad))} must"):
+            TokenizerRecipe(**bad)

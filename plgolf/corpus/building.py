@@ -17,7 +17,7 @@ from plgolf.corpus.shard_writer import ShardWriter
 from plgolf.corpus.shuffling import ShuffledDocuments
 from plgolf.corpus.splitting import Corpus
 from plgolf.corpus.tokenizer_training import TokenizerRecipe, train_tokenizer
-from plgolf.data.documents import document_hashes
+from plgolf.data.documents import KnownDocuments
 from plgolf.data.manifest import Manifest, Split, TokenizerEntry, byte_note, hash_file
 from plgolf.data.tokenizer import Tokenizer
 from plgolf.errors import UserError
@@ -178,14 +178,14 @@ def _encode(
     """Writes all tokens; returns how many documents of each file were taken."""
     progress = Progress(console, "encoding", corpus.size)
     per_file: Counter[str] = Counter()
-    held_out: set[bytes] = set()
+    held_out = KnownDocuments()
     for stream in corpus.streams(tokenizer.normalize):
         for encoded in encode_in_order(stream, tokenizer, workers=workers):
             for flaw in encoded.flaws:
                 corpus.reject(flaw)
             taken = encoded if corpus.holdout.by_hash else _disjoint(encoded, held_out, corpus, tokenizer)
             writers[taken.split].add(taken)
-            per_file.update(document.file for document in taken.documents)
+            per_file.update([document.file for document in taken.documents])
             progress.show(
                 corpus.position,
                 documents=sum(writer.documents for writer in writers.values()),
@@ -199,13 +199,12 @@ def _encode(
     return per_file
 
 
-def _disjoint(encoded: Encoded, held_out: set[bytes], corpus: Corpus, tokenizer: Tokenizer) -> Encoded:
+def _disjoint(encoded: Encoded, held_out: KnownDocuments, corpus: Corpus, tokenizer: Tokenizer) -> Encoded:
     """Takes note of validation documents, and leaves out training documents of the same tokens."""
-    hashes = document_hashes(encoded.tokens, encoded.starts)
     if encoded.split == "val":
-        held_out.update(hashes)
+        held_out.add(encoded.tokens, encoded.starts)
         return encoded
-    dropped = {index for index, digest in enumerate(hashes) if digest in held_out}
+    dropped = held_out.find(encoded.tokens, encoded.starts)
     if not dropped:
         return encoded
     corpus.left_out["training document equal to a validation document"] += len(dropped)

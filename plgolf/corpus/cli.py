@@ -11,7 +11,7 @@ from plgolf.arguments import OneLineErrors
 from plgolf.console import Terminal
 from plgolf.corpus.building import Output
 from plgolf.corpus.documents import Reading
-from plgolf.corpus.download import download
+from plgolf.corpus.download import REPO, TRAIN_SHARDS, download
 from plgolf.corpus.inspection import describe, draw_lengths, inspect
 from plgolf.corpus.prepare import prepare
 from plgolf.corpus.splitting import Holdout
@@ -70,7 +70,14 @@ def _prepare_arguments(parser: OneLineErrors) -> None:
         help="at a document that cannot be taken: stop, naming file and line, or skip and count it",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset in root")
-    parser.add_class_arguments(Reading)
+    parser.add_class_arguments(Reading, skip={"separator"})
+    # As a plain string: where null is an option, "---" would be read as the YAML for it.
+    parser.add_argument(
+        "--separator",
+        type=str,
+        default=None,
+        help="what stands between documents in a text file (\\n: a line break); by default a file is one",
+    )
     parser.add_class_arguments(Holdout, skip={"val_inputs"})
     parser.add_argument(
         "--val_inputs",
@@ -156,11 +163,36 @@ def _inspect(settings: Namespace) -> int:
     return 0
 
 
+def _download_arguments(parser: OneLineErrors) -> None:
+    parser.add_argument("variant", type=str, help="dataset, or how its name ends: sp1024, sp4096, byte260")
+    parser.add_argument(
+        "--train_shards",
+        type=int | None,
+        default=TRAIN_SHARDS,
+        help="how many training shards of 100 million tokens, null for all; the validation split comes whole",
+    )
+    parser.add_argument("--root", type=str, default="data", help="gets datasets/<name> and tokenizers")
+    parser.add_argument("--repo", type=str, default=REPO, help="dataset repository on the hub")
+    parser.add_argument(
+        "--remote_root", type=str, default="datasets", help="folder of manifest.json in the repository"
+    )
+    parser.add_argument("--revision", type=str, default="main", help="branch, tag or commit")
+
+
+def _download(settings: Namespace) -> int:
+    options = {key: settings[key] for key in ("train_shards", "repo", "remote_root", "revision")}
+    download(settings.variant, root=Path(settings.root), console=Terminal(), **options)
+    return 0
+
+
 _COMMANDS = {
     "prepare": Command(
         "Make token shards of text files: .txt, .jsonl, also .gz and .zst, and .parquet.",
         _prepare_arguments,
         _prepare,
+    ),
+    "download": Command(
+        "Bring one of the challenge's published datasets from the hub.", _download_arguments, _download
     ),
     "verify": Command(
         "Check a dataset: a table of answers, exit status 1 if one is no.", _root_arguments, _verify

@@ -118,7 +118,10 @@ def _json_document(data: bytes, file: str, line: int, reading: Reading) -> Docum
     try:
         content = json.loads(data.decode())
         text = content[name]
-        return checked(text.encode(), file, line, reading)
+        num_bytes = len(text.encode())
+        if not 0 < num_bytes <= reading.max_document_bytes:
+            return checked(text.encode(), file, line, reading)
+        return Document(text, num_bytes, file, line)
     except UnicodeDecodeError as error:
         return Flaw("malformed UTF-8", f"byte 0x{data[error.start]:02x}", file, line)
     except UnicodeEncodeError as error:

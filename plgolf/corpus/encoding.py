@@ -12,7 +12,7 @@ from plgolf.corpus.documents import Document, Flaw
 from plgolf.data.shards import Tokens
 from plgolf.data.tokenizer import Tokenizer
 
-_BATCH_BYTES = 256 * 1024
+_BATCH_BYTES = 1 << 20
 _IN_FLIGHT_BYTES = 8_000_000
 """Documents under way together: encoding takes some 60 times the size of the longest one in memory."""
 _MAX_COUNT = np.iinfo(np.uint16).max
@@ -102,7 +102,7 @@ def encode(split: str, documents: list[Document], tokenizer: Tokenizer) -> Encod
         found = kept
     starts, tokens = _joined([ids for _, ids in found], tokenizer.bos_id)
     _, counts = _joined(raw_bytes, 0)
-    scored = int(tokenizer.byte_counts.of_stream(tokens).sum(dtype=np.int64))
+    scored = tokenizer.byte_counts.total(tokens)
     return Encoded(split, [d for d, _ in found], tokens, starts, scored, counts, flaws)
 
 
@@ -112,13 +112,12 @@ def _flaw(reason: str, detail: str, document: Document) -> Flaw:
 
 def _joined(parts: Sequence[NDArray[np.integer[Any]]], first: int) -> tuple[NDArray[np.int64], Tokens]:
     """Joins arrays, one value in front of each; returns where each begins, and the whole."""
+    if not parts:
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.uint16)
     sizes = np.array([part.size + 1 for part in parts], dtype=np.int64)
-    starts = np.cumsum(sizes) - sizes
-    joined = np.empty(int(sizes.sum()), dtype=np.uint16)
-    for start, part in zip(starts.tolist(), parts, strict=True):
-        joined[start] = first
-        joined[start + 1 : start + 1 + part.size] = part
-    return starts, joined
+    before = np.array([first])
+    whole = [array for part in parts for array in (before, part)]
+    return np.cumsum(sizes) - sizes, np.concatenate(whole, dtype=np.uint16, casting="unsafe")
 
 
 def share_out(counts: NDArray[np.int64]) -> NDArray[np.uint16] | None:
@@ -159,6 +158,6 @@ def without(encoded: Encoded, dropped: set[int], tokenizer: Tokenizer) -> Encode
     kept = [i for i in range(len(encoded.documents)) if i not in dropped]
     parts = [encoded.tokens[encoded.starts[i] + 1 : ends[i]] for i in kept]
     starts, tokens = _joined(parts, tokenizer.bos_id)
-    scored = int(tokenizer.byte_counts.of_stream(tokens).sum(dtype=np.int64))
+    scored = tokenizer.byte_counts.total(tokens)
     documents = [encoded.documents[i] for i in kept]
     return encoded._replace(documents=documents, tokens=tokens, starts=starts, scored_bytes=scored)

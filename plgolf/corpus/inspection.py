@@ -95,7 +95,7 @@ def _look(root: Path, split: str, tokenizer: Tokenizer | None) -> SplitView:
         lengths.append(np.diff(starts, append=tokens.size) - 1)
         looked_at += tokens.size
         if tokenizer:
-            scored += int(tokenizer.byte_counts.of_stream(tokens).sum(dtype=np.int64))
+            scored += tokenizer.byte_counts.total(tokens)
         if looked_at >= _LOOKED_AT_TOKENS:
             break
     side_cars = find_side_cars(root, split, shards)

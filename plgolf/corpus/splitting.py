@@ -110,7 +110,7 @@ class Corpus:
         """
         self.left_out.clear()
         for file in self.all_files:
-            file.position = 0
+            file.track(lambda: 0)
         documents = self._documents(self.files)
         if self.val_files:
             yield (("val", document) for document in self._documents(self.val_files))

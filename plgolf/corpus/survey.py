@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plgolf.data.byte_counts import ByteCounts
-from plgolf.data.documents import document_hashes, whole_documents
+from plgolf.data.documents import KnownDocuments, whole_documents
 from plgolf.data.shards import ShardReader
 from plgolf.data.tokenizer import Tokenizer
 
@@ -26,8 +26,8 @@ class Survey:
         decoded_bytes: UTF-8 bytes of the documents' decoded texts; None if they were not decoded.
         reencoded: documents that were decoded and encoded again.
         reencoded_equal: those that came out as they went in.
-        hashes: of all documents, if they were asked for.
-        seen_elsewhere: documents whose hash was among those given.
+        known: its documents, if they were asked for.
+        seen_elsewhere: documents that were among those given.
         lengths: tokens of each document, without its begin-of-sequence.
     """
 
@@ -40,7 +40,7 @@ class Survey:
     decoded_bytes: int | None = None
     reencoded: int = 0
     reencoded_equal: int = 0
-    hashes: set[bytes] = field(default_factory=set)
+    known: KnownDocuments = field(default_factory=KnownDocuments)
     seen_elsewhere: int = 0
     lengths: list[NDArray[np.int64]] = field(default_factory=list)
 
@@ -51,8 +51,8 @@ def survey(
     counts: ByteCounts[NDArray[np.generic]],
     *,
     decode: bool = False,
-    hashes: bool = False,
-    elsewhere: set[bytes] | None = None,
+    remember: bool = False,
+    elsewhere: KnownDocuments | None = None,
     tick: Callable[[int], None] = lambda tokens: None,  # noqa: ARG005
 ) -> Survey:
     """Reads a split once, in bounded memory.
@@ -62,8 +62,8 @@ def survey(
         tokenizer: what made them.
         counts: the byte table.
         decode: decodes all documents, and encodes the first megabyte of them again.
-        hashes: keeps a hash of each document.
-        elsewhere: hashes of the other split's documents to look for.
+        remember: keeps what is needed to know each document again.
+        elsewhere: documents of the other split, to look for.
         tick: called now and then with the number of tokens read.
 
     Returns:
@@ -79,13 +79,12 @@ def survey(
         found.lengths.append(lengths)
         found.tokens += tokens.size
         found.max_id = max(found.max_id, int(tokens.max()))
-        if hashes or elsewhere:
-            digests = document_hashes(tokens, starts)
-            found.seen_elsewhere += sum(digest in (elsewhere or ()) for digest in digests)
-            if hashes:
-                found.hashes.update(digests)
+        if remember:
+            found.known.add(tokens, starts)
+        if elsewhere is not None:
+            found.seen_elsewhere += len(elsewhere.find(tokens, starts))
         if found.max_id < tokenizer.vocab_size:
-            found.scored_bytes += int(counts.of_stream(tokens).sum(dtype=np.int64))
+            found.scored_bytes += counts.total(tokens)
             if found.decoded_bytes is not None:
                 found.decoded_bytes += _decode(found, tokens, starts, tokenizer)
         tick(found.tokens)

@@ -3,7 +3,7 @@
 import gzip
 import io
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
@@ -22,6 +22,7 @@ _SUFFIXES: dict[str, Format] = {
     ".parquet": "parquet",
 }
 _COMPRESSED = (".gz", ".zst")
+_BUFFER_BYTES = 1 << 18
 
 
 @dataclass
@@ -39,14 +40,22 @@ class TextFile:
     format: Format
 
     def __post_init__(self) -> None:
-        self.position = 0
-        """Bytes of the file that the current reading has taken."""
+        self._taken: Callable[[], int] = lambda: 0
         try:
             status = self.path.stat()
         except OSError as error:
             raise UserError(f"{self.name}: cannot be read: {error.strerror}") from error
         self.size = status.st_size
         self._stamp = status.st_mtime_ns
+
+    @property
+    def position(self) -> int:
+        """Bytes of the file that the current reading has taken."""
+        return self._taken()
+
+    def track(self, taken: Callable[[], int]) -> None:
+        """Lets ``taken`` tell the position from now on."""
+        self._taken = taken
 
     def documents(self, reading: Reading) -> Iterator[Document | Flaw]:
         """Reads the file in constant memory.
@@ -60,7 +69,7 @@ class TextFile:
         Raises:
             UserError: the file as a whole cannot be read, or has changed since it was found.
         """
-        self.position = 0
+        self.track(lambda: 0)
         read = _parquet if self.format == "parquet" else _stream
         try:
             yield from read(self, reading)
@@ -71,7 +80,7 @@ class TextFile:
             raise UserError(f"{self.name}: cannot be read: {error.strerror or error}") from error
         if (status.st_size, status.st_mtime_ns) != (self.size, self._stamp):
             raise UserError(f"{self.name}: has changed while it was read")
-        self.position = self.size
+        self.track(lambda: self.size)
 
 
 def find_files(inputs: Sequence[str], reading: Reading, *, stdin: Path | None = None) -> list[TextFile]:
@@ -117,11 +126,11 @@ def _format(path: Path) -> Format:
 
 
 def _stream(file: TextFile, reading: Reading) -> Iterator[Document | Flaw]:
-    with file.path.open("rb") as raw, _decompressed(raw, file) as stream:
+    with file.path.open("rb", buffering=_BUFFER_BYTES) as raw, _decompressed(raw, file) as stream:
+        file.track(raw.tell)
         parse = json_lines if file.format == "jsonl" else plain_text
-        for item in parse(stream, file.name, reading):
-            file.position = raw.tell()
-            yield item
+        yield from parse(stream, file.name, reading)
+        file.track(lambda: file.size)
 
 
 def _decompressed(raw: IO[bytes], file: TextFile) -> IO[bytes]:
@@ -151,7 +160,8 @@ def _parquet(file: TextFile, reading: Reading) -> Iterator[Document | Flaw]:
             if column not in names:
                 has = ", ".join(map(repr, names))
                 raise UserError(f"{file.name}: {column!r} is not among its columns {has} (--text_field)")
-            row = 0
+            row, size, rows = 0, file.size, max(table.metadata.num_rows, 1)
+            file.track(lambda: size * row // rows)
             for batch in table.iter_batches(batch_size=256, columns=[column]):
                 # As bytes: pyarrow does not look whether a string is UTF-8.
                 for data in batch.column(0).cast(arrow.large_binary()).to_pylist():
@@ -160,6 +170,5 @@ def _parquet(file: TextFile, reading: Reading) -> Iterator[Document | Flaw]:
                         yield Flaw("no text field", f"{column!r} is null", file.name, row)
                     else:
                         yield checked(data, file.name, row, reading)
-                file.position = file.size * row // max(table.metadata.num_rows, 1)
     except arrow.ArrowException as error:
         raise UserError(f"{file.name}: is no whole Parquet file with text in {column!r}: {error}") from error

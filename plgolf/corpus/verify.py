@@ -62,7 +62,14 @@ def verify(root: Path, *, tokenizer: Path | None = None, console: Console) -> li
 
 def _checks(root: Path, tokenizer_path: Path | None, console: Console) -> Iterator[Check]:
     try:
-        shards = {split: find_shards(root, split) for split in ("train", "val")}
+        manifest = read_manifest(root)
+    except UserError as error:
+        yield Check("manifest", False, str(error))
+        return
+    # A download may be of the validation split alone.
+    val_alone = manifest is not None and not manifest.splits["train"].shards
+    try:
+        shards = {split: find_shards(root, split) for split in (("val",) if val_alone else ("val", "train"))}
         side_cars = find_side_cars(root, "val", shards["val"])
         readers = {split: ShardReader(files) for split, files in shards.items()}
     except UserError as error:
@@ -70,11 +77,6 @@ def _checks(root: Path, tokenizer_path: Path | None, console: Console) -> Iterat
         return
     count = sum(len(files) for files in shards.values()) + len(side_cars)
     yield Check("headers and sizes", True, f"{count} files are whole")
-    try:
-        manifest = read_manifest(root)
-    except UserError as error:
-        yield Check("manifest", False, str(error))
-        return
     yield from check_files(root, manifest, console)
     try:
         tokenizer = find_tokenizer(root, tokenizer_path)
@@ -98,8 +100,10 @@ def _surveys(readers: dict[str, ShardReader], tokenizer: Tokenizer, console: Con
         return lambda tokens: progress.show(TOKEN_BYTES * tokens, tokens=tokens)
 
     counts = tokenizer.byte_counts
-    val = survey(readers["val"], tokenizer, counts, decode=True, hashes=True, tick=reading("val"))
-    train = survey(readers["train"], tokenizer, counts, elsewhere=val.hashes, tick=reading("train"))
+    val = survey(readers["val"], tokenizer, counts, decode=True, remember=True, tick=reading("val"))
+    if "train" not in readers:
+        return {"val": val}
+    train = survey(readers["train"], tokenizer, counts, elsewhere=val.known, tick=reading("train"))
     return {"val": val, "train": train}
 
 
@@ -217,7 +221,9 @@ def check_side_cars(
 
 def check_held_out(surveys: dict[str, Survey]) -> Check:
     """Is no validation document in the training split, by its tokens?"""
+    if "train" not in surveys:
+        return Check("held out", None, "there is no training split")
     seen = surveys["train"].seen_elsewhere
-    held_out = len(surveys["val"].hashes)
+    held_out = len(surveys["val"].known)
     detail = f"{seen:,} training documents are equal to one of {held_out:,} validation documents"
     return Check("held out", seen == 0, detail)

@@ -9,21 +9,50 @@ from numpy.typing import NDArray
 
 from plgolf.data.shards import ShardReader, Tokens
 
+_HEAD_BYTES = 32
 
-def document_hashes(tokens: Tokens, starts: NDArray[np.int64]) -> list[bytes]:
-    """Hashes documents by their tokens.
 
-    Args:
-        tokens: uint16 (n,).
-        starts: int64 (documents,); where each begins, the first at 0.
+class KnownDocuments:
+    """A set of documents, by their tokens, that others are looked up in.
 
-    Returns:
-        16 bytes for each.
+    A document whose first tokens are those of none in the set is not even hashed, which is most of them.
     """
-    data = tokens.astype("<u2", copy=False).tobytes()
+
+    def __init__(self) -> None:
+        self._heads: set[bytes] = set()
+        self._digests: set[bytes] = set()
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def add(self, tokens: Tokens, starts: NDArray[np.int64]) -> None:
+        """Adds documents.
+
+        Args:
+            tokens: uint16 (n,).
+            starts: int64 (documents,); where each begins, the first at 0.
+        """
+        for document in _views(tokens, starts):
+            self._heads.add(bytes(document[:_HEAD_BYTES]))
+            self._digests.add(_digest(document))
+
+    def find(self, tokens: Tokens, starts: NDArray[np.int64]) -> set[int]:
+        """Returns the indices of documents that are in the set; arguments as for ``add``."""
+        return {
+            index
+            for index, document in enumerate(_views(tokens, starts))
+            if bytes(document[:_HEAD_BYTES]) in self._heads and _digest(document) in self._digests
+        }
+
+
+def _views(tokens: Tokens, starts: NDArray[np.int64]) -> Iterator[memoryview]:
+    data = memoryview(tokens.astype("<u2", copy=False).tobytes())
     bounds = [*(2 * starts).tolist(), len(data)]
-    view = memoryview(data)
-    return [hashlib.blake2b(view[start:end], digest_size=16).digest() for start, end in pairwise(bounds)]
+    return (data[start:end] for start, end in pairwise(bounds))
+
+
+def _digest(document: memoryview) -> bytes:
+    return hashlib.blake2b(document, digest_size=16).digest()
 
 
 def whole_documents(

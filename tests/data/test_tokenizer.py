@@ -152,6 +152,6 @@ def test_tokenizer_files(tmp_path):
         with pytest.raises(ValueError, match=message) as error:
             load_tokenizer(tmp_path / name)
         assert str(tmp_path / name) in str(error.value)
-    assert VOCAB_SIZE == load_tokenizer(TOKENIZER).vocab_size
+    assert load_tokenizer(TOKENIZER).vocab_size == VOCAB_SIZE
     with pytest.raises(ValueError, match="is no SentencePiece model"):
         SentencePieceTokenizer(TOKENIZER.read_bytes()[:1000])

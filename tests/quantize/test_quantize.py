@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from plgolf import GPT, GPTConfig, interop, load_artifact
 from plgolf.artifact import read_artifact, save_artifact
+from plgolf.config import config_from_dict, config_to_dict
 from plgolf.model import AttentionConfig, HeadConfig
-from plgolf.model.config import config_from_dict, config_to_dict
 from plgolf.quantize.int8_zlib import (
     dequantize_state_dict,
     pack,

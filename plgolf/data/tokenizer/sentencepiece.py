@@ -62,7 +62,7 @@ class SentencePieceTokenizer(Tokenizer):
         )
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
-        encoded: list[Ids] = self.processor.encode(list(texts), return_type="numpy")
+        encoded: list[Ids] = self.processor.encode(list(texts), return_type="numpy", num_threads=1)
         if self.lossless:
             for index, text in enumerate(texts):
                 if text.startswith(" ") or SPACE in text:

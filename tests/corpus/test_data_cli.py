@@ -1,0 +1,204 @@
+"""``plgolf data`` as a user meets it: in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import yaml
+from corpus.texts import some_texts, write_jsonl
+from golden_data import GOLDEN, TOKENIZER
+
+from plgolf.data.manifest import read_manifest
+from plgolf.data.shards import write_shard
+
+
+def data(*arguments, cwd, **options):
+    command = [sys.executable, "-m", "plgolf", "data", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, **options)
+
+
+def start(*arguments, cwd):
+    command = [sys.executable, "-m", "plgolf", "data", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_from_text_to_a_verified_dataset(tmp_path):
+    for index, text in enumerate(some_texts()):
+        (tmp_path / "books" / f"{index}.txt").parent.mkdir(exist_ok=True)
+        (tmp_path / "books" / f"{index}.txt").write_text(text)
+    done = data("prepare", "books/*.txt", "--root", "data/books", "--vocab_size", 400, cwd=tmp_path)
+    assert done.returncode == 0 and not done.stderr
+    assert "training a lossless bpe tokenizer of 400 pieces" in done.stdout
+    assert done.stdout.endswith("written to data/books\n")
+    done = data("verify", "data/books", cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.endswith("all 11 checks passed\n")
+    done = data("inspect", "data/books", "--picture", "lengths.png", cwd=tmp_path)
+    assert done.returncode == 0
+    for words in ("bytes per token", "documents, tokens in each: shortest", "####", "val begins with"):
+        assert words in done.stdout
+    assert (tmp_path / "lengths.png").read_bytes().startswith(b"\x89PNG")
+    shard = next((tmp_path / "data" / "books").glob("books_train_*"))
+    shard.write_bytes(shard.read_bytes()[:-2])
+    done = data("verify", "data/books", cwd=tmp_path)
+    assert done.returncode == 1 and done.stdout.endswith("1 of 1 checks failed\n")
+    assert done.stdout.startswith("FAILED  headers and sizes")
+
+
+def test_standard_input_and_options_from_a_file(tmp_path):
+    options = {"root": "set", "separator": "\n---\n", "val_documents": 1, "model_type": "byte"}
+    (tmp_path / "set.yaml").write_text(yaml.safe_dump(options))
+    text = "one\n---\ntwo\nlines\n---\nthree"
+    done = data("prepare", "-c", "set.yaml", "-", cwd=tmp_path, input=text)
+    assert done.returncode == 0, done.stderr
+    manifest = read_manifest(tmp_path / "set")
+    assert manifest.splits["train"].documents == 2 and manifest.splits["train"].raw_bytes == 14
+    assert [source["path"] for source in manifest.sources] == ["stdin"]
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == [
+        "manifest.json",
+        "set_train_000000.bin",
+        "set_val_000000.bin",
+        "set_val_bytes_000000.bin",
+        "tokenizer.json",
+    ]
+    # As a shell hands it over, and with what cannot be known before it is read.
+    arguments = ["prepare", "-", "--root", "set", "--separator", r"\n---\n", "--val_documents", 1]
+    done = data(*arguments, "--model_type", "byte", cwd=tmp_path, input=text)
+    assert done.returncode == 2 and "set: holds another dataset: --overwrite" in done.stderr
+    done = data(*arguments, "--model_type", "byte", "--overwrite", cwd=tmp_path, input=text)
+    assert done.returncode == 0
+    assert read_manifest(tmp_path / "set").splits == manifest.splits
+
+
+def test_bare_folders_can_be_looked_at(tmp_path):
+    done = data("inspect", GOLDEN / "tied", cwd=tmp_path)
+    assert done.returncode == 0 and "no manifest.json" in done.stdout and "bytes per token" in done.stdout
+    write_shard(tmp_path / "x_val_000000.bin", np.array([1, 5, 6, 1, 7], dtype=np.uint16))
+    done = data("inspect", ".", cwd=tmp_path)
+    assert "2 documents, tokens in each: shortest 1, median 1" in done.stdout
+    assert done.stdout.endswith("no tokenizer: bytes and text remain unknown (--tokenizer FILE names one)\n")
+    assert "train" not in done.stdout
+    done = data("inspect", ".", "--tokenizer", TOKENIZER, cwd=tmp_path)
+    assert "sentencepiece, 512 ids, normalises" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["prepare", "none.txt", "--root", "r"], "none.txt: cannot be read: No such file or directory"),
+        (["prepare", "a.jsonl"], "root"),
+        (["prepare", "a.jsonl", "--root", "r", "--vocab_siz", "9"], "vocab_siz"),
+        (["prepare", "a.jsonl", "--root", "r", "--preset", "lossy"], "preset"),
+        (["prepare", "bad.jsonl", "--root", "r"], "bad.jsonl:2: broken JSON: "),
+        (["prepare", "a.jsonl", "--root", "a.jsonl"], "a.jsonl: exists but holds no manifest.json"),
+        (["prepare", "a.jsonl", "--root", "/proc/r"], "/proc/r: cannot be written: "),
+        (
+            ["prepare", "a.jsonl", "--root", "r", "--tokenizer", "none.model"],
+            "none.model: no tokenizer there",
+        ),
+        (["prepare", "a.jsonl", "-", "-", "--root", "r"], "standard input (-) can be given only once"),
+        (["verify", "none"], "none: no such folder"),
+        (["inspect", "none"], "none: no such folder"),
+        (["inspect", "."], ".: holds no *_train_*.bin and no *_val_*.bin"),
+        (["prepar"], "invalid choice: 'prepar'"),
+    ],
+)
+def test_mistakes_cost_one_line_and_leave_nothing(tmp_path, arguments, message):
+    write_jsonl(tmp_path / "a.jsonl", ["a", "b"])
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{\n')
+    before = sorted(tmp_path.rglob("*"))
+    done = data(*arguments, cwd=tmp_path)
+    assert done.returncode == 2 and message in done.stderr
+    assert done.stderr.startswith("plgolf: error: ") and done.stderr.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("module", ["pyarrow", "matplotlib"])
+def test_a_missing_extra_is_named(tmp_path, module):
+    (tmp_path / f"{module}.py").write_text("raise ImportError")
+    write_shard(tmp_path / "x_val_000000.bin", np.array([1, 5], dtype=np.uint16))
+    (tmp_path / "a.parquet").touch()
+    (tmp_path / "a.jsonl.zst").write_bytes(b"x")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    if module == "matplotlib":
+        commands = [["inspect", ".", "--picture", "a.png"]]
+    else:
+        commands = [["prepare", name, "--root", "r"] for name in ("a.parquet", "a.jsonl.zst")]
+    for command in commands:
+        done = data(*command, cwd=tmp_path, env=environment)
+        assert done.returncode == 2 and f"needs the {module} package: pip install 'plgolf[" in done.stderr
+
+
+@pytest.fixture
+def much(tmp_path):
+    """Enough text for some seconds."""
+    text = "".join(some_texts())
+    with (tmp_path / "much.jsonl").open("w") as file:
+        for i in range(60):
+            file.write(json.dumps({"text": f"{i} {text[:400_000]}"}) + "\n")
+    return ["prepare", "much.jsonl", "--root", "set", "--tokenizer", TOKENIZER, "--val_documents", 2]
+
+
+def wait_until_it_writes(tmp_path, process):
+    deadline = time.monotonic() + 60
+    shard = tmp_path / ".set.partial" / "set_train_000000.bin"
+    while not (shard.exists() and shard.stat().st_size > 100_000):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_it_leaves_what_was_there_and_then_finishes(tmp_path, much, number):
+    small = write_jsonl(tmp_path / "small.jsonl", ["a", "b"])
+    old = data("prepare", small, "--root", "set", "--model_type", "byte", "--val_documents", 1, cwd=tmp_path)
+    assert old.returncode == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "set").iterdir()}
+    process = start(*much, "--overwrite", cwd=tmp_path)
+    wait_until_it_writes(tmp_path, process)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    assert {path: path.read_bytes() for path in (tmp_path / "set").iterdir()} == before
+    if number == signal.SIGINT:
+        assert process.returncode == 130 and stderr == "plgolf: interrupted\n"
+        assert not (tmp_path / ".set.partial").exists()
+    else:
+        assert process.returncode == -number and not stderr
+    done = data(*much, "--overwrite", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert read_manifest(tmp_path / "set").splits["train"].documents == 58
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["much.jsonl", "set", "small.jsonl"]
+
+
+def test_a_full_disk_is_one_line(tmp_path, much):
+    command = f"ulimit -f 1500; exec {sys.executable} -m plgolf data {' '.join(map(str, much))}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr == "plgolf: error: set: cannot be written: File too large\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["much.jsonl"]
+
+
+def test_memory_does_not_grow_with_the_input(tmp_path):
+    """Of a fresh process, as in benchmarks/prepare.py: 40 times the text, and a document of 5 MB in it."""
+    code = (
+        "import resource, sys; from plgolf.cli import main; status = main(sys.argv[1:]);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"
+    )
+    peaks = []
+    for name, copies in (("small", 1), ("large", 40)):
+        write_jsonl(
+            tmp_path / f"{name}.jsonl", [f"{i} {text}" for i in range(copies) for text in some_texts()]
+        )
+        command = ["data", "prepare", f"{name}.jsonl", "--root", name, "--sample_bytes", "300000"]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *command, "--workers", "2", "--vocab_size", "400"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout.split()[-1]) / 1000)
+    size = (tmp_path / "large.jsonl").stat().st_size / 1e6
+    assert size > 20 and peaks[1] < peaks[0] + size / 2 < 1000, (peaks, size)

@@ -1,7 +1,5 @@
 """``python -m plgolf``."""
 
-import sys
+from plgolf.cli import entry
 
-from plgolf.cli import main
-
-sys.exit(main())
+entry()

@@ -1,7 +1,9 @@
 """The command line ``plgolf``: what comes after it decides which program runs, and only that is imported."""
 
 import difflib
+import os
 import sys
+from typing import NoReturn
 
 from plgolf.errors import UserError
 from plgolf.version import __version__
@@ -11,6 +13,7 @@ _COMMANDS = {
     "validate": "score a checkpoint or an artifact",
     "data": "prepare, verify, inspect and download datasets",
 }
+_INTERRUPTED = 130
 
 
 def main(words: list[str] | None = None) -> int:
@@ -30,7 +33,18 @@ def main(words: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("plgolf: interrupted\n")
-        return 130
+        return _INTERRUPTED
+
+
+def entry() -> NoReturn:
+    """What the ``plgolf`` script calls."""
+    status = main()
+    if status == _INTERRUPTED:
+        # At once: a thread that is inside a C++ library would abort an orderly end.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _run(words: list[str]) -> int:

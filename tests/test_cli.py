@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from golden_data import GOLDEN, TOKENIZER, meta
 
 from plgolf.cli import main
+from plgolf.data.shards import ShardReader, find_shards, find_side_cars, write_shard
+from plgolf.data.tokenizer import ByteTokenizer
 
 REPOSITORY = Path(__file__).parent.parent
 CONFIGS = REPOSITORY / "configs"
@@ -97,6 +100,56 @@ def test_fit_leaves_a_scored_artifact_that_validates_alike(golden_recipe, tmp_pa
         bpb = float(scored.stdout.split("val/bpb ")[1].split()[0])
         assert bpb == pytest.approx(result[key], abs=1e-6)
     assert not (tmp_path / "other" / "config.yaml").exists()
+
+
+def spaced_dataset(recipe: Path) -> list[str]:
+    """Prepares text with blanks that the golden tokenizer drops; returns what makes the recipe use it."""
+    texts = [f"some  text \n {i}   of  many   blanks  " * 9 for i in range(60)]
+    Path("text.txt").write_text("\n---\n".join(texts))
+    words = ["prepare", "text.txt", "--root", "set", "--separator", "\n---\n", "--val_documents", "20"]
+    assert main(["data", *words, "--tokenizer", str(TOKENIZER)]) == 0
+    return ["-c", recipe.name, "--data.root=set", "--data.tokenizer=null", "--trainer.max_steps=2"]
+
+
+def test_raw_bytes_are_scored_beside_the_challenges(golden_recipe, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = spaced_dataset(golden_recipe)
+    assert main(["fit", *run]) == 0
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["val_raw_bytes"] > 1.2 * result["val_bytes"]
+    for prefix in ("", "roundtrip_"):
+        bits = result[f"{prefix}val_bpb"] * result["val_bytes"]
+        assert result[f"{prefix}val_bpb_raw"] * result["val_raw_bytes"] == pytest.approx(bits, rel=1e-12)
+    # Of the targets alone: each scored document but the last is whole.
+    tokens = ShardReader(find_shards(Path("set"), "val")).read(0, result["val_tokens"] + 1)
+    counts = ShardReader(find_side_cars(Path("set"), "val", find_shards(Path("set"), "val")))
+    assert result["val_raw_bytes"] == counts.read(1, result["val_tokens"]).sum(dtype=int)
+    assert tokens[0] == 1
+    assert result["dataset"]["root"] == "set" and len(result["dataset"]["manifest_sha256"]) == 64
+    said = capfd.readouterr().out
+    assert "| val/bpb_raw " in said and "per raw byte" in said
+    assert "val/bpb_raw" in metrics(Path("run"))[0]
+    assert main(["validate", *run[:3], "--data.tokenizer=null", "--ckpt_path=run/model.int8.ptz"]) == 0
+    said = capfd.readouterr().out
+    printed = float(said.split("val/bpb_raw ")[1].split()[0])
+    assert printed == pytest.approx(result["roundtrip_val_bpb_raw"], abs=1e-6)
+    assert f"bytes for {result['val_raw_bytes']:,} raw ones (-" in said
+
+
+def test_a_dataset_that_is_not_its_manifests_is_refused(golden_recipe, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = spaced_dataset(golden_recipe)
+    capfd.readouterr()
+    assert main(["fit", *run, "--data.tokenizer=none.model"]) == 2
+    assert "none.model: no tokenizer there" in capfd.readouterr().err
+    Path("other.json").write_bytes(ByteTokenizer().to_bytes())
+    assert main(["fit", *run, "--data.tokenizer=other.json"]) == 2
+    assert "other.json: is another tokenizer than the one of set/manifest.json" in capfd.readouterr().err
+    write_shard(Path("set/set_train_000001.bin"), np.ones(5, dtype=np.uint16))
+    assert main(["fit", *run]) == 2
+    error = capfd.readouterr().err
+    assert "set: the train split must have the " in error and error.count("\n") == 1
+    assert not Path("run").exists()
 
 
 def test_going_on_needs_the_same_model_and_something_left_to_do(golden_recipe, tmp_path, capfd, monkeypatch):

@@ -1,8 +1,11 @@
 """Training a tokenizer: SentencePiece BPE and unigram in two presets; the byte tokenizer needs none."""
 
 import io
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,19 +103,37 @@ def train_tokenizer(documents: Iterable[str], recipe: TokenizerRecipe) -> Tokeni
     """
     model = io.BytesIO()
     texts = _stripped(documents) if recipe.preset == "challenge" else _cleaned(documents)
+    options: dict[str, Any] = {"model_type": recipe.model_type, "vocab_size": recipe.vocab_size}
     try:
-        SentencePieceTrainer.train(
-            sentence_iterator=texts,
-            model_writer=model,
-            model_type=recipe.model_type,
-            vocab_size=recipe.vocab_size,
-            **_COMMON,
-            **_PRESETS[recipe.preset],
+        _interruptibly(
+            partial(
+                SentencePieceTrainer.train,
+                sentence_iterator=texts,
+                model_writer=model,
+                **options,
+                **_COMMON,
+                **_PRESETS[recipe.preset],
+            )
         )
     except RuntimeError as error:
         reason = " ".join(str(error).split()).split("] ")[-1]
         raise UserError(f"vocab_size {recipe.vocab_size} does not suit the text: {reason}") from error
     return SentencePieceTokenizer(model.getvalue())
+
+
+def _interruptibly(work: Callable[[], None]) -> None:
+    """Calls a function that looks at no signal until it returns, so that Ctrl-C need not wait for it."""
+    outcome: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+            outcome.set_result(None)
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="train tokenizer", daemon=True).start()
+    outcome.result()
 
 
 def _cleaned(documents: Iterable[str]) -> Iterator[str]:

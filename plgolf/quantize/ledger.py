@@ -9,6 +9,9 @@ from pathlib import Path
 BUDGET_BYTES = 16_000_000
 """The challenge's limit, decimal."""
 
+_MAKES_SHARDS = "corpus"
+"""The room that no run on given shards enters."""
+
 
 @dataclass(frozen=True)
 class Ledger:
@@ -36,7 +39,7 @@ class Ledger:
 
 
 def pack_code(extra: Mapping[str, bytes] | None = None) -> bytes:
-    """Packs this package's sources as they would be submitted.
+    """Packs this package's sources as they would be submitted: what trains and scores on given shards.
 
     Args:
         extra: further files by name, such as the run's configuration.
@@ -48,6 +51,7 @@ def pack_code(extra: Mapping[str, bytes] | None = None) -> bytes:
     files = {
         path.relative_to(package.parent).as_posix(): path.read_bytes()
         for path in sorted(package.rglob("*.py"))
+        if path.relative_to(package).parts[0] != _MAKES_SHARDS
     }
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:xz", preset=9) as archive:

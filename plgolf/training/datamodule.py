@@ -8,7 +8,6 @@ from lightning.pytorch import LightningDataModule, Trainer
 from numpy.typing import NDArray
 
 from plgolf.console import Terminal
-from plgolf.corpus.prepare import prepare_stdlib
 from plgolf.data.byte_counts import ByteCounts
 from plgolf.data.manifest import MANIFEST, find_tokenizer, hash_file, read_manifest
 from plgolf.data.shards import MAX_VOCAB_SIZE, ShardReader, find_shards, find_side_cars
@@ -108,6 +107,8 @@ class ShardDataModule(LightningDataModule):
     def build(self) -> None:
         """Makes the embedded dataset if it is asked for and not there."""
         if self.corpus == "stdlib":
+            from plgolf.corpus.prepare import prepare_stdlib  # noqa: PLC0415 (not in a submission's code)
+
             prepare_stdlib(self.root, vocab_size=self.vocab_size, console=Terminal(prefix="data: "))
 
     def _check(self) -> None:

@@ -173,6 +173,21 @@ def test_interrupted_it_leaves_what_was_there_and_then_finishes(tmp_path, much, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["much.jsonl", "set", "small.jsonl"]
 
 
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_training_a_tokenizer_can_be_interrupted(tmp_path, much, model_type):
+    options = ["--model_type", model_type, "--vocab_size", "900"]
+    process = start(*much[:4], *options, cwd=tmp_path)
+    while "training" not in process.stdout.readline():
+        assert process.poll() is None
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    _, stderr = process.communicate(timeout=30)
+    assert time.monotonic() - begun < 5
+    assert (process.returncode, stderr) == (130, "plgolf: interrupted\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["much.jsonl"]
+
+
 def test_a_full_disk_is_one_line(tmp_path, much):
     command = f"ulimit -f 1500; exec {sys.executable} -m plgolf data {' '.join(map(str, much))}"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=120)

@@ -1,6 +1,8 @@
 import io
 import json
 import pickle
+import subprocess
+import sys
 import tarfile
 import zlib
 
@@ -219,6 +221,14 @@ def test_quantising_a_model_twice_changes_nothing_more():
     assert all(torch.equal(obj["passthrough"][k], v) for k, v in again["passthrough"].items())
 
 
+def test_packed_code_runs_on_its_own(tmp_path):
+    with tarfile.open(fileobj=io.BytesIO(pack_code())) as archive:
+        archive.extractall(tmp_path, filter="data")
+    code = "import sys, plgolf.training.cli; print(plgolf.__file__, 'plgolf.corpus' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == f"{tmp_path}/plgolf/__init__.py False\n", done.stderr
+
+
 def test_packed_code_is_the_package_and_reproducible():
     packed = pack_code({"config.yaml": b"a: 1\n"})
     assert packed == pack_code({"config.yaml": b"a: 1\n"}) != pack_code()
@@ -227,4 +237,5 @@ def test_packed_code_is_the_package_and_reproducible():
         assert archive.extractfile("config.yaml").read() == b"a: 1\n"
     assert "plgolf/model/gpt.py" in names and "plgolf/cli.py" in names
     assert all(name.endswith((".py", ".yaml")) for name in names)
+    assert not any("corpus" in name for name in names)
     assert not Ledger(15_999_999, 2).within_budget and Ledger(15_999_999, 1).within_budget

@@ -4,6 +4,8 @@ import sys
 import time
 from typing import Protocol, TextIO
 
+_SHOWN_SECONDS = 0.2
+
 
 class Console(Protocol):
     """Where progress goes."""
@@ -27,7 +29,7 @@ class Terminal:
         self.stream = stream or sys.stdout
         self.prefix = prefix
         self._rewrites = self.stream.isatty()
-        self._interval_seconds = 0.2 if self._rewrites else 10.0
+        self._interval_seconds = 0.0 if self._rewrites else 10.0
         self._last = time.monotonic()
 
     def say(self, line: str) -> None:
@@ -58,7 +60,7 @@ class Progress:
 
     def __init__(self, console: Console, label: str, total_bytes: int) -> None:
         self.console, self.label, self.total_bytes = console, label, total_bytes
-        self._start = time.monotonic()
+        self._start = self._shown = time.monotonic()
 
     @property
     def seconds(self) -> float:
@@ -66,12 +68,16 @@ class Progress:
         return time.monotonic() - self._start
 
     def show(self, done_bytes: int, **counts: int) -> None:
-        """Shows a live line.
+        """Shows a live line, unless the last one was just now.
 
         Args:
             done_bytes: out of the total.
             counts: what else to say, by name.
         """
+        now = time.monotonic()
+        if now - self._shown < _SHOWN_SECONDS:
+            return
+        self._shown = now
         said = [f"{count:,} {name}" for name, count in counts.items()]
         speed = done_bytes / max(self.seconds, 1e-9)
         said.append(f"{speed / 1e6:.1f} MB/s")

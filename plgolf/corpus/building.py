@@ -17,7 +17,7 @@ from plgolf.corpus.shard_writer import ShardWriter
 from plgolf.corpus.shuffling import ShuffledDocuments
 from plgolf.corpus.splitting import Corpus
 from plgolf.corpus.tokenizer_training import TokenizerRecipe, train_tokenizer
-from plgolf.data.documents import KnownDocuments
+from plgolf.data.document_stream import KnownDocuments
 from plgolf.data.manifest import Manifest, Split, TokenizerEntry, byte_note, hash_file
 from plgolf.data.tokenizer import Tokenizer
 from plgolf.errors import UserError

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from plgolf.data.documents import whole_documents
+from plgolf.data.document_stream import whole_documents
 from plgolf.data.manifest import Manifest, find_tokenizer, read_manifest
-from plgolf.data.shards import Shard, ShardReader, find_shards, find_side_cars
+from plgolf.data.shards import Shard, ShardReader, find_shards, find_side_cars, has_shards
 from plgolf.data.tokenizer import Tokenizer
 from plgolf.errors import UserError
 
@@ -79,11 +79,9 @@ def inspect(root: Path, *, tokenizer: Path | None = None) -> DatasetView:
     found = None
     if tokenizer or manifest or any(root.glob("tokenizer.*")):
         found = find_tokenizer(root, tokenizer)
-    splits = {
-        split: _look(root, split, found) for split in ("val", "train") if any(root.glob(f"*_{split}_*.bin"))
-    }
+    splits = {split: _look(root, split, found) for split in ("val", "train") if has_shards(root, split)}
     if not splits:
-        raise UserError(f"{root}: holds no *_train_*.bin and no *_val_*.bin")
+        raise UserError(f"{root}: holds no *_train_<number>.bin and no *_val_<number>.bin")
     return DatasetView(root, manifest, found, splits)
 
 

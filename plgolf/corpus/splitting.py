@@ -80,6 +80,8 @@ class Corpus:
         self.files, self.val_files, self.reading = list(files), list(val_files), reading
         self.holdout, self.on_error = holdout, on_error
         self._salt = seed.to_bytes(8, "little", signed=True)
+        self._finished_bytes = 0
+        self._current: TextFile | None = None
         self.left_out: Counter[str] = Counter()
         """Documents of the current reading that were not taken, by reason."""
 
@@ -96,7 +98,7 @@ class Corpus:
     @property
     def position(self) -> int:
         """Bytes of all files that the current reading has taken."""
-        return sum(file.position for file in self.all_files)
+        return self._finished_bytes + (self._current.position if self._current else 0)
 
     def streams(self, normalize: Callable[[str], str]) -> Iterator[Labelled]:
         """Reads all documents once more.
@@ -109,8 +111,7 @@ class Corpus:
             one of both, if the rule is by hash.
         """
         self.left_out.clear()
-        for file in self.all_files:
-            file.track(lambda: 0)
+        self._finished_bytes, self._current = 0, None
         documents = self._documents(self.files)
         if self.val_files:
             yield (("val", document) for document in self._documents(self.val_files))
@@ -129,11 +130,14 @@ class Corpus:
 
     def _documents(self, files: Iterable[TextFile]) -> Iterator[Document]:
         for file in files:
+            self._current = file
             for item in file.documents(self.reading):
                 if isinstance(item, Flaw):
                     self.reject(item)
                 else:
                     yield item
+            self._current = None
+            self._finished_bytes += file.size
 
     def _by_hash(self, text: str) -> str:
         return "val" if self._hash(text) < self.holdout.fraction * 2**64 else "train"

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plgolf.data.byte_counts import ByteCounts
-from plgolf.data.documents import KnownDocuments, whole_documents
+from plgolf.data.document_stream import KnownDocuments, whole_documents
 from plgolf.data.shards import ShardReader
 from plgolf.data.tokenizer import Tokenizer
 

@@ -4,6 +4,7 @@ Header: [0] = 20240520, [1] = version 1, [2] = number of tokens, the rest 0 (htt
 """
 
 import os
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def find_shards(root: Path, split: str) -> list[Shard]:
 
     Args:
         root: their folder.
-        split: ``train`` or ``val``; the files are ``*_{split}_*.bin``, byte side-cars left out.
+        split: ``train`` or ``val``; the files are ``*_{split}_<number>.bin``.
 
     Returns:
         At least one shard.
@@ -102,10 +103,15 @@ def find_shards(root: Path, split: str) -> list[Shard]:
     Raises:
         UserError: there is none, or one is not whole.
     """
-    paths = [path for path in root.glob(f"*_{split}_*.bin") if not is_side_car(path)]
+    paths = _numbered(root, split)
     if not paths:
-        raise UserError(f"no token shard matches {root}/*_{split}_*.bin")
-    return [open_shard(path) for path in sorted(paths)]
+        raise UserError(f"no token shard matches {root}/*_{split}_<number>.bin")
+    return [open_shard(path) for path in paths]
+
+
+def has_shards(root: Path, split: str) -> bool:
+    """Says whether a folder holds token shards of a split."""
+    return bool(_numbered(root, split))
 
 
 def find_side_cars(root: Path, split: str, shards: Sequence[Shard]) -> list[Shard]:
@@ -113,7 +119,7 @@ def find_side_cars(root: Path, split: str, shards: Sequence[Shard]) -> list[Shar
 
     Args:
         root: their folder.
-        split: ``train`` or ``val``; the files are ``*_{split}_bytes_*.bin``.
+        split: ``train`` or ``val``; the files are ``*_{split}_bytes_<number>.bin``.
         shards: the split's token shards.
 
     Returns:
@@ -122,7 +128,7 @@ def find_side_cars(root: Path, split: str, shards: Sequence[Shard]) -> list[Shar
     Raises:
         UserError: one is missing or has another number of counts than its shard has tokens.
     """
-    side_cars = [open_shard(path) for path in sorted(root.glob(f"*_{split}_bytes_*.bin"))]
+    side_cars = [open_shard(path) for path in _numbered(root, f"{split}_bytes")]
     if not side_cars:
         return []
     counts, tokens = ([shard.num_tokens for shard in files] for files in (side_cars, shards))
@@ -134,9 +140,10 @@ def find_side_cars(root: Path, split: str, shards: Sequence[Shard]) -> list[Shar
     return side_cars
 
 
-def is_side_car(path: Path) -> bool:
-    """Says by its name whether a file holds byte counts and no tokens."""
-    return "_bytes_" in path.name
+def _numbered(root: Path, kind: str) -> list[Path]:
+    # What comes before is anything, also something like "my_val_texts".
+    pattern = re.compile(rf".*_{kind}_\d+\.bin")
+    return sorted(path for path in root.iterdir() if pattern.fullmatch(path.name))
 
 
 class ShardReader:

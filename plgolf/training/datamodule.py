@@ -26,7 +26,7 @@ _ENDLESS = 2**40
 
 
 class ShardDataModule(LightningDataModule):
-    """Streams ``*_train_*.bin`` and ``*_val_*.bin`` shards from one folder.
+    """Streams ``*_train_<number>.bin`` and ``*_val_<number>.bin`` shards from one folder.
 
     Gradient accumulation and the validation interval follow from these settings and the number of ranks, so
     they are not set on the trainer.

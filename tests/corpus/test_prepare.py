@@ -435,6 +435,14 @@ def test_the_embedded_dataset_is_made_once_and_whole(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "other"]
 
 
+def test_names_that_look_like_splits_do_not_confuse_them(tmp_path):
+    source = write_jsonl(tmp_path / "a.jsonl", ["a", "b", "c"])
+    root = tmp_path / "my_val_0_train_bytes_texts"
+    make([source], root, holdout=Holdout(val_documents=1))
+    assert (texts(root, "val"), texts(root, "train")) == (["a"], ["b", "c"])
+    assert all(check.passed for check in verify(root, console=Lines()))
+
+
 def test_settings_are_checked():
     for bad in ({"name": "a/b"}, {"shard_tokens": 0}, {"shard_tokens": 2**31}, {"workers": 0}):
         with pytest.raises(ValueError, match=f"{next(iter(bad))} must"):

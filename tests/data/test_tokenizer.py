@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,6 +73,24 @@ def test_raw_bytes_are_those_a_token_was_made_from():
         ("x", 1),
         ("▁b", 5),  # Three blanks that became one, and the one at the end that became nothing.
     ]
+
+
+def test_the_worked_example_of_the_documentation_is_right():
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text().split("A worked example")[1]
+    rows = [
+        [cell.strip("` ") for cell in line.split("|")[1:4]]
+        for line in page.splitlines()
+        if line.startswith("| `")
+    ]
+    golden, text = load_tokenizer(TOKENIZER), " The ﬁrst  café\n"
+    ids = golden.encode(text)
+    scored = golden.byte_counts.of_stream(stream([ids], golden))[1:]
+    expected = [
+        [golden.processor.id_to_piece(int(i)), str(s), str(r)]
+        for i, s, r in zip(ids, scored, golden.raw_bytes(text, ids), strict=True)
+    ]
+    assert rows == expected and scored.sum() == 15 and len(text.encode()) == 19
+    assert golden.decode(ids.tolist()) == "The first café"
 
 
 @ALL

@@ -63,7 +63,8 @@ def whole_documents(
     Args:
         reader: the shards.
         bos_id: what each document begins with.
-        chunk_tokens: read at once; memory holds the longest document and so many more.
+        chunk_tokens: read at once; memory holds the longest document and so many more. A document of more
+            than four times as many is cut: what has no begin-of-sequence at all must not fill memory.
 
     Yields:
         Tokens, uint16 (n,), and where each of their documents begins, int64, the first at 0.
@@ -75,7 +76,9 @@ def whole_documents(
         starts = np.flatnonzero(tokens == bos_id)
         if position + count < reader.num_tokens:
             end = int(starts[-1]) if starts.size else 0
-            tokens, rest, starts = tokens[:end], tokens[end:], starts[:-1]
+            if tokens.size - end > 4 * chunk_tokens:
+                end = tokens.size
+            tokens, rest, starts = tokens[:end], tokens[end:], starts[starts < end]
         if tokens.size:
             # What comes before the first begin-of-sequence of all is a document too.
             yield tokens, starts if starts.size and starts[0] == 0 else np.insert(starts, 0, 0)

@@ -67,11 +67,12 @@ class Progress:
         """Since the job began."""
         return time.monotonic() - self._start
 
-    def show(self, done_bytes: int, **counts: int) -> None:
+    def show(self, done_bytes: int, *, text_bytes: int | None = None, **counts: int) -> None:
         """Shows a live line, unless the last one was just now.
 
         Args:
             done_bytes: out of the total.
+            text_bytes: what the speed is of, where that is something else: text, inflated and encoded.
             counts: what else to say, by name.
         """
         now = time.monotonic()
@@ -79,10 +80,10 @@ class Progress:
             return
         self._shown = now
         said = [f"{count:,} {name}" for name, count in counts.items()]
-        speed = done_bytes / max(self.seconds, 1e-9)
-        said.append(f"{speed / 1e6:.1f} MB/s")
+        through = done_bytes if text_bytes is None else text_bytes
+        said.append(f"{through / max(self.seconds, 1e-9) / 1e6:.1f} MB/s")
         if self.total_bytes and done_bytes:
-            left = max(self.total_bytes - done_bytes, 0) / speed
+            left = self.seconds * max(self.total_bytes - done_bytes, 0) / done_bytes
             said.append(f"{min(100 * done_bytes // self.total_bytes, 100)} %, {_clock(left)} left")
         self.console.live(f"{self.label}: {', '.join(said)}")
 

@@ -188,6 +188,7 @@ def _encode(
             per_file.update([document.file for document in taken.documents])
             progress.show(
                 corpus.position,
+                text_bytes=sum(writer.raw_bytes for writer in writers.values()),
                 documents=sum(writer.documents for writer in writers.values()),
                 tokens=sum(writer.num_tokens for writer in writers.values()),
             )

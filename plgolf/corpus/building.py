@@ -127,7 +127,7 @@ def build(
         tokenizer = recipe.ready() or _train(corpus, recipe, console)
         (folder / tokenizer.file_name).write_bytes(tokenizer.to_bytes())
         writers = {split: _SplitWriter(folder, name, split, output, stack) for split in ("train", "val")}
-        per_file = _encode(corpus, tokenizer, writers, output.workers or os.cpu_count() or 1, console)
+        per_file = _encode(corpus, tokenizer, writers, output.workers or _cores(), console)
         for split, writer in writers.items():
             if not writer.documents:
                 raise UserError(
@@ -155,6 +155,11 @@ def build(
     )
     manifest.save(folder)
     return manifest
+
+
+def _cores() -> int:
+    # A container or a job may have fewer than the machine. Not every system can tell.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _train(corpus: Corpus, recipe: TokenizerRecipe, console: Console) -> Tokenizer:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from sentencepiece import SentencePieceNormalizer, SentencePieceTrainer
 
+from plgolf.data.shards import MAX_VOCAB_SIZE
 from plgolf.data.tokenizer import ByteTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 from plgolf.errors import UserError
 
@@ -67,13 +68,23 @@ class TokenizerRecipe:
     def __post_init__(self) -> None:
         if self.sample_bytes < 1:
             raise UserError(f"sample_bytes must be at least 1, got {self.sample_bytes}")
-        if not 1 <= self.vocab_size <= 2**16:
-            raise UserError(f"vocab_size must be from 1 to 65536, got {self.vocab_size}")
+        if not 1 <= self.vocab_size <= MAX_VOCAB_SIZE:
+            raise UserError(f"vocab_size must be from 1 to {MAX_VOCAB_SIZE}, got {self.vocab_size}")
 
     def ready(self) -> Tokenizer | None:
-        """Returns the tokenizer if none has to be trained."""
+        """Returns the tokenizer if none has to be trained.
+
+        Raises:
+            UserError: its file is refused, or it has more ids than shards can hold.
+        """
         if self.tokenizer is not None:
-            return load_tokenizer(Path(self.tokenizer))
+            tokenizer = load_tokenizer(Path(self.tokenizer))
+            if tokenizer.vocab_size > MAX_VOCAB_SIZE:
+                raise UserError(
+                    f"{self.tokenizer}: must have at most {MAX_VOCAB_SIZE} ids for shards, "
+                    f"got {tokenizer.vocab_size}"
+                )
+            return tokenizer
         return ByteTokenizer() if self.model_type == "byte" else None
 
     def normalizer(self) -> Callable[[str], str]:

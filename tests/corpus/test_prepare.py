@@ -11,6 +11,7 @@ from golden_data import TOKENIZER
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from plgolf.corpus.building import Output
 from plgolf.corpus.documents import Document, Reading
@@ -94,8 +95,6 @@ def test_challenge_shards_are_the_references_byte_for_byte(tmp_path):
 
 def test_the_challenge_preset_trains_as_the_challenge_did(tmp_path):
     """The trainer's options, as the exporter's tokenizer holds them."""
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto
-
     proto = ModelProto.FromString(tokenizer("challenge bpe").to_bytes())
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
     assert (trainer.byte_fallback, trainer.split_digits, trainer.hard_vocab_limit) == (True, True, False)
@@ -335,6 +334,16 @@ def test_a_vocabulary_that_does_not_suit_the_text_is_refused(tmp_path):
             make([source], tmp_path / "set", holdout=Holdout(val_documents=1), recipe=recipe)
         assert "\n" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_a_tokenizer_of_more_ids_than_shards_can_hold_is_refused(tmp_path):
+    proto = ModelProto.FromString(TOKENIZER.read_bytes())
+    for index in range(2**16):
+        proto.pieces.add(piece=f"more{index}", score=-1e6)
+    (tmp_path / "large.model").write_bytes(proto.SerializeToString())
+    source = write_jsonl(tmp_path / "a.jsonl", ["a", "b"])
+    with pytest.raises(ValueError, match=r"large\.model: must have at most 65536 ids for shards, got 66048"):
+        make([source], tmp_path / "set", recipe=TokenizerRecipe(tokenizer=str(tmp_path / "large.model")))
 
 
 def test_shuffling_is_by_seed_and_loses_nothing(tmp_path):

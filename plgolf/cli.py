@@ -1,10 +1,12 @@
 """The command line ``plgolf``: what comes after it decides which program runs, and only that is imported."""
 
 import difflib
+import io
 import os
 import sys
 from typing import NoReturn
 
+from plgolf.console import printable
 from plgolf.errors import UserError
 from plgolf.version import __version__
 
@@ -14,6 +16,8 @@ _COMMANDS = {
     "data": "prepare, verify, inspect and download datasets",
 }
 _INTERRUPTED = 130
+_BROKEN_PIPE = 141
+_LONGEST_ERROR = 2000
 
 
 def main(words: list[str] | None = None) -> int:
@@ -29,8 +33,13 @@ def main(words: list[str] | None = None) -> int:
     try:
         return _run(sys.argv[1:] if words is None else words)
     except UserError as error:
-        sys.stderr.write(f"plgolf: error: {' '.join(str(error).split())}\n")
+        line = printable(" ".join(str(error).split()))
+        sys.stderr.write(f"plgolf: error: {line[:_LONGEST_ERROR]}\n")
         return 2
+    except BrokenPipeError:
+        # Whoever read our output, such as head, has seen enough. What is left of it goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
     except KeyboardInterrupt:
         sys.stderr.write("plgolf: interrupted\n")
         return _INTERRUPTED
@@ -38,6 +47,9 @@ def main(words: list[str] | None = None) -> int:
 
 def entry() -> NoReturn:
     """What the ``plgolf`` script calls."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     status = main()
     if status == _INTERRUPTED:
         # At once: a thread that is inside a C++ library would abort an orderly end.

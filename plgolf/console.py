@@ -1,10 +1,17 @@
 """What long jobs say: lines that stay, and one that is rewritten in place while something is under way."""
 
+import re
 import sys
 import time
 from typing import Protocol, TextIO
 
 _SHOWN_SECONDS = 0.2
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def printable(text: str) -> str:
+    """Returns a text whose control characters, which could steer a terminal, are shown as U+FFFD."""
+    return _CONTROLS.sub("\ufffd", text)
 
 
 class Console(Protocol):
@@ -34,7 +41,7 @@ class Terminal:
 
     def say(self, line: str) -> None:
         clear = "\r\x1b[K" if self._rewrites else ""
-        self.stream.write(f"{clear}{self.prefix}{line}\n")
+        self.stream.write(f"{clear}{self.prefix}{printable(line)}\n")
         self.stream.flush()
 
     def live(self, line: str) -> None:
@@ -43,7 +50,7 @@ class Terminal:
             return
         self._last = now
         if self._rewrites:
-            self.stream.write(f"\r\x1b[K{self.prefix}{line}")
+            self.stream.write(f"\r\x1b[K{self.prefix}{printable(line)}")
             self.stream.flush()
         else:
             self.say(line)

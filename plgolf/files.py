@@ -29,6 +29,10 @@ def write_whole(path: Path, data: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+class AlreadyThereError(FileExistsError):
+    """A folder holds something and is not to be replaced."""
+
+
 @contextlib.contextmanager
 def folder_in_the_making(path: Path, *, replace: bool) -> Iterator[Path]:
     """Gives a hidden folder beside ``path`` that takes its place, whole, when the block ends.
@@ -44,18 +48,21 @@ def folder_in_the_making(path: Path, *, replace: bool) -> Iterator[Path]:
         The hidden folder, empty.
 
     Raises:
-        FileExistsError: ``path`` holds something and is not to be replaced, maybe because another process
+        AlreadyThereError: ``path`` holds something and is not to be replaced, maybe because another process
             that was waited for has made it.
     """
+    path = path.resolve()  # What a link points to is made; the link stays.
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
+    if partial.is_symlink():
+        partial.unlink()
     aside = path.with_name(f".{path.name}.replaced")
     with _locked_folder(partial):
         if aside.exists() and not path.exists():
             aside.rename(path)  # Killed between the two renames of _replace_folder.
         try:
             if not replace and path.exists() and any(path.iterdir()):
-                raise FileExistsError(path)
+                raise AlreadyThereError(path)
             shutil.rmtree(aside, ignore_errors=True)
             _empty(partial)
             yield partial

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from plgolf.console import Console, Progress
 from plgolf.corpus.encoding import Encoded, encode_in_order, without
 from plgolf.corpus.shard_writer import ShardWriter
 from plgolf.corpus.shuffling import ShuffledDocuments
-from plgolf.corpus.splitting import Corpus
+from plgolf.corpus.splitting import Corpus, check_splits
 from plgolf.corpus.tokenizer_training import TokenizerRecipe, train_tokenizer
 from plgolf.data.document_stream import KnownDocuments
 from plgolf.data.manifest import Manifest, Split, TokenizerEntry, byte_note, hash_file
@@ -49,6 +50,8 @@ class Output:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed must be from 0 to {2**63 - 1}, got {self.seed}")
         if self.shard_tokens >= 2**31:
             raise UserError(f"shard_tokens must be below {2**31}, got {self.shard_tokens}")
 
@@ -121,19 +124,16 @@ def build(
         UserError: a document or the tokenizer is refused, or a split has no document.
     """
     with ExitStack() as stack:
-        hashing = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="sha256"))
+        hashing = ThreadPoolExecutor(1, thread_name_prefix="sha256")
+        stop = threading.Event()
         stack.callback(hashing.shutdown, cancel_futures=True)
-        hashes = [hashing.submit(hash_file, file.path) for file in corpus.all_files]
+        stack.callback(stop.set)  # First: whoever is interrupted need not wait for a large file's hash.
+        hashes = [hashing.submit(hash_file, file.path, stop) for file in corpus.all_files]
         tokenizer = recipe.ready() or _train(corpus, recipe, console)
         (folder / tokenizer.file_name).write_bytes(tokenizer.to_bytes())
         writers = {split: _SplitWriter(folder, name, split, output, stack) for split in ("train", "val")}
         per_file = _encode(corpus, tokenizer, writers, output.workers or _cores(), console)
-        for split, writer in writers.items():
-            if not writer.documents:
-                raise UserError(
-                    f"no document got into the {split} split, of {sum(per_file.values())} in all: "
-                    "see --val_fraction, --val_documents and --val_inputs, and --separator for text files"
-                )
+        check_splits({split: writer.documents for split, writer in writers.items()})
         splits = {split: writer.close() for split, writer in writers.items()}
         sources = [
             {
@@ -167,7 +167,8 @@ def _train(corpus: Corpus, recipe: TokenizerRecipe, console: Console) -> Tokeniz
     texts = corpus.sample(
         recipe.normalizer(),
         recipe.sample_bytes,
-        lambda count: progress.show(corpus.position, documents=count),
+        longest_bytes=recipe.longest_bytes,
+        tick=lambda count: progress.show(corpus.position, documents=count),
     )
     size = sum(len(text.encode()) for text in texts)
     console.say(

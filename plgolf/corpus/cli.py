@@ -17,6 +17,7 @@ from plgolf.corpus.prepare import prepare
 from plgolf.corpus.splitting import Holdout
 from plgolf.corpus.tokenizer_training import TokenizerRecipe
 from plgolf.corpus.verify import Check, verify
+from plgolf.errors import UserError
 
 T = TypeVar("T")
 
@@ -56,7 +57,12 @@ def run(words: list[str]) -> int:
         command.add_arguments(subparser)
         subcommands.add_subcommand(name, subparser, help=command.description)
     settings = parser.parse_args(words or ["--help"])
-    return _COMMANDS[settings.subcommand].run(settings[settings.subcommand])
+    try:
+        return _COMMANDS[settings.subcommand].run(settings[settings.subcommand])
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"{error.filename or settings.subcommand}: {error.strerror or error}") from error
 
 
 def _prepare_arguments(parser: OneLineErrors) -> None:
@@ -76,7 +82,8 @@ def _prepare_arguments(parser: OneLineErrors) -> None:
         "--separator",
         type=str,
         default=None,
-        help="what stands between documents in a text file (\\n: a line break); by default a file is one",
+        help="what stands between documents in a text file, such as \\n\\n; by default a file is one; what "
+        "begins with a dash needs an equals sign: --separator=---",
     )
     parser.add_class_arguments(Holdout, skip={"val_inputs"})
     parser.add_argument(
@@ -92,7 +99,10 @@ def _prepare_arguments(parser: OneLineErrors) -> None:
 
 def _prepare(settings: Namespace) -> int:
     if settings.separator is not None:  # As a shell hands it over.
-        settings.separator = settings.separator.replace("\\n", "\n").replace("\\t", "\t")
+        for written, meant in (("\\r", "\r"), ("\\n", "\n"), ("\\t", "\t")):
+            settings.separator = settings.separator.replace(written, meant)
+    if isinstance(settings.val_inputs, str):  # As a YAML file may have it.
+        settings.val_inputs = [settings.val_inputs]
     prepare(
         settings.inputs,
         Path(settings.root),

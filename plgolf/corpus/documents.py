@@ -10,6 +10,9 @@ from plgolf.errors import UserError
 Format = Literal["txt", "jsonl", "parquet"]
 
 _CHUNK_BYTES = 1 << 20
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_MOST_BYTES = 1 << 30
+_SHOWN_FIELDS = 8
 _LINE_BYTES = 4
 """How many bytes a JSON line may have for each byte that a document may have: escapes and other fields."""
 
@@ -63,16 +66,18 @@ class Reading:
     format: Format | None = None
     text_field: str = "text"
     separator: str | None = None
-    max_document_bytes: int = 8_000_000
+    max_document_bytes: int = 4_000_000
 
     def __post_init__(self) -> None:
         if self.separator == "":
             raise UserError("separator must not be empty")
-        if self.max_document_bytes < 1:
-            raise UserError(f"max_document_bytes must be at least 1, got {self.max_document_bytes}")
+        if not 1 <= self.max_document_bytes <= _MOST_BYTES:
+            raise UserError(
+                f"max_document_bytes must be from 1 to {_MOST_BYTES}, got {self.max_document_bytes}"
+            )
 
 
-def checked(data: bytes, file: str, line: int, reading: Reading) -> Document | Flaw:
+def checked(data: bytes | memoryview, file: str, line: int, reading: Reading) -> Document | Flaw:
     """Decodes a document.
 
     Args:
@@ -88,6 +93,7 @@ def checked(data: bytes, file: str, line: int, reading: Reading) -> Document | F
         return Flaw("empty document", "", file, line)
     if len(data) > reading.max_document_bytes:
         return _too_long(file, line, reading.max_document_bytes, f", got {len(data)}")
+    data = bytes(data)
     try:
         return Document(data.decode(), len(data), file, line)
     except UnicodeDecodeError as error:
@@ -105,6 +111,8 @@ def json_lines(stream: IO[bytes], file: str, reading: Reading) -> Iterator[Docum
     line = 0
     while data := stream.readline(limit + 1):
         line += 1
+        if line == 1:
+            data = data.removeprefix(_BYTE_ORDER_MARK)
         if len(data) > limit and not data.endswith(b"\n"):
             while (rest := stream.readline(_CHUNK_BYTES)) and not rest.endswith(b"\n"):
                 pass
@@ -138,7 +146,9 @@ def _without_text(content: Any, name: str) -> str:
         return f"an object with {name!r} is expected, got {type(content).__name__}"
     if name in content:
         return f"{name!r} must be a string, got {type(content[name]).__name__}"
-    return f"{name!r} is not among {', '.join(map(repr, content))} (--text_field)"
+    fields = ", ".join(f"{field!r:.40}" for field in list(content)[:_SHOWN_FIELDS])
+    more = ", ..." if len(content) > _SHOWN_FIELDS else ""
+    return f"{name!r} is not among {fields}{more} (--text_field)"
 
 
 def plain_text(stream: IO[bytes], file: str, reading: Reading) -> Iterator[Document | Flaw]:

@@ -11,7 +11,7 @@ from plgolf.console import Console
 from plgolf.corpus.fetching import bring_split, bring_tokenizer, set_the_stage, share
 from plgolf.corpus.hub import Snapshot, open_snapshot
 from plgolf.corpus.published import Published, read_published, stays_below
-from plgolf.data.manifest import Manifest, TokenizerEntry, read_manifest
+from plgolf.data.manifest import Manifest, TokenizerEntry, check_no_strangers, read_manifest
 from plgolf.errors import UserError
 from plgolf.files import folder_in_the_making
 
@@ -136,6 +136,7 @@ def _shards_here(folder: Path, source: dict[str, str]) -> set[str]:
         if folder.exists():
             raise UserError(f"{folder}: exists and was not downloaded by plgolf: move it away")
         return set()
+    check_no_strangers(folder, manifest)
     origins = [(origin.get("repo"), origin.get("path")) for origin in manifest.sources]
     if origins != [(source["repo"], source["path"])]:
         raise UserError(f"{folder}: exists and is not {source['path']} of {source['repo']}: move it away")

@@ -13,7 +13,8 @@ from plgolf.data.shards import Tokens
 from plgolf.data.tokenizer import Tokenizer
 
 _BATCH_BYTES = 1 << 20
-_IN_FLIGHT_BYTES = 8_000_000
+_BATCH_DOCUMENTS = 4096
+_IN_FLIGHT_BYTES = 4_000_000
 """Documents under way together: encoding takes some 60 times the size of the longest one in memory."""
 _MAX_COUNT = np.iinfo(np.uint16).max
 
@@ -76,7 +77,7 @@ def _batches(documents: Iterable[tuple[str, Document]]) -> Iterator[tuple[str, l
         batch = filling.setdefault(split, [])
         batch.append(document)
         sizes[split] = sizes.get(split, 0) + document.num_bytes
-        if sizes[split] >= _BATCH_BYTES:
+        if sizes[split] >= _BATCH_BYTES or len(batch) >= _BATCH_DOCUMENTS:
             yield split, batch
             del filling[split], sizes[split]
     yield from filling.items()

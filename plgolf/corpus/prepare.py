@@ -14,9 +14,9 @@ from plgolf.corpus.splitting import Corpus, Holdout, OnError
 from plgolf.corpus.stdlib import stdlib_files
 from plgolf.corpus.text_files import STDIN, TextFile, find_files
 from plgolf.corpus.tokenizer_training import TokenizerRecipe
-from plgolf.data.manifest import MANIFEST, Manifest, hash_file, read_manifest
+from plgolf.data.manifest import MANIFEST, Manifest, check_no_strangers, hash_file, read_manifest
 from plgolf.errors import UserError
-from plgolf.files import folder_in_the_making
+from plgolf.files import AlreadyThereError, folder_in_the_making
 
 
 def prepare(
@@ -54,24 +54,25 @@ def prepare(
         "inputs": list(inputs),
         **config_to_dict(reading),
         **config_to_dict(holdout),
-        **config_to_dict(recipe),
+        **recipe.used(),
         **config_to_dict(output),
         "on_error": on_error,
     }
     del options["workers"]  # Makes no difference.
-    if root.exists() and not overwrite:
-        there = _same(root, options, inputs, reading, holdout)
+    try:
+        with _making(root, replace=overwrite) as folder:
+            files = find_files(inputs, reading, stdin=_spooled(inputs, folder))
+            val_files = find_files(holdout.val_inputs, reading)
+            corpus = Corpus(
+                files, val_files, reading=reading, holdout=holdout, seed=output.seed, on_error=on_error
+            )
+            name = output.name or root.resolve().name
+            manifest = build(folder, corpus, recipe, output, name=name, options=options, console=console)
+            (folder / STDIN).unlink(missing_ok=True)
+    except AlreadyThereError:
+        manifest = _same(root, options, inputs, reading, holdout, recipe)
         console.say(f"{root}: is there already, made of the same files with the same options")
-        return there
-    with _making(root, replace=overwrite) as folder:
-        files = find_files(inputs, reading, stdin=_spooled(inputs, folder))
-        val_files = find_files(holdout.val_inputs, reading)
-        corpus = Corpus(
-            files, val_files, reading=reading, holdout=holdout, seed=output.seed, on_error=on_error
-        )
-        name = output.name or root.resolve().name
-        manifest = build(folder, corpus, recipe, output, name=name, options=options, console=console)
-        (folder / STDIN).unlink(missing_ok=True)
+        return manifest
     _say(manifest, root, console)
     return manifest
 
@@ -102,41 +103,63 @@ def prepare_stdlib(root: Path, *, vocab_size: int, console: Console) -> None:
         seed=output.seed,
         on_error="skip",
     )
-    options = {"inputs": ["the standard library"], **config_to_dict(recipe), **config_to_dict(output)}
+    options = {"inputs": ["the standard library"], **recipe.used(), **config_to_dict(output)}
     try:
         with _making(root, replace=False) as folder:
             build(folder, corpus, recipe, output, name="stdlib", options=options, console=console)
-    except FileExistsError:  # Another process of the same run was faster.
+    except AlreadyThereError:  # Another process of the same run was faster.
         return
 
 
 @contextmanager
 def _making(root: Path, *, replace: bool) -> Iterator[Path]:
-    if replace and root.exists() and read_manifest(root) is None and any(root.iterdir()):
-        raise UserError(f"{root}: holds no {MANIFEST}, so it is no dataset to overwrite: move it away")
     try:
+        if replace and root.is_dir() and any(root.iterdir()):
+            manifest = read_manifest(root)
+            if manifest is None:
+                raise UserError(
+                    f"{root}: holds no {MANIFEST}, so it is no dataset to overwrite: move it away"
+                )
+            check_no_strangers(root, manifest)
+        if root.exists() and not root.is_dir():
+            raise UserError(f"{root}: is no folder")
         with folder_in_the_making(root, replace=replace) as folder:
             yield folder
-    except FileExistsError:
+    except AlreadyThereError:
         raise
     except OSError as error:
         raise UserError(f"{root}: cannot be written: {error.strerror or error}") from error
 
 
 def _same(
-    root: Path, options: dict[str, object], inputs: Sequence[str], reading: Reading, holdout: Holdout
+    root: Path,
+    options: dict[str, object],
+    inputs: Sequence[str],
+    reading: Reading,
+    holdout: Holdout,
+    recipe: TokenizerRecipe,
 ) -> Manifest:
-    """Returns the manifest in a folder if it is of these files and options."""
+    """Returns the manifest in a folder if it is whole, and of these files, tokenizer and options."""
     manifest = read_manifest(root)
     if manifest is None:
         raise UserError(f"{root}: exists but holds no {MANIFEST}: move it away")
-    if STDIN not in inputs and manifest.options == options:
+    if STDIN not in inputs and manifest.options == options and _is_whole(root, manifest):
+        ready = recipe.ready()
         files = [*find_files(holdout.val_inputs, reading), *find_files(inputs, reading)]
-        if _described(files) == [
-            {k: s.get(k) for k in ("path", "bytes", "sha256")} for s in manifest.sources
-        ]:
+        sources = [
+            {key: source.get(key) for key in ("path", "bytes", "sha256")} for source in manifest.sources
+        ]
+        if (ready is None or ready.sha256 == manifest.tokenizer.sha256) and _described(files) == sources:
             return manifest
-    raise UserError(f"{root}: holds another dataset: --overwrite true replaces it once the new one is whole")
+    raise UserError(
+        f"{root}: holds another dataset, or a part of one: --overwrite replaces it once the new one is whole"
+    )
+
+
+def _is_whole(root: Path, manifest: Manifest) -> bool:
+    entries = [entry for split in manifest.splits.values() for entry in (*split.shards, *split.side_cars)]
+    paths = {root / entry.file: entry.bytes for entry in entries}
+    return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
 
 
 def _described(files: Sequence[TextFile]) -> list[dict[str, object]]:
@@ -149,6 +172,8 @@ def _spooled(inputs: Sequence[str], folder: Path) -> Path | None:
         return None
     if list(inputs).count(STDIN) > 1:
         raise UserError("standard input (-) can be given only once")
+    if sys.stdin is None:
+        raise UserError("standard input (-) is closed")
     path = folder / STDIN
     with path.open("wb") as file:
         shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)

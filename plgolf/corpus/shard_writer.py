@@ -62,6 +62,8 @@ class ShardWriter:
     def _finish(self) -> None:
         file = self._file
         assert file is not None
+        if self._entries:
+            self._entries[-1].result()  # One at a time: the disk may be slower than the tokens.
         self._file = None
         self._entries.append(self._finisher.submit(_finish_shard, file, self._filled))
 

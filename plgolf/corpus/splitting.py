@@ -3,7 +3,7 @@
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal
@@ -13,6 +13,9 @@ from plgolf.corpus.text_files import TextFile
 from plgolf.errors import UserError
 
 OnError = Literal["stop", "skip"]
+_MAX_SAMPLED = 1_000_000
+"""Documents in a sample: a short one takes far more memory than its text."""
+
 Labelled = Iterator[tuple[str, Document]]
 
 
@@ -74,6 +77,10 @@ class Corpus:
         seed: int,
         on_error: OnError,
     ) -> None:
+        for inputs in (files, val_files):
+            repeated = Counter(file.path.resolve() for file in inputs).most_common(1)
+            if repeated and repeated[0][1] > 1:
+                raise UserError(f"{repeated[0][0]}: is among the inputs {repeated[0][1]} times")
         both = {file.path.resolve() for file in files} & {file.path.resolve() for file in val_files}
         if both:
             raise UserError(f"{both.pop()}: is among the training and the validation inputs")
@@ -147,28 +154,62 @@ class Corpus:
         return int.from_bytes(digest.digest(), "little")
 
     def sample(
-        self, normalize: Callable[[str], str], max_bytes: int, tick: Callable[[int], None]
+        self,
+        normalize: Callable[[str], str],
+        max_bytes: int,
+        *,
+        longest_bytes: int | None = None,
+        tick: Callable[[int], None] = lambda count: None,  # noqa: ARG005
     ) -> list[str]:
         """Draws training documents at random, in one reading of all files.
 
         Args:
             normalize: the tokenizer's.
             max_bytes: UTF-8 bytes of the sample; at least one document is drawn.
+            longest_bytes: longer documents are not drawn.
             tick: called for every document with the number of those so far.
 
         Returns:
-            Their texts in the order of the files; all training documents if they are no more than that.
+            Their texts in the order of the files; all training documents if they are no more than that. None
+            is equal to a validation document.
+
+        Raises:
+            UserError: a split has no document, or none may be drawn.
         """
-        heap: list[tuple[int, int, Document]] = []
-        size = count = 0
+        heap: list[tuple[int, int, str]] = []
+        held_out: set[int] = set()
+        size = count = train = 0
         for stream in self.streams(normalize):
             for split, document in stream:
                 count += 1
                 tick(count)
-                if split == "train":
-                    # The smallest hashes are kept: a max-heap of them, by negation.
-                    heapq.heappush(heap, (-self._hash(document.text, b"sample"), -count, document))
-                    size += document.num_bytes
-                    while size > max_bytes and len(heap) > 1:
-                        size -= heapq.heappop(heap)[2].num_bytes
-        return [document.text for _, _, document in sorted(heap, key=lambda item: -item[1])]
+                if split == "val":
+                    held_out.add(self._hash(normalize(document.text), b"copy"))
+                    continue
+                train += 1
+                if longest_bytes is not None and document.num_bytes > longest_bytes:
+                    continue
+                if not self.holdout.by_hash and self._hash(normalize(document.text), b"copy") in held_out:
+                    continue
+                # The smallest hashes are kept: a max-heap of them, by negation.
+                heapq.heappush(heap, (-self._hash(document.text, b"sample"), -count, document.text))
+                size += document.num_bytes
+                while (size > max_bytes or len(heap) > _MAX_SAMPLED) and len(heap) > 1:
+                    size -= len(heapq.heappop(heap)[2].encode())
+        check_splits({"train": train, "val": count - train})
+        if not heap:
+            raise UserError(
+                f"no document to train a tokenizer on: all {train} training documents are equal to a "
+                f"validation document or longer than {longest_bytes} bytes (--tokenizer takes a ready one)"
+            )
+        return [text for _, _, text in sorted(heap, key=lambda item: -item[1])]
+
+
+def check_splits(documents: Mapping[str, int]) -> None:
+    """Raises a UserError if a split has no document; takes how many each has."""
+    for split, count in documents.items():
+        if not count:
+            raise UserError(
+                f"no document got into the {split} split, of {sum(documents.values())} in all: "
+                "see --val_fraction, --val_documents and --val_inputs, and --separator for text files"
+            )

@@ -28,7 +28,6 @@ class Survey:
         reencoded_equal: those that came out as they went in.
         known: its documents, if they were asked for.
         seen_elsewhere: documents that were among those given.
-        lengths: tokens of each document, without its begin-of-sequence.
     """
 
     documents: int = 0
@@ -42,7 +41,6 @@ class Survey:
     reencoded_equal: int = 0
     known: KnownDocuments = field(default_factory=KnownDocuments)
     seen_elsewhere: int = 0
-    lengths: list[NDArray[np.int64]] = field(default_factory=list)
 
 
 def survey(
@@ -76,7 +74,6 @@ def survey(
         lengths = np.diff(starts, append=tokens.size) - 1
         found.documents += starts.size
         found.empty_documents += int((lengths == 0).sum())
-        found.lengths.append(lengths)
         found.tokens += tokens.size
         found.max_id = max(found.max_id, int(tokens.max()))
         if remember:
@@ -97,7 +94,7 @@ _REENCODED_BYTES = 1_000_000
 def _decode(
     found: Survey, tokens: NDArray[np.uint16], starts: NDArray[np.int64], tokenizer: Tokenizer
 ) -> int:
-    """Decodes documents by the tokenizer's own library, which knows no byte table; returns their bytes."""
+    """Decodes documents by the tokenizer's own library; returns their bytes."""
     num_bytes = 0
     before = found.decoded_bytes or 0
     for document in np.split(tokens, starts[1:]):

@@ -2,6 +2,8 @@
 
 import gzip
 import io
+import os
+import stat
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ _SUFFIXES: dict[str, Format] = {
     ".parquet": "parquet",
 }
 _COMPRESSED = (".gz", ".zst")
-_BUFFER_BYTES = 1 << 18
+_BUFFER_BYTES = 1 << 20
 
 
 @dataclass
@@ -45,6 +47,8 @@ class TextFile:
             status = self.path.stat()
         except OSError as error:
             raise UserError(f"{self.name}: cannot be read: {error.strerror}") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{self.name}: is no regular file: a pipe is read by way of standard input (-)")
         self.size = status.st_size
         self._stamp = status.st_mtime_ns
 
@@ -100,7 +104,8 @@ def find_files(inputs: Sequence[str], reading: Reading, *, stdin: Path | None = 
     files = []
     for name in inputs:
         if name == STDIN:
-            assert stdin is not None
+            if stdin is None:
+                raise UserError("standard input (-) cannot be among the val_inputs")
             files.append(TextFile(stdin, "stdin", reading.format or "txt"))
             continue
         literal = not has_magic(name) or Path(name).exists()
@@ -110,7 +115,9 @@ def find_files(inputs: Sequence[str], reading: Reading, *, stdin: Path | None = 
         for path in map(Path, paths):
             if path.is_dir():
                 raise UserError(f"{path}: is a folder: name its files, as in '{path}/**/*.txt'")
-            files.append(TextFile(path, str(path), reading.format or _format(path)))
+            # A name that is no UTF-8 could be written into no manifest.
+            shown = os.fsencode(path).decode(errors="replace")
+            files.append(TextFile(path, shown, reading.format or _format(path)))
     return files
 
 
@@ -152,6 +159,13 @@ def _pyarrow(file: TextFile) -> Any:
     return pyarrow
 
 
+def _batch_rows(table: Any) -> int:
+    """Returns how many rows are read at once: about as many as have a megabyte together."""
+    groups = [table.metadata.row_group(index) for index in range(table.metadata.num_row_groups)]
+    largest = max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=1.0)
+    return max(1, min(256, int(_BUFFER_BYTES / max(largest, 1.0))))
+
+
 def _parquet(file: TextFile, reading: Reading) -> Iterator[Document | Flaw]:
     arrow, column = _pyarrow(file), reading.text_field
     try:
@@ -162,13 +176,14 @@ def _parquet(file: TextFile, reading: Reading) -> Iterator[Document | Flaw]:
                 raise UserError(f"{file.name}: {column!r} is not among its columns {has} (--text_field)")
             row, size, rows = 0, file.size, max(table.metadata.num_rows, 1)
             file.track(lambda: size * row // rows)
-            for batch in table.iter_batches(batch_size=256, columns=[column]):
+            for batch in table.iter_batches(batch_size=_batch_rows(table), columns=[column]):
                 # As bytes: pyarrow does not look whether a string is UTF-8.
-                for data in batch.column(0).cast(arrow.large_binary()).to_pylist():
+                for value in batch.column(0).cast(arrow.large_binary()):
                     row += 1
+                    data = value.as_buffer()
                     if data is None:
                         yield Flaw("no text field", f"{column!r} is null", file.name, row)
                     else:
-                        yield checked(data, file.name, row, reading)
+                        yield checked(memoryview(data), file.name, row, reading)
     except arrow.ArrowException as error:
         raise UserError(f"{file.name}: is no whole Parquet file with text in {column!r}: {error}") from error

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from sentencepiece import SentencePieceNormalizer, SentencePieceTrainer
 
+from plgolf.config import config_to_dict
 from plgolf.data.shards import MAX_VOCAB_SIZE
-from plgolf.data.tokenizer import ByteTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
+from plgolf.data.tokenizer import SPACE, ByteTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 from plgolf.errors import UserError
 
 _PRESETS: dict[str, dict[str, Any]] = {
@@ -22,13 +23,16 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "normalization_rule_name": "identity",
         "remove_extra_whitespaces": False,
         "allow_whitespace_only_pieces": True,
+        # Also where the text has none: a space without a piece would come back as its mark.
+        "required_chars": SPACE,
         "max_sentence_length": 2**30,
     },
-    # The options of the challenge's exporter; longer documents than 4192 bytes are skipped in training.
+    # The options of the challenge's exporter, and SentencePiece's default for the longest document.
     "challenge": {
         "character_coverage": 0.999,
         "normalization_rule_name": "nmt_nfkc",
         "hard_vocab_limit": False,
+        "max_sentence_length": 4192,
     },
 }
 _COMMON: dict[str, Any] = {
@@ -84,8 +88,22 @@ class TokenizerRecipe:
                     f"{self.tokenizer}: must have at most {MAX_VOCAB_SIZE} ids for shards, "
                     f"got {tokenizer.vocab_size}"
                 )
+            _check_space(tokenizer, self.tokenizer)
             return tokenizer
         return ByteTokenizer() if self.model_type == "byte" else None
+
+    @property
+    def longest_bytes(self) -> int | None:
+        """Longer documents are not trained on: SentencePiece skips them."""
+        return _PRESETS[self.preset].get("max_sentence_length")
+
+    def used(self) -> dict[str, Any]:
+        """Returns the settings that have a say in the result."""
+        if self.tokenizer is not None:
+            return {"tokenizer": self.tokenizer}
+        if self.model_type == "byte":
+            return {"model_type": "byte"}
+        return {key: value for key, value in config_to_dict(self).items() if key != "tokenizer"}
 
     def normalizer(self) -> Callable[[str], str]:
         """Returns the ``normalize`` of the tokenizer that this would train."""
@@ -129,7 +147,15 @@ def train_tokenizer(documents: Iterable[str], recipe: TokenizerRecipe) -> Tokeni
     except RuntimeError as error:
         reason = " ".join(str(error).split()).split("] ")[-1]
         raise UserError(f"vocab_size {recipe.vocab_size} does not suit the text: {reason}") from error
-    return SentencePieceTokenizer(model.getvalue())
+    tokenizer = SentencePieceTokenizer(model.getvalue())
+    _check_space(tokenizer, "the trained tokenizer")
+    assert tokenizer.lossless == (recipe.preset == "lossless")
+    return tokenizer
+
+
+def _check_space(tokenizer: Tokenizer, name: str) -> None:
+    if isinstance(tokenizer, SentencePieceTokenizer) and not tokenizer.has_space:
+        raise UserError(f"{name}: has no piece for a space alone, which would count three bytes")
 
 
 def _interruptibly(work: Callable[[], None]) -> None:

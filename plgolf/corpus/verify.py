@@ -3,9 +3,11 @@
 Each check stands for a mistake that has been made in public, and for records that were none.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from plgolf.console import Console, Progress
 from plgolf.corpus.survey import Survey, survey
@@ -14,12 +16,13 @@ from plgolf.data.manifest import (
     FileEntry,
     Manifest,
     Split,
+    TokenizerEntry,
     find_tokenizer,
     hash_file,
     read_manifest,
 )
-from plgolf.data.shards import TOKEN_BYTES, ShardReader, find_shards, find_side_cars
-from plgolf.data.tokenizer import SPACE, SentencePieceTokenizer, Tokenizer
+from plgolf.data.shards import TOKEN_BYTES, Shard, ShardReader, find_shards, find_side_cars
+from plgolf.data.tokenizer import SentencePieceTokenizer, Tokenizer
 from plgolf.errors import UserError
 
 _LEAST_REENCODED = 0.9
@@ -77,7 +80,7 @@ def _checks(root: Path, tokenizer_path: Path | None, console: Console) -> Iterat
         return
     count = sum(len(files) for files in shards.values()) + len(side_cars)
     yield Check("headers and sizes", True, f"{count} files are whole")
-    yield from check_files(root, manifest, console)
+    yield from check_files(root, manifest, [*shards["val"], *shards.get("train", []), *side_cars], console)
     try:
         tokenizer = find_tokenizer(root, tokenizer_path)
     except UserError as error:
@@ -87,10 +90,10 @@ def _checks(root: Path, tokenizer_path: Path | None, console: Console) -> Iterat
     surveys = _surveys(readers, tokenizer, console)
     yield check_ids(surveys, tokenizer)
     yield check_documents(surveys, manifest)
-    yield check_counts(surveys, manifest)
+    yield check_counts(surveys, tokenizer, manifest)
     yield check_bytes(surveys["val"])
     yield check_reencoding(surveys["val"], tokenizer)
-    yield check_side_cars(ShardReader(side_cars), readers["val"], tokenizer.bos_id, manifest)
+    yield check_side_cars(ShardReader(side_cars), readers["val"], tokenizer, manifest)
     yield check_held_out(surveys)
 
 
@@ -107,15 +110,22 @@ def _surveys(readers: dict[str, ShardReader], tokenizer: Tokenizer, console: Con
     return {"val": val, "train": train}
 
 
-def check_files(root: Path, manifest: Manifest | None, console: Console) -> Iterator[Check]:
+def check_files(
+    root: Path, manifest: Manifest | None, files: Sequence[Shard], console: Console
+) -> Iterator[Check]:
     """Is every file the one that the manifest lists, and no other there?"""
     if manifest is None:
         yield Check(MANIFEST, None, "there is none: nothing can be said of what is missing")
         return
     listed = {entry.file: entry for split in manifest.splits.values() for entry in _files(split)}
     there = {path.name for path in root.glob("*.bin")}
+    counts = {file.path.name: file.num_tokens for file in files}
     wrong = [f"{name} is missing" for name in sorted(set(listed) - there)]
     wrong += [f"{name} is not listed" for name in sorted(there - set(listed))]
+    for name in sorted(there & set(listed) & set(counts)):
+        size, got = (root / name).stat().st_size, counts[name]
+        if (listed[name].bytes, listed[name].tokens) != (size, got):
+            wrong.append(f"{name} has {got} tokens in {size} bytes, listed are other numbers")
     yield Check(f"files of {MANIFEST}", not wrong, "; ".join(wrong[:3]) or f"all {len(listed)} are there")
     progress = Progress(console, "hashing", sum(entry.bytes for entry in listed.values()))
     done, wrong = 0, []
@@ -133,11 +143,13 @@ def _files(split: Split) -> list[FileEntry]:
 
 def check_tokenizer(tokenizer: Tokenizer, manifest: Manifest | None) -> Check:
     """Is it the dataset's, and is a space one byte to it? Without a piece for it, it would be three."""
-    if isinstance(tokenizer, SentencePieceTokenizer):
-        processor = tokenizer.processor
-        if processor.is_unknown(processor.piece_to_id(SPACE)):
-            return Check("tokenizer", False, "it has no piece for a space alone, which then counts 3 bytes")
-    known = "as listed" if manifest else "not listed anywhere"
+    if isinstance(tokenizer, SentencePieceTokenizer) and not tokenizer.has_space:
+        return Check("tokenizer", False, "it has no piece for a space alone, which then counts 3 bytes")
+    known = "not listed anywhere"
+    if manifest:
+        known, listed = "as listed", manifest.tokenizer
+        if listed != TokenizerEntry.of(tokenizer, listed.file):
+            return Check("tokenizer", False, f"it is not what {MANIFEST} says of it")
     lossless = "lossless" if tokenizer.lossless else "it normalises"
     return Check("tokenizer", True, f"{tokenizer.kind}, {tokenizer.vocab_size} ids, {lossless}; {known}")
 
@@ -163,15 +175,18 @@ def check_documents(surveys: dict[str, Survey], manifest: Manifest | None) -> Ch
     return Check("documents", not wrong, "; ".join(wrong) or said)
 
 
-def check_counts(surveys: dict[str, Survey], manifest: Manifest | None) -> Check:
+def check_counts(surveys: dict[str, Survey], tokenizer: Tokenizer, manifest: Manifest | None) -> Check:
     """Are tokens and scored bytes as many as the manifest says?"""
     if manifest is None:
         return Check("counts", None, f"no {MANIFEST} to compare with")
     wrong = []
     for split, found in surveys.items():
         listed = manifest.splits[split]
-        for name in ("tokens", "scored_bytes"):
-            expected, got = getattr(listed, name), getattr(found, name)
+        counted = {"tokens": found.tokens, "scored_bytes": found.scored_bytes}
+        if tokenizer.lossless:
+            counted["raw_bytes"] = found.scored_bytes
+        for name, got in counted.items():
+            expected = getattr(listed, name)
             if expected is not None and expected != got:
                 wrong.append(f"{split} has {got} {name}, listed are {expected}")
     said = ", ".join(f"{found.tokens:,} tokens in {split}" for split, found in surveys.items())
@@ -201,22 +216,33 @@ def check_reencoding(val: Survey, tokenizer: Tokenizer) -> Check:
 
 
 def check_side_cars(
-    counts: ShardReader, tokens: ShardReader, bos_id: int, manifest: Manifest | None
+    counts: ShardReader, tokens: ShardReader, tokenizer: Tokenizer, manifest: Manifest | None
 ) -> Check:
     """Do the byte side-cars add up to the raw text, and count nothing for a begin-of-sequence?"""
+    name = "byte side-cars"
     if not counts.shards:
-        return Check("byte side-cars", None, "there are none: val/bpb_raw will be missing")
-    total = at_bos = 0
+        return Check(name, None, "there are none: val/bpb_raw will be missing")
+    total = at_bos = other = 0
     for position in range(0, counts.num_tokens, 1 << 22):
         count = min(1 << 22, counts.num_tokens - position)
-        read = counts.read(position, count)
-        total += int(read.sum(dtype="int64"))
-        at_bos += int(read[tokens.read(position, count) == bos_id].sum(dtype="int64"))
+        # With the token before, for the space that counts or not.
+        back = min(position, 1)
+        read, ids = counts.read(position, count), tokens.read(position - back, count + back)
+        total += int(read.sum(dtype=np.int64))
+        at_bos += int(read[ids[back:] == tokenizer.bos_id].sum(dtype=np.int64))
+        if tokenizer.lossless and int(ids.max()) < tokenizer.vocab_size:
+            other += int(np.count_nonzero(tokenizer.byte_counts.of_stream(ids)[back:] != read))
     listed = manifest.splits["val"].raw_bytes if manifest else None
-    if at_bos or (listed is not None and listed != total):
-        detail = f"{total:,} bytes, listed are {listed}; {at_bos} of them at a begin-of-sequence"
-        return Check("byte side-cars", False, detail)
-    return Check("byte side-cars", True, f"{total:,} raw bytes")
+    if at_bos or other or (listed is not None and listed != total):
+        return Check(
+            name,
+            False,
+            f"{total:,} bytes, listed are {listed}; {at_bos} of them at a begin-of-sequence; "
+            f"{other} tokens of a lossless tokenizer have another count than their text",
+        )
+    if listed is None and not tokenizer.lossless:
+        return Check(name, None, f"{total:,} raw bytes, and no {MANIFEST} to compare with")
+    return Check(name, True, f"{total:,} raw bytes")
 
 
 def check_held_out(surveys: dict[str, Survey]) -> Check:

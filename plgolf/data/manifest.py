@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from plgolf.config import config_from_dict, config_to_dict
@@ -113,7 +114,7 @@ class Manifest:
     def save(self, root: Path) -> None:
         """Writes ``manifest.json`` into a folder."""
         content = json.dumps(config_to_dict(self), indent=2, ensure_ascii=False)
-        write_whole(root / MANIFEST, (content + "\n").encode())
+        write_whole(root / MANIFEST, (content + "\n").encode(errors="replace"))
 
 
 def read_manifest(root: Path) -> Manifest | None:
@@ -139,14 +140,30 @@ def read_manifest(root: Path) -> Manifest | None:
         raise UserError(f"{path}: is no JSON") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path}: is no dataset manifest of plgolf (it has no format: {FORMAT})")
-    return config_from_dict(Manifest, content, where=str(path))
+    manifest = config_from_dict(Manifest, content, where=str(path))
+    if set(manifest.splits) != {"train", "val"}:
+        raise UserError(f"{path}: splits must be train and val, got {', '.join(manifest.splits) or 'none'}")
+    return manifest
 
 
-def hash_file(path: Path) -> str:
-    """Returns the SHA-256 of a file, which may be larger than memory."""
+def check_no_strangers(root: Path, manifest: Manifest) -> None:
+    """Raises a UserError if a dataset that is to be replaced holds a file that is not its own."""
+    own = {MANIFEST, manifest.tokenizer.file}
+    own.update(
+        entry.file for split in manifest.splits.values() for entry in (*split.shards, *split.side_cars)
+    )
+    strangers = sorted(path.name for path in root.iterdir() if path.name not in own)
+    if strangers:
+        raise UserError(
+            f"{root / strangers[0]}: is no part of the dataset that would be replaced: move it away"
+        )
+
+
+def hash_file(path: Path, stop: Event | None = None) -> str:
+    """Returns the SHA-256 of a file, which may be larger than memory; of a part, once ``stop`` is set."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
+        while (chunk := file.read(1 << 20)) and not (stop and stop.is_set()):
             digest.update(chunk)
     return digest.hexdigest()
 
@@ -187,7 +204,7 @@ def find_tokenizer(root: Path, path: Path | None = None) -> Tokenizer:
         names = (SentencePieceTokenizer.file_name, ByteTokenizer.file_name)
         path = next((root / name for name in names if (root / name).is_file()), None)
         if path is None:
-            raise UserError(f"{root}: holds no {' or '.join(names)}: data.tokenizer must name one")
+            raise UserError(f"{root}: holds no {' or '.join(names)}, and no other tokenizer is named")
     tokenizer = load_tokenizer(path)
     if manifest is not None and tokenizer.sha256 != manifest.tokenizer.sha256:
         raise UserError(f"{path}: is another tokenizer than the one of {root / MANIFEST} (by its sha256)")

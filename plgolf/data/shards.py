@@ -22,6 +22,7 @@ VERSION = 1
 HEADER_BYTES = 1024
 TOKEN_BYTES = 2
 MAX_VOCAB_SIZE = 2**16
+_MAX_OPEN_FILES = 64
 
 Tokens = NDArray[np.uint16]
 
@@ -196,6 +197,8 @@ class ShardReader:
         path = self.shards[index].path
         try:
             if index not in self._files:
+                if len(self._files) >= _MAX_OPEN_FILES:
+                    self.close()
                 self._files[index] = os.open(path, os.O_RDONLY)
             data = os.pread(self._files[index], TOKEN_BYTES * into.size, HEADER_BYTES + TOKEN_BYTES * offset)
         except OSError as error:

@@ -68,7 +68,7 @@ def test_standard_input_and_options_from_a_file(tmp_path):
     # As a shell hands it over, and with what cannot be known before it is read.
     arguments = ["prepare", "-", "--root", "set", "--separator", r"\n---\n", "--val_documents", 1]
     done = data(*arguments, "--model_type", "byte", cwd=tmp_path, input=text)
-    assert done.returncode == 2 and "set: holds another dataset: --overwrite" in done.stderr
+    assert done.returncode == 2 and "set: holds another dataset, or a part of one: --overwrite" in done.stderr
     done = data(*arguments, "--model_type", "byte", "--overwrite", cwd=tmp_path, input=text)
     assert done.returncode == 0
     assert read_manifest(tmp_path / "set").splits == manifest.splits
@@ -94,7 +94,18 @@ def test_bare_folders_can_be_looked_at(tmp_path):
         (["prepare", "a.jsonl", "--root", "r", "--vocab_siz", "9"], "vocab_siz"),
         (["prepare", "a.jsonl", "--root", "r", "--preset", "lossy"], "preset"),
         (["prepare", "bad.jsonl", "--root", "r"], "bad.jsonl:2: broken JSON: "),
-        (["prepare", "a.jsonl", "--root", "a.jsonl"], "a.jsonl: exists but holds no manifest.json"),
+        (["prepare", "a.jsonl", "--root", "a.jsonl/set"], "a.jsonl/set: cannot be written: "),
+        (["prepare", "a.jsonl", "a.jsonl", "--root", "r"], "a.jsonl: is among the inputs 2 times"),
+        (["prepare", "a.jsonl", "--root", "r", "--val_inputs", "-"], "(-) cannot be among the val_inputs"),
+        (["prepare", "/dev/null", "--root", "r", "--format", "txt"], "/dev/null: is no regular file"),
+        (["prepare", "a.jsonl", "--root", "r", "--seed", "-1"], "seed must be from 0 to"),
+        (
+            ["prepare", "a.jsonl", "--root", "r", "--max_document_bytes", str(2**60)],
+            "max_document_bytes must",
+        ),
+        (["prepare", "deep.jsonl", "--root", "r"], "deep.jsonl:1: no text field"),
+        (["prepare", "a.jsonl", "--root", "r", "--tokenizer", "deep.json"], "deep.json: is no JSON"),
+        (["prepare", "a.jsonl", "--root", "a.jsonl"], "a.jsonl: is no folder"),
         (["prepare", "a.jsonl", "--root", "/proc/r"], "/proc/r: cannot be written: "),
         (
             ["prepare", "a.jsonl", "--root", "r", "--tokenizer", "none.model"],
@@ -109,11 +120,14 @@ def test_bare_folders_can_be_looked_at(tmp_path):
 )
 def test_mistakes_cost_one_line_and_leave_nothing(tmp_path, arguments, message):
     write_jsonl(tmp_path / "a.jsonl", ["a", "b"])
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    (tmp_path / "deep.jsonl").write_text(json.dumps({f"field{i}": 1 for i in range(100_000)}))
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{\n')
     before = sorted(tmp_path.rglob("*"))
     done = data(*arguments, cwd=tmp_path)
     assert done.returncode == 2 and message in done.stderr
     assert done.stderr.startswith("plgolf: error: ") and done.stderr.count("\n") == 1
+    assert len(done.stderr) < 2100
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -186,6 +200,39 @@ def test_training_a_tokenizer_can_be_interrupted(tmp_path, much, model_type):
     assert time.monotonic() - begun < 5
     assert (process.returncode, stderr) == (130, "plgolf: interrupted\n")
     assert [path.name for path in tmp_path.iterdir()] == ["much.jsonl"]
+
+
+def test_an_interrupt_need_not_wait_for_a_large_file_to_be_hashed(tmp_path):
+    with (tmp_path / "large.jsonl").open("wb") as file:
+        file.write(b"{\n")
+        file.truncate(20_000_000_000)  # Nothing on the disk, but it takes a while to read.
+    begun = time.monotonic()
+    done = data("prepare", "large.jsonl", "--root", "set", "--model_type", "byte", cwd=tmp_path)
+    assert done.returncode == 2 and "large.jsonl:1: broken JSON" in done.stderr
+    assert time.monotonic() - begun < 5
+
+
+def test_two_at_once_wait_for_each_other(tmp_path, much):
+    processes = [start(*much, cwd=tmp_path) for _ in range(2)]
+    outputs = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert sum("is there already" in stdout for stdout, _ in outputs) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["much.jsonl", "set"]
+
+
+def test_odd_names_and_readers_who_have_seen_enough(tmp_path):
+    write_jsonl(tmp_path / "\udcff \x1b[2J.jsonl", ["日本", "b", "c"])
+    script = f"{sys.executable} -m plgolf data prepare *.jsonl --root set --model_type byte --val_documents 2"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    script = f"set -o pipefail; {sys.executable} -m plgolf data inspect set | true"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode in (0, 141) and not done.stderr
+    done = data("inspect", "set", cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "latin-1"})
+    assert done.returncode == 0 and "\\u65e5\\u672c" in done.stdout
+    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    (tmp_path / "set" / "manifest.json").write_text(json.dumps(manifest | {"byte_note": "\x1b[2J"}))
+    assert "\x1b" not in data("inspect", "set", cwd=tmp_path).stdout
 
 
 def test_a_full_disk_is_one_line(tmp_path, much):

@@ -93,6 +93,13 @@ def test_a_bad_line_is_named_and_the_others_are_read(tmp_path, line, reason, det
     assert str(bad).startswith(f"{path}:4: {reason}")
 
 
+def test_a_byte_order_mark_is_no_part_of_json(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n{"text": "b"}\r\n')
+    assert texts(read(tmp_path / "a.jsonl")) == ["a", "b"]
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa")
+    assert texts(read(tmp_path / "a.txt")) == ["\ufeffa"]
+
+
 def test_bad_text_is_named_by_its_line(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"one\ntwo\xc3\nthree")
@@ -206,5 +213,5 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path):
 def test_settings_are_checked():
     with pytest.raises(ValueError, match="separator must not be empty"):
         Reading(separator="")
-    with pytest.raises(ValueError, match="max_document_bytes must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="max_document_bytes must be from 1 to .*, got 0"):
         Reading(max_document_bytes=0)

@@ -1,4 +1,5 @@
 import hashlib
+import io
 import json
 import random
 from collections import Counter
@@ -10,7 +11,7 @@ from corpus.texts import TEXT, Lines, some_texts, tokenizer, write_jsonl
 from golden_data import TOKENIZER
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sentencepiece import SentencePieceProcessor
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from plgolf.corpus.building import Output
@@ -309,12 +310,12 @@ def test_only_one_rule_may_be_given():
 def test_the_tokenizer_sees_training_documents_only(tmp_path):
     source = write_jsonl(tmp_path / "a.jsonl", [f"{'v' if i < 50 else 't'}{i}" for i in range(1000)])
     made = corpus(source, Holdout(val_documents=50))
-    seen = made.sample(str, 10**9, lambda count: None)
+    seen = made.sample(str, 10**9)
     assert seen == [f"t{i}" for i in range(50, 1000)]
-    sample = made.sample(str, 400, lambda count: None)
+    sample = made.sample(str, 400)
     assert 80 < len(sample) < 120 and sum(map(len, sample)) <= 400 and set(sample) < set(seen)
-    assert sample == made.sample(str, 400, lambda count: None)
-    assert len(made.sample(str, 1, lambda count: None)) == 1
+    assert sample == made.sample(str, 400)
+    assert len(made.sample(str, 1)) == 1
     # It is drawn from all of them.
     assert min(int(text[1:]) for text in sample) < 200 < 800 < max(int(text[1:]) for text in sample)
 
@@ -327,7 +328,7 @@ def test_training_a_tokenizer_is_reproducible(model_type):
 
 
 def test_a_vocabulary_that_does_not_suit_the_text_is_refused(tmp_path):
-    source = write_jsonl(tmp_path / "a.jsonl", ["some text"] * 3)
+    source = write_jsonl(tmp_path / "a.jsonl", ["some text", "more", "other words"])
     for size in (200, 5000):
         recipe = TokenizerRecipe(vocab_size=size)
         with pytest.raises(ValueError, match=f"vocab_size {size} does not suit the text: .") as error:
@@ -344,6 +345,96 @@ def test_a_tokenizer_of_more_ids_than_shards_can_hold_is_refused(tmp_path):
     source = write_jsonl(tmp_path / "a.jsonl", ["a", "b"])
     with pytest.raises(ValueError, match=r"large\.model: must have at most 65536 ids for shards, got 66048"):
         make([source], tmp_path / "set", recipe=TokenizerRecipe(tokenizer=str(tmp_path / "large.model")))
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_lossless_also_where_the_training_text_has_no_space(tmp_path, model_type):
+    documents = [chr(0x4E00 + i) * 3 + chr(0x4E00 + 2 * i) for i in range(200)]
+    source = write_jsonl(tmp_path / "a.jsonl", ["有 他", *documents])
+    recipe = TokenizerRecipe(model_type=model_type, vocab_size=562)
+    manifest, _ = make([source], tmp_path / "set", holdout=Holdout(val_documents=1), recipe=recipe)
+    assert manifest.tokenizer.lossless and manifest.byte_note == ""
+    assert texts(tmp_path / "set", "val") == ["有 他"]
+    assert all(check.passed for check in verify(tmp_path / "set", console=Lines()))
+
+
+def test_a_tokenizer_without_a_piece_for_a_space_is_refused(tmp_path):
+    proto = ModelProto.FromString(tokenizer("lossless bpe").to_bytes())
+    next(piece for piece in proto.pieces if piece.piece == "\u2581").piece = "\u2581qq"
+    (tmp_path / "t.model").write_bytes(proto.SerializeToString())
+    assert not load_tokenizer(tmp_path / "t.model").lossless
+    source = write_jsonl(tmp_path / "a.jsonl", ["a", "b"])
+    with pytest.raises(ValueError, match=r"t\.model: has no piece for a space alone"):
+        make([source], tmp_path / "set", recipe=TokenizerRecipe(tokenizer=str(tmp_path / "t.model")))
+
+
+def test_copies_of_validation_documents_do_not_train_the_tokenizer(tmp_path):
+    held_out = [f"zyxwvq {i} zyxwvq" for i in range(5)]
+    source = write_jsonl(tmp_path / "a.jsonl", [*held_out, *some_texts()[:9], *held_out * 30])
+    recipe = TokenizerRecipe(vocab_size=400)
+    manifest, _ = make([source], tmp_path / "set", holdout=Holdout(val_documents=5), recipe=recipe)
+    assert manifest.left_out == {"training document equal to a validation document": 150}
+    processor = load_tokenizer(tmp_path / "set" / "tokenizer.model").processor
+    assert not [i for i in range(400) if "yx" in processor.id_to_piece(i)]
+
+
+def test_documents_that_are_equal_but_for_unknown_characters_stay_together(tmp_path):
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(some_texts()[:9]), model_writer=model, vocab_size=200, minloglevel=2
+    )
+    (tmp_path / "t.model").write_bytes(model.getvalue())
+    source = write_jsonl(tmp_path / "a.jsonl", [f"{chr(0x4E00 + i)} text {i % 20}" for i in range(400)])
+    recipe = TokenizerRecipe(tokenizer=str(tmp_path / "t.model"))
+    make([source], tmp_path / "set", holdout=Holdout(val_fraction=0.3), recipe=recipe)
+    failed = [c.name for c in verify(tmp_path / "set", console=Lines()) if c.passed is False]
+    assert "held out" not in failed
+
+
+def test_long_documents_do_not_train_the_challenges_tokenizer(tmp_path):
+    recipe = TokenizerRecipe(preset="challenge", vocab_size=400)
+    source = write_jsonl(tmp_path / "a.jsonl", ["x " * 3000, "y " * 3000])
+    with pytest.raises(ValueError, match="no document to train a tokenizer on: all 1 .* 4192 bytes"):
+        make([source], tmp_path / "set", holdout=Holdout(val_documents=1), recipe=recipe)
+
+
+def test_an_empty_folder_a_link_and_strangers(tmp_path):
+    source = write_jsonl(tmp_path / "a.jsonl", ["a", "b"])
+    holdout, target = Holdout(val_documents=1), tmp_path / "target"
+    target.mkdir()
+    (tmp_path / "link").symlink_to(target)
+    for overwrite in (False, True):
+        make([source], tmp_path / "link", holdout=holdout, overwrite=overwrite)
+        assert (tmp_path / "link").is_symlink() and read_manifest(target).name == "target"
+    (target / "mine.jsonl").write_text("precious")
+    with pytest.raises(ValueError, match=r"link/mine\.jsonl: is no part of the dataset"):
+        make([source], tmp_path / "link", holdout=holdout, overwrite=True)
+    assert (target / "mine.jsonl").read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "link", "target"]
+
+
+def test_another_tokenizer_at_the_same_path_or_a_lost_shard_is_another_dataset(tmp_path):
+    source, model = write_jsonl(tmp_path / "a.jsonl", ["a", "b"]), tmp_path / "t.model"
+    model.write_bytes(TOKENIZER.read_bytes())
+    options = {"holdout": Holdout(val_documents=1), "recipe": TokenizerRecipe(tokenizer=str(model))}
+    manifest, _ = make([source], tmp_path / "set", **options)
+    assert "preset" not in manifest.options and "vocab_size" not in manifest.options
+    assert "is there already" in make([source], tmp_path / "set", **options)[1][0]
+    model.write_bytes(tokenizer("lossless bpe").to_bytes())
+    with pytest.raises(ValueError, match="holds another dataset"):
+        make([source], tmp_path / "set", **options)
+    model.write_bytes(TOKENIZER.read_bytes())
+    (tmp_path / "set" / "set_train_000000.bin").unlink()
+    with pytest.raises(ValueError, match="holds another dataset, or a part of one"):
+        make([source], tmp_path / "set", **options)
+
+
+def test_many_small_shards(tmp_path):
+    source = write_jsonl(tmp_path / "a.jsonl", ["some text " * 100, "more text " * 200])
+    output = Output(shard_tokens=2)
+    make([source], tmp_path / "set", holdout=Holdout(val_documents=1), output=output)
+    assert len(list((tmp_path / "set").iterdir())) > 2000
+    assert all(check.passed for check in verify(tmp_path / "set", console=Lines()))
 
 
 def test_shuffling_is_by_seed_and_loses_nothing(tmp_path):
@@ -403,7 +494,7 @@ def test_a_dataset_is_replaced_only_on_request(tmp_path):
     assert again == first and "is there already" in lines[0]
     assert before == {path: path.stat().st_mtime_ns for path in root.iterdir()}
     for change in ({"output": Output(shard_tokens=9)}, {"holdout": Holdout(val_fraction=0.5)}):
-        with pytest.raises(ValueError, match=r"set: holds another dataset: --overwrite"):
+        with pytest.raises(ValueError, match=r"set: holds another dataset, or a part of one: --overwrite"):
             make([source], root, **({"holdout": holdout} | change))
     write_jsonl(source, ["a", "b", "c"])
     with pytest.raises(ValueError, match="holds another dataset"):

@@ -260,15 +260,28 @@ def test_a_broken_manifest_is_caught(root, content):
 
 def test_a_manifest_that_lies_is_caught(root):
     manifest = json.loads((root / "manifest.json").read_text())
+
+    def failed_with(change) -> dict[str, str]:
+        wrong = json.loads(json.dumps(manifest))
+        change(wrong)
+        (root / "manifest.json").write_text(json.dumps(wrong))
+        return failed(root)
+
     for key, name in [
         ("scored_bytes", "counts"),
         ("documents", "documents"),
         ("raw_bytes", "byte side-cars"),
     ]:
-        wrong = json.loads(json.dumps(manifest))
-        wrong["splits"]["val"][key] += 1
-        (root / "manifest.json").write_text(json.dumps(wrong))
-        assert list(failed(root)) == [name]
+        found = failed_with(lambda wrong, key=key: wrong["splits"]["val"].update({key: 7}))
+        assert list(found) == [name]
+    for changes in ({"vocab_size": 9999}, {"kind": "quux"}, {"lossless": True}):
+        assert list(failed_with(lambda wrong, new=changes: wrong["tokenizer"].update(new))) == ["tokenizer"]
+    for changes in ({"tokens": 5}, {"bytes": 5}):
+        found = failed_with(lambda wrong, new=changes: wrong["splits"]["train"]["shards"][0].update(new))
+        assert "listed are other numbers" in found["files of manifest.json"]
+    for changes in ({}, {"train": manifest["splits"]["train"]}):
+        found = failed_with(lambda wrong, new=changes: wrong.update(splits=new))
+        assert "splits must be train and val" in found["manifest"]
 
 
 def test_side_cars_that_count_what_is_no_text_are_caught(root):
@@ -277,6 +290,18 @@ def test_side_cars_that_count_what_is_no_text_are_caught(root):
     counts[0] += 1
     write_shard(path, counts)
     assert "1 of them at a begin-of-sequence" in failed(root)["byte side-cars"]
+
+
+def test_side_cars_of_a_lossless_tokenizer_must_be_its_bytes(tmp_path):
+    made_by = ByteTokenizer()
+    tokens = np.array([1, *made_by.encode("some text")], dtype=np.uint16)
+    write_shard(tmp_path / "x_val_000000.bin", tokens)
+    write_shard(tmp_path / "x_train_000000.bin", tokens[:5])
+    (tmp_path / "tokenizer.json").write_bytes(made_by.to_bytes())
+    write_shard(tmp_path / "x_val_bytes_000000.bin", np.array([0, *[7] * 9], dtype=np.uint16))
+    assert "9 tokens of a lossless tokenizer" in failed(tmp_path)["byte side-cars"]
+    write_shard(tmp_path / "x_val_bytes_000000.bin", np.array([0, *[1] * 9], dtype=np.uint16))
+    assert failed(tmp_path) == {}
 
 
 def test_a_lossless_model_used_without_its_care_for_a_first_space_is_caught(tmp_path):

@@ -38,7 +38,7 @@ def _byte_tokenizer(content: bytes) -> Tokenizer:
     tokenizer = ByteTokenizer()
     try:
         same = json.loads(content) == json.loads(tokenizer.to_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError("is no JSON") from error
     if not same:
         raise UserError("is not the description of the 260-id byte tokenizer")

@@ -51,10 +51,13 @@ class SentencePieceTokenizer(Tokenizer):
         self.bos_id = self.processor.bos_id()
         if not 0 <= self.bos_id < self.vocab_size:
             raise UserError("has no begin-of-sequence piece")
+        self.has_space = not self.processor.is_unknown(self.processor.piece_to_id(SPACE))
+        """Whether a space alone is a piece. Else it falls back to the three bytes of its mark, for good."""
         ids = [i for i in range(self.vocab_size) if self.processor.is_byte(i)]
         self._byte_ids = np.array(ids, dtype=np.int32)
         self.lossless = (
             len(ids) == 256
+            and self.has_space
             and not normalizer.precompiled_charsmap
             and not normalizer.add_dummy_prefix
             and not normalizer.remove_extra_whitespaces
@@ -87,6 +90,8 @@ class SentencePieceTokenizer(Tokenizer):
     def normalize(self, text: str) -> str:
         if self.lossless:
             return text
+        if not self._byte_ids.size:  # All that is not in the vocabulary is one id.
+            return " ".join(map(str, self.encode(text).tolist()))
         normal: str = self.processor.normalize(text)
         return normal
 

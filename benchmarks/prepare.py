@@ -67,7 +67,7 @@ def write(path: Path, megabytes: int) -> int:
     return size
 
 
-def prepare_here(source: Path, tokenizer: Path, threads: int) -> float:
+def prepare_here(source: Path, tokenizer: Path, threads: int, holdout: Holdout) -> float:
     """Prepares a dataset in this process; returns seconds."""
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:
         begun = time.perf_counter()
@@ -75,7 +75,7 @@ def prepare_here(source: Path, tokenizer: Path, threads: int) -> float:
             [str(source)],
             Path(folder) / "set",
             reading=Reading(separator=SEPARATOR),
-            holdout=Holdout(val_documents=50),
+            holdout=holdout,
             recipe=TokenizerRecipe(tokenizer=str(tokenizer)),
             output=Output(workers=threads),
             console=Terminal(io.StringIO()),
@@ -126,19 +126,24 @@ def measure(folder: Path, settings: argparse.Namespace) -> dict[str, object]:
         model.write_bytes(tokenizer.to_bytes())
         processor = SentencePieceProcessor(model_file=str(model))
         bare: list[float] = []
-        ours: dict[str, list[float]] = {kind: [] for kind in sources}
+        variants = {
+            "jsonl, first 50 held out": (sources["jsonl"], Holdout(val_documents=50)),
+            "txt, first 50 held out": (sources["txt"], Holdout(val_documents=50)),
+            "jsonl, 0.2 % held out by hash": (sources["jsonl"], Holdout(val_fraction=0.002)),
+        }
+        ours: dict[str, list[float]] = {kind: [] for kind in variants}
         for _ in range(settings.rounds):
             documents = [json.loads(line)["text"] for line in sources["jsonl"].open()]
             begun = time.perf_counter()
             processor.encode(documents, return_type="numpy", num_threads=settings.threads)
             bare.append(time.perf_counter() - begun)
             del documents
-            for kind, source in sources.items():
-                ours[kind].append(prepare_here(source, model, settings.threads))
+            for kind, (source, holdout) in variants.items():
+                ours[kind].append(prepare_here(source, model, settings.threads, holdout))
         results[preset] = {"megabytes": size, "bare_mb_per_second": size / median(bare), "bare_seconds": bare}
         for kind, seconds in ours.items():
             ratio = median(one / other for one, other in zip(bare, seconds, strict=True))
-            results[f"{preset} {kind}"] = {
+            results[f"{preset}, {kind}"] = {
                 "mb_per_second": size / median(seconds),
                 "ratio_to_bare": ratio,
                 "seconds": seconds,

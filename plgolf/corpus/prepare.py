@@ -11,7 +11,7 @@ from plgolf.console import Console
 from plgolf.corpus.building import Output, build
 from plgolf.corpus.documents import Reading
 from plgolf.corpus.splitting import Corpus, Holdout, OnError
-from plgolf.corpus.stdlib import stdlib_files
+from plgolf.corpus.stdlib import is_validation, stdlib_files
 from plgolf.corpus.text_files import STDIN, TextFile, find_files
 from plgolf.corpus.tokenizer_training import TokenizerRecipe
 from plgolf.data.manifest import MANIFEST, Manifest, check_no_strangers, hash_file, read_manifest
@@ -95,11 +95,13 @@ def prepare_stdlib(root: Path, *, vocab_size: int, console: Console) -> None:
     recipe = TokenizerRecipe(vocab_size=vocab_size)
     # In the order of names, a short run would end on a diet of codec tables: nothing is shuffled later.
     output = Output(shuffle=True)
+    files = stdlib_files()
+    val_files = [file for file in files if is_validation(file.name)]
     corpus = Corpus(
-        stdlib_files(),
-        [],
+        [file for file in files if not is_validation(file.name)],
+        val_files,
         reading=Reading(),
-        holdout=Holdout(val_fraction=1 / 24),
+        holdout=Holdout(val_inputs=[file.name for file in val_files]),
         seed=output.seed,
         on_error="skip",
     )

@@ -20,6 +20,7 @@ from plgolf.corpus.encoding import encode_in_order, share_out
 from plgolf.corpus.prepare import prepare, prepare_stdlib
 from plgolf.corpus.shuffling import ShuffledDocuments
 from plgolf.corpus.splitting import Corpus, Holdout
+from plgolf.corpus.stdlib import is_validation, stdlib_files
 from plgolf.corpus.text_files import find_files
 from plgolf.corpus.tokenizer_training import TokenizerRecipe, train_tokenizer
 from plgolf.corpus.verify import verify
@@ -514,6 +515,22 @@ def test_a_dataset_is_replaced_only_on_request(tmp_path):
             make([source], other, overwrite=overwrite)
     assert (other / "thesis.txt").read_text() == "precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "other", "set"]
+
+
+def test_a_module_never_changes_sides(tmp_path):
+    for name in ("b.py", "a.py", "test/t.py", "site-packages/p.py", "pkg/c.py", "readme.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert [file.name for file in stdlib_files(tmp_path)] == ["a.py", "b.py", "pkg/c.py"]
+    names = [f"module{i}.py" for i in range(24_000)]
+    assert sum(map(is_validation, names)) == pytest.approx(1000, rel=0.1)
+    assert [name for name in names[:100] if is_validation(name)] == [
+        "module4.py",
+        "module63.py",
+        "module82.py",
+        "module84.py",
+        "module91.py",
+    ]
 
 
 def test_the_embedded_dataset_is_made_once_and_whole(tmp_path):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from plgolf.data.document_stream import whole_documents
 from plgolf.data.manifest import Manifest, find_tokenizer, read_manifest
-from plgolf.data.shards import Shard, ShardReader, find_shards, find_side_cars, has_shards
+from plgolf.data.shards import MAX_VOCAB_SIZE, Shard, ShardReader, find_shards, find_side_cars, has_shards
 from plgolf.data.tokenizer import Tokenizer
 from plgolf.errors import UserError
 
@@ -87,7 +87,7 @@ def inspect(root: Path, *, tokenizer: Path | None = None) -> DatasetView:
 
 def _look(root: Path, split: str, tokenizer: Tokenizer | None) -> SplitView:
     shards = find_shards(root, split)
-    reader = ShardReader(shards, vocab_size=tokenizer.vocab_size if tokenizer else 2**16)
+    reader = ShardReader(shards, vocab_size=tokenizer.vocab_size if tokenizer else MAX_VOCAB_SIZE)
     lengths, looked_at, scored = [np.empty(0, dtype=np.int64)], 0, 0
     for tokens, starts in whole_documents(reader, tokenizer.bos_id if tokenizer else _USUAL_BOS_ID):
         lengths.append(np.diff(starts, append=tokens.size) - 1)

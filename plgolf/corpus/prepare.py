@@ -159,8 +159,7 @@ def _same(
 
 
 def _is_whole(root: Path, manifest: Manifest) -> bool:
-    entries = [entry for split in manifest.splits.values() for entry in (*split.shards, *split.side_cars)]
-    paths = {root / entry.file: entry.bytes for entry in entries}
+    paths = {root / entry.file: entry.bytes for entry in manifest.files}
     return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
 
 

@@ -179,17 +179,20 @@ class Corpus:
         heap: list[tuple[int, int, str]] = []
         held_out: set[int] = set()
         size = count = train = 0
+        # The rule by hash has all copies of a document on one side.
+        looks_for_copies = not self.holdout.by_hash
         for stream in self.streams(normalize):
             for split, document in stream:
                 count += 1
                 tick(count)
                 if split == "val":
-                    held_out.add(self._hash(normalize(document.text), b"copy"))
+                    if looks_for_copies:
+                        held_out.add(self._hash(normalize(document.text), b"copy"))
                     continue
                 train += 1
                 if longest_bytes is not None and document.num_bytes > longest_bytes:
                     continue
-                if not self.holdout.by_hash and self._hash(normalize(document.text), b"copy") in held_out:
+                if looks_for_copies and self._hash(normalize(document.text), b"copy") in held_out:
                     continue
                 # The smallest hashes are kept: a max-heap of them, by negation.
                 heapq.heappush(heap, (-self._hash(document.text, b"sample"), -count, document.text))

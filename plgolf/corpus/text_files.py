@@ -137,7 +137,6 @@ def _stream(file: TextFile, reading: Reading) -> Iterator[Document | Flaw]:
         file.track(raw.tell)
         parse = json_lines if file.format == "jsonl" else plain_text
         yield from parse(stream, file.name, reading)
-        file.track(lambda: file.size)
 
 
 def _decompressed(raw: IO[bytes], file: TextFile) -> IO[bytes]:
@@ -169,7 +168,7 @@ def _batch_rows(table: Any) -> int:
 def _parquet(file: TextFile, reading: Reading) -> Iterator[Document | Flaw]:
     arrow, column = _pyarrow(file), reading.text_field
     try:
-        with arrow.parquet.ParquetFile(file.path, buffer_size=1 << 20) as table:
+        with arrow.parquet.ParquetFile(file.path, buffer_size=_BUFFER_BYTES) as table:
             names = table.schema_arrow.names
             if column not in names:
                 has = ", ".join(map(repr, names))

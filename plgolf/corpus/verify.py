@@ -13,9 +13,7 @@ from plgolf.console import Console, Progress
 from plgolf.corpus.survey import Survey, survey
 from plgolf.data.manifest import (
     MANIFEST,
-    FileEntry,
     Manifest,
-    Split,
     TokenizerEntry,
     find_tokenizer,
     hash_file,
@@ -117,7 +115,7 @@ def check_files(
     if manifest is None:
         yield Check(MANIFEST, None, "there is none: nothing can be said of what is missing")
         return
-    listed = {entry.file: entry for split in manifest.splits.values() for entry in _files(split)}
+    listed = {entry.file: entry for entry in manifest.files}
     there = {path.name for path in root.glob("*.bin")}
     counts = {file.path.name: file.num_tokens for file in files}
     wrong = [f"{name} is missing" for name in sorted(set(listed) - there)]
@@ -135,10 +133,6 @@ def check_files(
         done += listed[name].bytes
         progress.show(done, files=len(listed))
     yield Check("sha256", not wrong, "; ".join(wrong[:3]) or f"{done:,} bytes are as listed")
-
-
-def _files(split: Split) -> list[FileEntry]:
-    return [*split.shards, *split.side_cars]
 
 
 def check_tokenizer(tokenizer: Tokenizer, manifest: Manifest | None) -> Check:

@@ -60,6 +60,11 @@ class Split:
     shards: list[FileEntry] = field(default_factory=list)
     side_cars: list[FileEntry] = field(default_factory=list)
 
+    @property
+    def files(self) -> list[FileEntry]:
+        """Shards and side-cars."""
+        return [*self.shards, *self.side_cars]
+
 
 @dataclass(frozen=True)
 class TokenizerEntry:
@@ -111,6 +116,11 @@ class Manifest:
     plgolf: str = __version__
     format: int = FORMAT
 
+    @property
+    def files(self) -> list[FileEntry]:
+        """Shards and side-cars of both splits."""
+        return [entry for split in self.splits.values() for entry in split.files]
+
     def save(self, root: Path) -> None:
         """Writes ``manifest.json`` into a folder."""
         content = json.dumps(config_to_dict(self), indent=2, ensure_ascii=False)
@@ -148,10 +158,7 @@ def read_manifest(root: Path) -> Manifest | None:
 
 def check_no_strangers(root: Path, manifest: Manifest) -> None:
     """Raises a UserError if a dataset that is to be replaced holds a file that is not its own."""
-    own = {MANIFEST, manifest.tokenizer.file}
-    own.update(
-        entry.file for split in manifest.splits.values() for entry in (*split.shards, *split.side_cars)
-    )
+    own = {MANIFEST, manifest.tokenizer.file, *(entry.file for entry in manifest.files)}
     strangers = sorted(path.name for path in root.iterdir() if path.name not in own)
     if strangers:
         raise UserError(

@@ -78,7 +78,7 @@ def inspect(root: Path, *, tokenizer: Path | None = None) -> DatasetView:
     manifest = read_manifest(root)
     found = None
     if tokenizer or manifest or any(root.glob("tokenizer.*")):
-        found = find_tokenizer(root, tokenizer)
+        found = find_tokenizer(root, manifest, tokenizer)
     splits = {split: _look(root, split, found) for split in ("val", "train") if has_shards(root, split)}
     if not splits:
         raise UserError(f"{root}: holds no *_train_<number>.bin and no *_val_<number>.bin")

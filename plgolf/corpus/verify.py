@@ -80,7 +80,7 @@ def _checks(root: Path, tokenizer_path: Path | None, console: Console) -> Iterat
     yield Check("headers and sizes", True, f"{count} files are whole")
     yield from check_files(root, manifest, [*shards["val"], *shards.get("train", []), *side_cars], console)
     try:
-        tokenizer = find_tokenizer(root, tokenizer_path)
+        tokenizer = find_tokenizer(root, manifest, tokenizer_path)
     except UserError as error:
         yield Check("tokenizer", False, str(error))
         return

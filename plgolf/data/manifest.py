@@ -191,11 +191,12 @@ def byte_note(splits: Mapping[str, Split]) -> str:
     return ""
 
 
-def find_tokenizer(root: Path, path: Path | None = None) -> Tokenizer:
+def find_tokenizer(root: Path, manifest: Manifest | None, path: Path | None = None) -> Tokenizer:
     """Loads a dataset's tokenizer.
 
     Args:
         root: the dataset's folder.
+        manifest: what it holds, if it has one.
         path: the tokenizer's file; by default the one that the manifest names, or that lies in ``root``.
 
     Returns:
@@ -204,7 +205,6 @@ def find_tokenizer(root: Path, path: Path | None = None) -> Tokenizer:
     Raises:
         UserError: there is none, or it is another one than the manifest names.
     """
-    manifest = read_manifest(root)
     if path is None and manifest is not None:
         path = root / manifest.tokenizer.file
     elif path is None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from plgolf.console import Terminal
 from plgolf.data.byte_counts import ByteCounts
-from plgolf.data.manifest import MANIFEST, find_tokenizer, hash_file, read_manifest
+from plgolf.data.manifest import MANIFEST, Manifest, find_tokenizer, hash_file, read_manifest
 from plgolf.data.shards import MAX_VOCAB_SIZE, ShardReader, find_shards, find_side_cars
 from plgolf.data.stream import (
     BatchLoader,
@@ -132,7 +132,8 @@ class ShardDataModule(LightningDataModule):
         """
         if not self.root.is_dir():
             raise UserError(f"{self.root}: no such folder (data.root)")
-        self.tokenizer = find_tokenizer(self.root, self.tokenizer_path)
+        manifest = read_manifest(self.root)
+        self.tokenizer = find_tokenizer(self.root, manifest, self.tokenizer_path)
         if self.tokenizer.vocab_size != self.vocab_size:
             raise UserError(
                 f"vocab_size must equal the {self.tokenizer.vocab_size} pieces of the tokenizer of "
@@ -141,11 +142,11 @@ class ShardDataModule(LightningDataModule):
         self.byte_counts = self.tokenizer.byte_counts
         if training:
             self.plan = self._plan(world_size)
-            train = self._reader("train")
+            train = self._reader("train", manifest)
             if train.num_tokens == 0:
                 raise UserError(f"{train.shards[0].path}: holds no tokens")
             self.train_stream = TrainStream(train, self.plan, seq_len=self.seq_len, rank=rank)
-        val = self._reader("val")
+        val = self._reader("val", manifest)
         side_cars = find_side_cars(self.root, "val", val.shards)
         self.val_split = ValidationSplit(
             val,
@@ -187,9 +188,8 @@ class ShardDataModule(LightningDataModule):
             world_size=world_size,
         )
 
-    def _reader(self, split: str) -> ShardReader:
+    def _reader(self, split: str, manifest: Manifest | None) -> ShardReader:
         reader = ShardReader(find_shards(self.root, split), vocab_size=self.vocab_size)
-        manifest = read_manifest(self.root)
         if manifest is not None and reader.num_tokens != manifest.splits[split].tokens:
             raise UserError(
                 f"{self.root}: the {split} split must have the {manifest.splits[split].tokens} tokens that "

@@ -141,7 +141,7 @@ def test_brings_a_dataset_with_its_manifest(hub, root, capfd):
     }
     assert b'"name": "fineweb"' in manifest_json
     manifest = read_manifest(folder)
-    assert find_tokenizer(folder).vocab_size == VOCAB_SIZE
+    assert find_tokenizer(folder, read_manifest(folder)).vocab_size == VOCAB_SIZE
     assert manifest.sources == [{"repo": REPO, "revision": hub.commit, "path": f"datasets/datasets/{SP512}"}]
     for split, number, documents in (("train", 3, 30), ("val", 2, 7)):
         found, entry = find_shards(folder, split), manifest.splits[split]
@@ -177,8 +177,8 @@ def test_refuses_other_numbers_of_training_shards(hub, root, wanted):
 def test_brings_the_byte_variant_beside_another(hub, root):
     first = bring(root, train_shards=1)
     folder = bring(root, BYTE260)
-    assert find_tokenizer(folder).kind == "byte"
-    assert find_tokenizer(first).kind == "sentencepiece"
+    assert find_tokenizer(folder, read_manifest(folder)).kind == "byte"
+    assert find_tokenizer(first, read_manifest(first)).kind == "sentencepiece"
 
 
 def test_manifest_may_be_at_the_top(hub, root):

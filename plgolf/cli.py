@@ -7,7 +7,7 @@ import sys
 from typing import NoReturn
 
 from plgolf.console import printable
-from plgolf.errors import UserError
+from plgolf.errors import RunError, StoppedBySignal, UserError
 from plgolf.version import __version__
 
 _COMMANDS = {
@@ -27,15 +27,20 @@ def main(words: list[str] | None = None) -> int:
         words: what comes after ``plgolf``; by default the process's own.
 
     Returns:
-        0; 1 if a dataset fails its verification; 2 after a mistake of the user's, which is printed as one
-        line; 130 after an interruption.
+        0; 1 if a dataset fails its verification or a run cannot go on; 2 after a mistake of the user's, which
+        is printed as one line; 130 after an interruption, 143 if the process was told to terminate.
     """
     try:
         return _run(sys.argv[1:] if words is None else words)
     except UserError as error:
-        line = printable(" ".join(str(error).split()))
-        sys.stderr.write(f"plgolf: error: {line[:_LONGEST_ERROR]}\n")
+        _say_error(f"error: {error}")
         return 2
+    except RunError as error:
+        _say_error(error.message and f"error: {error.message}")
+        return 1
+    except StoppedBySignal as stop:
+        _say_error(stop.message)
+        return stop.code
     except BrokenPipeError:
         # Whoever read our output, such as head, has seen enough. What is left of it goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -45,13 +50,19 @@ def main(words: list[str] | None = None) -> int:
         return _INTERRUPTED
 
 
+def _say_error(message: str) -> None:
+    line = printable(" ".join(message.split()))
+    if line:
+        sys.stderr.write(f"plgolf: {line[:_LONGEST_ERROR]}\n")
+
+
 def entry() -> NoReturn:
     """What the ``plgolf`` script calls."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     status = main()
-    if status == _INTERRUPTED:
+    if status >= _INTERRUPTED:
         # At once: a thread that is inside a C++ library would abort an orderly end.
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this": printed as a line, never as a traceback."""
+"""The exceptions that are printed as a line, never as a traceback."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,38 @@ class UserError(ValueError):
     The message is one line that says what is wrong and where. The command line prints it and exits
     with code 2; from Python it is an ordinary ``ValueError``.
     """
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on although its settings are right: a rank died, a loss is not finite.
+
+    The command line prints the message, one line, and exits with code 1.
+
+    Args:
+        message: what happened, and where.
+        everywhere: every rank raises the same at the same time, so that one of them is enough to say it.
+    """
+
+    def __init__(self, message: str, *, everywhere: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.everywhere = everywhere
+
+
+class StoppedBySignal(SystemExit):
+    """A run that a signal has ended in good order, on every rank.
+
+    A ``SystemExit``, so that a script that does not care ends with the exit code that shells expect.
+    The command line prints the message, one line.
+
+    Args:
+        signum: the signal; the exit code is 128 more.
+        message: one line: where it stopped.
+    """
+
+    code: int
+    everywhere = True
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(128 + signum)
+        self.message = message

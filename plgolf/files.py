@@ -8,25 +8,43 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file by way of a neighbour that takes its place once it is safely on disk.
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Gives a hidden neighbour of a file that takes its place when the block ends, once it is safely on disk.
+
+    Whoever is interrupted, killed even, leaves ``path`` as it was.
 
     Args:
-        path: the file; its folder is made if need be, and what it held before stays until the end.
-        data: its new contents.
+        path: the file; its folder is made if need be.
+
+    Yields:
+        The neighbour, open for writing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+        _sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file that appears whole or not at all.
+
+    Args:
+        path: the file; its folder is made if need be, and what it held before stays until the end.
+        data: its new contents.
+    """
+    with whole_file(path) as file:
+        file.write(data)
 
 
 class AlreadyThereError(FileExistsError):

@@ -27,7 +27,7 @@ class Record(Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            self.losses.append(module.train_loss.item())
+            self.losses.append(module.train_loss)
             self.momenta.append(trainer.optimizers[0].param_groups[1]["momentum"])
 
     def on_validation_end(self, trainer, module):

@@ -109,13 +109,17 @@ class TrainStream:
     def __init__(self, reader: ShardReader, plan: BatchPlan, *, seq_len: int, rank: int) -> None:
         self.reader, self.plan, self.seq_len, self.rank = reader, plan, seq_len, rank
 
-    def batch(self, index: int) -> Batch:
-        """Returns micro-batch ``index`` of this rank, whatever was read before."""
-        count = self.plan.sequences
-        first = (index * self.plan.world_size + self.rank) * count
+    def range_of(self, index: int, rank: int) -> tuple[int, int]:
+        """Returns where micro-batch ``index`` of a rank starts and ends, in tokens of the endless stream."""
+        first = (index * self.plan.world_size + rank) * self.plan.sequences
         span, within = divmod(first, self.plan.span_sequences)
         start = span * (self.plan.span_sequences * self.seq_len + 1) + within * self.seq_len
-        return _cut(self.reader.read(start, count * self.seq_len + 1), self.seq_len, count)
+        return start, start + self.plan.sequences * self.seq_len + 1
+
+    def batch(self, index: int) -> Batch:
+        """Returns micro-batch ``index`` of this rank, whatever was read before."""
+        start, end = self.range_of(index, self.rank)
+        return _cut(self.reader.read(start, end - start), self.seq_len, self.plan.sequences)
 
 
 class ValidationSplit:

@@ -1,4 +1,4 @@
-"""Sharing the matrices of one optimizer out over the ranks of a process group, and gathering them again."""
+"""What the ranks of a process group share: a few numbers, and the matrices of one optimizer."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -13,6 +13,24 @@ def ranks() -> tuple[int, int]:
     if not dist.is_available() or not dist.is_initialized():
         return 0, 1
     return dist.get_rank(), dist.get_world_size()
+
+
+def of_all_ranks(values: Tensor) -> list[list[float]]:
+    """Gives every rank the numbers of all.
+
+    Args:
+        values: floating point (n,), the same n on every rank; every rank must call this at the same time.
+
+    Returns:
+        The numbers by rank.
+    """
+    world_size = ranks()[1]
+    if world_size == 1:
+        return [values.tolist()]
+    everyones = values.new_empty(world_size * values.numel())
+    dist.all_gather_into_tensor(everyones, values)
+    by_rank: list[list[float]] = everyones.view(world_size, -1).tolist()
+    return by_rank
 
 
 def _newton_schulz_cost(shape: torch.Size) -> int:

@@ -1,5 +1,6 @@
 """The Lightning shell: the only part that knows Lightning."""
 
+from plgolf.training.checkpoint import RunCheckpoint
 from plgolf.training.clock import TrainClock
 from plgolf.training.console import ConsoleLog
 from plgolf.training.datamodule import ShardDataModule
@@ -12,6 +13,7 @@ __all__ = [
     "CompileWarmup",
     "ConsoleLog",
     "GolfModule",
+    "RunCheckpoint",
     "ShardDataModule",
     "TrainClock",
 ]

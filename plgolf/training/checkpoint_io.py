@@ -1,21 +1,47 @@
-"""Lets Lightning read an artifact where it expects a checkpoint, and neither ever runs code."""
+"""Checkpoints and artifacts as files: written whole or not at all, and read without running code."""
 
 import pickle
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from plgolf.artifact import SUFFIX, load_artifact, read_artifact
 from plgolf.config import config_from_dict
 from plgolf.errors import UserError
+from plgolf.files import whole_file
 from plgolf.interop import gpt_config_from_weights, weights_to_reference
 from plgolf.model import GPTConfig
+from plgolf.training.checkpoint import RunCheckpoint, checkpoints
+from plgolf.training.console import say
+from plgolf.training.datamodule import ShardDataModule
+from plgolf.training.module import GolfModule
+from plgolf.training.resume import check_same, check_same_model, count_of
+
+LIGHTNINGS = ("best", "hpc")
+"""What Lightning finds a file for by itself."""
 
 
-class ArtifactIO(TorchCheckpointIO):
-    """Reads ``.ptz`` artifacts as checkpoints that hold weights alone, and other files as plain tensors."""
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes checkpoints whole, reads them as plain tensors, and artifacts as if they were checkpoints."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        try:
+            with whole_file(Path(path)) as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:
+            # torch's writer answers a file system that refuses with an error of its own.
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            raise UserError(f"{path}: cannot be written: {cause.strerror}") from error
 
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: Any = None
@@ -73,8 +99,74 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     Raises:
         UserError: the file is no checkpoint of plgolf's.
     """
-    checkpoint = ArtifactIO().load_checkpoint(path, map_location="meta")
+    checkpoint = CheckpointFiles().load_checkpoint(path, map_location="meta")
     for key in ("gpt_config", "global_step", "optimizer_states"):
         if key not in checkpoint:
             raise UserError(f"{path}: is no checkpoint of plgolf: it has no {key}")
     return checkpoint
+
+
+def find_checkpoint(folder: Path, ckpt_path: str | None, resume: str | None = None) -> str | None:
+    """Turns what a user says of a checkpoint into a file.
+
+    Args:
+        folder: where the run keeps its checkpoints.
+        ckpt_path: a file, ``last``, or one of Lightning's own words.
+        resume: ``auto`` for the newest that is whole, if there is one.
+
+    Returns:
+        The file or Lightning's word, None for none.
+
+    Raises:
+        UserError: there is no such checkpoint.
+    """
+    if resume:
+        if ckpt_path:
+            raise UserError(f"resume must be left alone where ckpt_path is given, got {ckpt_path}")
+        return _newest(folder)
+    if ckpt_path == "last":
+        ckpt_path = _newest(folder)
+        if not ckpt_path:
+            raise UserError(f"{folder}: holds no checkpoint (ckpt_path: last)")
+    if ckpt_path and ckpt_path not in LIGHTNINGS and not Path(ckpt_path).is_file():
+        raise UserError(f"{ckpt_path}: no such checkpoint (ckpt_path)")
+    return ckpt_path
+
+
+def _newest(folder: Path) -> str | None:
+    for path in checkpoints(folder):
+        try:
+            read_checkpoint(str(path))
+            return str(path)
+        except UserError as error:  # noqa: PERF203 (few)
+            say(f"{error}: the one before it is taken")
+    return None
+
+
+def check_resume(path: str, trainer: Trainer, module: GolfModule, data: ShardDataModule) -> None:
+    """Says what keeps a fit from going on, before it has overwritten anything of the earlier one.
+
+    Args:
+        path: the checkpoint.
+        trainer: the trainer of the fit to be.
+        module: its module.
+        data: its data, opened.
+
+    Raises:
+        UserError: the checkpoint is malformed, or of another run than this one.
+    """
+    if path.endswith(SUFFIX):
+        raise UserError(f"{path}: fit cannot go on from an artifact, it holds no optimizer state")
+    checkpoint = read_checkpoint(path)
+    allowed = RunCheckpoint.allowed_changes(trainer)
+    try:
+        check_same_model(checkpoint, module.gpt.config, allowed=allowed)
+        saved = {"data": checkpoint.get("ShardDataModule", {})}
+        check_same(saved, {"data": data.state_dict()}, allowed=allowed)
+        done = count_of(checkpoint, "global_step")
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    if 0 <= trainer.max_steps < done:
+        raise UserError(
+            f"trainer.max_steps must be at least the {done} steps of {path}, got {trainer.max_steps}"
+        )

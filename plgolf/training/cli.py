@@ -1,23 +1,22 @@
 """``plgolf fit`` and ``plgolf validate``: LightningCLI, artifacts as checkpoints, a record of every run."""
 
+import errno
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jsonargparse import dict_to_namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from plgolf.arguments import OneLineErrors
-from plgolf.artifact import SUFFIX
 from plgolf.config import config_from_dict, config_to_dict
-from plgolf.errors import UserError
+from plgolf.errors import RunError, StoppedBySignal, UserError
 from plgolf.files import write_whole
 from plgolf.model import GPTConfig
 from plgolf.training import (
@@ -25,16 +24,22 @@ from plgolf.training import (
     CompileWarmup,
     ConsoleLog,
     GolfModule,
+    RunCheckpoint,
     ShardDataModule,
     TrainClock,
 )
-from plgolf.training.checkpoint_io import ArtifactIO, read_checkpoint, saved_architecture
+from plgolf.training.checkpoint_io import (
+    LIGHTNINGS,
+    CheckpointFiles,
+    check_resume,
+    find_checkpoint,
+    saved_architecture,
+)
 from plgolf.training.export import Provenance
-from plgolf.training.module import check_same_model
 from plgolf.version import __version__
 
-_KEYWORDS = ("best", "last", "hpc")
-"""What Lightning takes for a ckpt_path besides a file."""
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""What a file system says no with, to a logger for example."""
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -102,46 +107,54 @@ class GolfCLI(LightningCLI):
         parser.add_lightning_class_args(TrainClock, "clock")
         parser.add_lightning_class_args(CompileWarmup, "warmup")
         parser.add_lightning_class_args(ArtifactExport, "export")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ConsoleLog, "console")
         parser.link_arguments("model.gpt.vocab_size", "data.vocab_size")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
 
+    def _prepare_subcommand_parser(
+        self, klass: Any, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_argument(
+                "--resume",
+                type=Literal["auto"] | None,
+                help="auto goes on from the newest whole checkpoint of the run's folder, if there is one",
+            )
+        return parser
+
     def _parse_ckpt_path(self) -> None:
-        """Takes the architecture from the file that is to be validated."""
+        """Finds the checkpoint; one that is to be validated says of what architecture it is."""
         settings = self.config[self.config.subcommand]
-        path = settings.get("ckpt_path")
-        if not path and self.config.subcommand == "validate":
-            raise UserError("ckpt_path must name the checkpoint or artifact to validate")
-        if not path or path in _KEYWORDS:
-            return
-        if not Path(path).is_file():
-            raise UserError(f"{path}: no such checkpoint (ckpt_path)")
-        described = config_from_dict(GPTConfig, settings.model.gpt.as_dict())
-        if self.config.subcommand == "fit":
-            _check_resume(path, described, settings.trainer.max_steps)
-            return
-        saved = saved_architecture(path, described)
-        settings.model.gpt = dict_to_namespace(config_to_dict(saved))
-        settings.data.vocab_size = saved.vocab_size
+        folder = Path(settings.checkpoint.dir or settings.trainer.default_root_dir)
+        path = find_checkpoint(folder, settings.ckpt_path, settings.get("resume"))
+        settings.ckpt_path = path
+        if self.config.subcommand == "validate" and path not in LIGHTNINGS:
+            if not path:
+                raise UserError("ckpt_path must name the checkpoint or artifact to validate")
+            described = config_from_dict(GPTConfig, settings.model.gpt.as_dict())
+            saved = saved_architecture(path, described)
+            settings.model.gpt = dict_to_namespace(config_to_dict(saved))
+            settings.data.vocab_size = saved.vocab_size
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._get(self.config_init, "trainer")
         if settings.logger in (None, True):
             kwargs["logger"] = CSVLogger(settings.default_root_dir, name="logs")
-        callbacks = settings.callbacks or []
-        if settings.enable_checkpointing is not False and not any(
-            isinstance(callback, ModelCheckpoint) for callback in callbacks
-        ):
-            last = ModelCheckpoint(settings.default_root_dir, "last", enable_version_counter=False)
-            kwargs["callbacks"] = [*callbacks, last]
         plugins = settings.plugins or []
-        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), ArtifactIO()]
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), CheckpointFiles()]
         try:
             return super().instantiate_trainer(**kwargs)
         except ValueError as error:  # An unknown strategy, accelerator or precision.
             raise UserError(f"trainer: {error}") from error
+
+    def _instantiate_trainer(self, config: Any, callbacks: list[Any]) -> Trainer:
+        if config.get("enable_checkpointing") is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, RunCheckpoint)]
+        return super()._instantiate_trainer(config, callbacks)
 
     def _run_subcommand(self, subcommand: str) -> None:
         # Before Lightning makes a file, or a process for every rank: one mistake is one line.
@@ -152,6 +165,8 @@ class GolfCLI(LightningCLI):
         if self.trainer.is_global_zero:
             self.datamodule.build()
             self.datamodule.check(training=subcommand == "fit", world_size=self.trainer.world_size)
+            if subcommand == "fit" and self.config.fit.ckpt_path not in (None, *LIGHTNINGS):
+                check_resume(self.config.fit.ckpt_path, self.trainer, self.model, self.datamodule)
         super()._run_subcommand(subcommand)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -180,18 +195,6 @@ class GolfCLI(LightningCLI):
         export = self._get(self.config_init, "export")
         assert isinstance(export, ArtifactExport)
         return export
-
-
-def _check_resume(path: str, described: GPTConfig, max_steps: int) -> None:
-    """Says what keeps a fit from going on, before it has overwritten anything of the earlier one."""
-    if path.endswith(SUFFIX):
-        raise UserError(f"{path}: fit cannot go on from an artifact, it holds no optimizer state")
-    checkpoint = read_checkpoint(path)
-    check_same_model(checkpoint, described)
-    if 0 <= max_steps <= checkpoint["global_step"]:
-        raise UserError(
-            f"trainer.max_steps must exceed the {checkpoint['global_step']} steps of {path}, got {max_steps}"
-        )
 
 
 def _overrides(arguments: list[str]) -> list[str]:
@@ -224,10 +227,23 @@ def run(words: list[str]) -> None:
 
     Raises:
         UserError: there is a mistake of the user's; it says on which rank if that is not the first.
+        RunError: the run cannot go on.
+        StoppedBySignal: a signal has ended it.
     """
     _quiet_libraries()
     try:
         GolfCLI(words)
     except (UserError, MisconfigurationException) as error:
-        rank = getattr(rank_zero_only, "rank", 0)
-        raise UserError(f"rank {rank}: {error}" if rank else str(error)) from error
+        raise UserError(f"rank {_rank()}: {error}" if _rank() else str(error)) from error
+    except (RunError, StoppedBySignal) as end:
+        if _rank() and end.everywhere:
+            end.message = ""  # Rank 0 says it.
+        raise
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        raise UserError(f"{error.filename or 'a file of the run'}: {error.strerror}") from error
+
+
+def _rank() -> int:
+    return getattr(rank_zero_only, "rank", 0)

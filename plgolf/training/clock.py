@@ -1,26 +1,31 @@
 """The one clock of a run: training seconds, the same on every rank."""
 
+import math
+import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from plgolf.errors import UserError
+from plgolf.errors import StoppedBySignal, UserError
 from plgolf.optim import Progress
-from plgolf.optim.sharing import ranks
+from plgolf.optim.sharing import of_all_ranks
+from plgolf.training.signals import StopSignals
 
 
 class TrainClock(Callback):
-    """Counts training seconds and ends the run by them, or by ``trainer.max_steps``.
+    """Counts training seconds and ends the run: by them, by ``trainer.max_steps``, or by a signal.
 
     The clock starts with the first batch, after compile warm-up. It stands while the run validates or
     writes a checkpoint, from the start of either to the next batch. Rank 0's reading is shared after each
     optimizer step, so that all ranks apply the same learning rate and stop after the same step; Lightning
     then validates once more. The reading is saved in checkpoints: a resumed run keeps what is left.
+
+    SIGTERM or SIGINT on any rank ends the run on all of them after the step, or the validation, that they
+    are in: with ``StoppedBySignal``, once the callbacks had their turn and ``RunCheckpoint`` has saved.
 
     Args:
         max_seconds: training seconds after which the run ends; None for no limit.
@@ -35,6 +40,9 @@ class TrainClock(Callback):
         """Rank 0's training seconds at the end of the last optimizer step."""
         self.phase_seconds = {"warmup": 0.0, "validate": 0.0, "export": 0.0}
         """This rank's seconds outside training."""
+        self.signals = StopSignals()
+        self.stopped_by = 0
+        """The signal that all ranks agree to stop for; 0 for none."""
         self._banked_seconds = 0.0
         self._started: float | None = None
         self._validation_started = 0.0
@@ -53,13 +61,23 @@ class TrainClock(Callback):
             max_seconds=self.max_seconds,
         )
 
-    def tick(self, device: torch.device) -> None:
-        """Shares rank 0's reading; every rank calls it once per optimizer step."""
-        self.elapsed_seconds = self._read()
-        if ranks()[1] > 1:
-            shared = torch.tensor([self.elapsed_seconds], dtype=torch.float64, device=device)
-            dist.broadcast(shared, src=0)
-            self.elapsed_seconds = shared.item()
+    def facts(self, device: torch.device) -> torch.Tensor:
+        """Returns what this rank has to tell: its reading and the signal it got, float64 (2,)."""
+        return torch.tensor([self._read(), self.signals.received], dtype=torch.float64, device=device)
+
+    def agree(self, everyones: list[list[float]]) -> None:
+        """Takes the facts of all ranks, so that all of them go on alike; called once per optimizer step."""
+        self.elapsed_seconds = everyones[0][0]
+        self._agree_to_stop(signum for _, signum in everyones)
+
+    def _agree_to_stop(self, signums: Iterable[float]) -> None:
+        self.stopped_by = int(next((signum for signum in signums if signum), 0))
+
+    def end_if_stopped(self, trainer: Trainer) -> None:
+        """Raises StoppedBySignal on all ranks if one of them got a signal."""
+        if self.stopped_by:
+            name = signal.Signals(self.stopped_by).name
+            raise StoppedBySignal(self.stopped_by, f"stopped by {name} after step {trainer.global_step}")
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -87,9 +105,20 @@ class TrainClock(Callback):
         if self.max_seconds is None and trainer.max_steps < 0 and not by_epochs:
             raise UserError("clock.max_seconds or trainer.max_steps must be set, got neither")
 
+    @property
+    def _is_over(self) -> bool:
+        return self.max_seconds is not None and self.elapsed_seconds >= self.max_seconds
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             self.check(trainer)
+            self.signals.install(loud=trainer.is_global_zero)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning has installed a handler of its own, which talks to other ranks from within it.
+        self.signals.install(loud=trainer.is_global_zero)
+        if self._is_over:  # A run that was interrupted at its end: there is only the export left to do.
+            trainer.should_stop = True
 
     def on_train_batch_start(self, *_: Any) -> None:
         if self._started is None:
@@ -97,8 +126,7 @@ class TrainClock(Callback):
             self._started = self.now()
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        out_of_time = self.max_seconds is not None and self.elapsed_seconds >= self.max_seconds
-        if out_of_time or 0 <= trainer.max_steps <= trainer.global_step:
+        if self._is_over or 0 <= trainer.max_steps <= trainer.global_step:
             # Unlike reaching max_steps by itself, this makes Lightning validate once more.
             trainer.should_stop = True
 
@@ -106,20 +134,37 @@ class TrainClock(Callback):
         self._pause()
         self._validation_started = self.now()
 
-    def on_validation_end(self, *_: Any) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         _wait_for_device()
         self.phase_seconds["validate"] += self.now() - self._validation_started
+        if trainer.state.fn == "fit":
+            everyones = of_all_ranks(self.facts(pl_module.device))
+            self._agree_to_stop(signum for _, signum in everyones)
 
     def on_train_end(self, *_: Any) -> None:
         self._pause()
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        # A process that a signal has stopped is about to end: whoever sends another is not heard any more.
+        if not isinstance(exception, StoppedBySignal):
+            self.signals.restore()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.signals.restore()
+
     def state_dict(self) -> dict[str, Any]:
         # Lightning asks for it first when it takes a checkpoint, which is no training.
         self._pause()
-        return {"elapsed_seconds": self._banked_seconds}
+        # What the next step's learning rate depends on, and what the budget goes on with: a bit more.
+        return {"elapsed_seconds": self.elapsed_seconds, "banked_seconds": self._banked_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.elapsed_seconds = self._banked_seconds = state_dict["elapsed_seconds"]
+        for name in ("elapsed_seconds", "banked_seconds"):
+            seconds = state_dict.get(name)
+            if not isinstance(seconds, float) or not 0 <= seconds < math.inf:
+                raise UserError(f"the checkpoint's {name} must be a time, got {str(seconds)[:50]}")
+        self.elapsed_seconds = state_dict["elapsed_seconds"]
+        self._banked_seconds = state_dict["banked_seconds"]
 
 
 def _wait_for_device() -> None:

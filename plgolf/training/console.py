@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from plgolf.training.clock import TrainClock
-from plgolf.training.module import Score
+from plgolf.training.score import Score
 
 
 @rank_zero_only
@@ -44,7 +44,7 @@ class ConsoleLog(Callback):
         tokens_per_second = step * data.global_batch_tokens / max(seconds, 1e-9)
         parts = [
             f"step {step}{'' if trainer.max_steps < 0 else f'/{trainer.max_steps}'}",
-            f"train/loss {pl_module.train_loss.item():.4f}",
+            f"train/loss {pl_module.train_loss:.4f}",
             f"{1000 * seconds / max(step, 1):.1f} ms/step",
             f"{tokens_per_second:,.0f} tokens/s",
             f"{seconds:.1f}{'' if clock.max_seconds is None else f'/{clock.max_seconds:g}'} s",

@@ -1,7 +1,8 @@
 """The LightningDataModule: token shards to batches, on any number of ranks."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch import LightningDataModule, Trainer
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from plgolf.console import Terminal
 from plgolf.data.byte_counts import ByteCounts
 from plgolf.data.manifest import MANIFEST, Manifest, find_tokenizer, hash_file, read_manifest
-from plgolf.data.shards import MAX_VOCAB_SIZE, ShardReader, find_shards, find_side_cars
+from plgolf.data.shards import MAX_VOCAB_SIZE, ShardReader, find_shards, find_side_cars, fingerprint
 from plgolf.data.stream import (
     BatchLoader,
     BatchPlan,
@@ -20,6 +21,8 @@ from plgolf.data.stream import (
 )
 from plgolf.data.tokenizer import Tokenizer
 from plgolf.errors import UserError
+from plgolf.training import resume
+from plgolf.training.checkpoint import RunCheckpoint
 
 _ENDLESS = 2**40
 """Micro-batches of a run: more than any clock allows. Lightning reads ahead of a loader without length."""
@@ -218,6 +221,12 @@ class ShardDataModule(LightningDataModule):
         """Returns the text that validation scores: the decoded targets."""
         return "".join(self.tokenizer.decode_documents(self.val_split.tokens()[1:])).encode()
 
+    def place_of(self, first: int, last: int, of_ranks: Sequence[int]) -> str:
+        """Says where in the training shards the micro-batches ``first`` to ``last`` of some ranks are."""
+        stream = self.train_stream
+        start, end = stream.range_of(first, of_ranks[0])[0], stream.range_of(last, of_ranks[-1])[1]
+        return f"training tokens {start:,} to {end:,}, from {stream.reader.path_at(start)} on"
+
     def identity(self) -> dict[str, str | None]:
         """Returns what a result says of its data: the folder and the hash of its manifest, if it has one."""
         manifest = self.root / MANIFEST
@@ -225,3 +234,25 @@ class ShardDataModule(LightningDataModule):
             "root": str(self.root),
             "manifest_sha256": hash_file(manifest) if manifest.is_file() else None,
         }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what must be as it was for a run to go on: Lightning keeps it in checkpoints."""
+        readers = {"train_shards": self.train_stream.reader, "val_shards": self.val_split.reader}
+        return {
+            "seq_len": self.seq_len,
+            "global_batch_tokens": self.global_batch_tokens,
+            "micro_batch_sequences": self.plan.span_sequences,
+            "vocab_size": self.vocab_size,
+            "tokenizer": self.tokenizer.sha256,
+            **{
+                name: {shard.path.name: fingerprint(shard) for shard in reader.shards}
+                for name, reader in readers.items()
+            },
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raises a UserError if a run would go on with other data; where in it follows from the step."""
+        trainer = self.trainer
+        if trainer is not None and trainer.state.fn == "fit":
+            allowed = RunCheckpoint.allowed_changes(trainer)
+            resume.check_same({"data": state_dict}, {"data": self.state_dict()}, allowed=allowed)

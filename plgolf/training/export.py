@@ -23,7 +23,8 @@ from plgolf.quantize.int8_zlib import QuantizeStats
 from plgolf.quantize.ledger import BUDGET_BYTES, Ledger, pack_code
 from plgolf.training.clock import TrainClock
 from plgolf.training.console import say
-from plgolf.training.module import GolfModule, Score
+from plgolf.training.module import GolfModule
+from plgolf.training.score import Score
 from plgolf.version import __version__
 
 

@@ -1,8 +1,8 @@
 """The LightningModule: the model, its optimizer and schedule, and its score."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -15,50 +15,17 @@ from plgolf.config import config_to_dict
 from plgolf.data.byte_counts import ByteCounts
 from plgolf.data.stream import Batch
 from plgolf.errors import UserError
-from plgolf.metrics import BitsPerByte, bits_per_byte
+from plgolf.metrics import BitsPerByte
 from plgolf.model import GPT, GPTConfig
 from plgolf.optim import MuonAdam, Schedule, Warmdown
+from plgolf.optim.sharing import of_all_ranks
 from plgolf.roles import param_groups
+from plgolf.training import resume
+from plgolf.training.checkpoint import RunCheckpoint
 from plgolf.training.clock import TrainClock
-
-
-@dataclass(frozen=True)
-class Score:
-    """A validation result.
-
-    Args:
-        loss: nats per token.
-        bpb: bits per byte.
-        num_tokens: targets scored.
-        num_bytes: UTF-8 bytes they stand for.
-        bpb_raw: bits per byte of the text they were made from; None if that is not known.
-        num_raw_bytes: bytes of that text; 0 if that is not known.
-    """
-
-    loss: float
-    bpb: float
-    num_tokens: int
-    num_bytes: int
-    bpb_raw: float | None
-    num_raw_bytes: int
-
-    @classmethod
-    def of(cls, metric: BitsPerByte) -> "Score":
-        """Reads a metric; every rank must do so."""
-        nats, num_tokens, num_bytes, num_raw_bytes = metric.totals()
-        return cls(
-            loss=(nats / num_tokens).item(),
-            bpb=bits_per_byte(nats, num_bytes).item(),
-            num_tokens=int(num_tokens),
-            num_bytes=int(num_bytes),
-            bpb_raw=bits_per_byte(nats, num_raw_bytes).item() if num_raw_bytes else None,
-            num_raw_bytes=int(num_raw_bytes),
-        )
-
-    def named(self, prefix: str) -> dict[str, float]:
-        """Returns what is logged of it, by name."""
-        values = {f"{prefix}/loss": self.loss, f"{prefix}/bpb": self.bpb}
-        return values if self.bpb_raw is None else {**values, f"{prefix}/bpb_raw": self.bpb_raw}
+from plgolf.training.randomness import seed_generators
+from plgolf.training.score import Score
+from plgolf.training.step_numbers import StepNumbers
 
 
 class GolfModule(LightningModule):
@@ -69,6 +36,10 @@ class GolfModule(LightningModule):
         optimizer: makes the optimizer from groups of parameters by role.
         schedule: what multiplies the base learning rates; null for ``Warmdown`` over 3000 steps.
         compile: compiles the model with ``torch.compile`` (one graph, static shapes).
+        nonfinite: what becomes of a step whose loss or gradient is not finite. ``stop`` ends the run with a
+            RunError that names step, rank and batch, after the step and before any checkpoint of it;
+            ``skip`` leaves weights and optimizer as they are and goes on with the next batch, at most 10
+            times in a row, and waits for the device before each step to know.
     """
 
     def __init__(
@@ -77,6 +48,7 @@ class GolfModule(LightningModule):
         optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer] = MuonAdam,
         schedule: Schedule | None = None,
         compile: bool = False,  # noqa: A002
+        nonfinite: Literal["stop", "skip"] = "stop",
     ) -> None:
         super().__init__()
         self.gpt = GPT(gpt)
@@ -84,8 +56,11 @@ class GolfModule(LightningModule):
         self.schedule = schedule or Warmdown()
         self.compiled = compile
         self.bits_per_byte = BitsPerByte()
-        self.train_loss = torch.zeros(())
-        """Mean loss of the micro-batches of the last step so far, on this rank."""
+        self.nonfinite = nonfinite
+        self.train_loss = math.nan
+        """Mean loss of the last step's micro-batches over all ranks."""
+        self.gradient_norm = math.nan
+        """Norm of the last step's gradient, before clipping."""
         self.lr_factor = 1.0
         """What the schedule multiplied the learning rates of the last step by."""
         self.val_score: Score | None = None
@@ -93,6 +68,11 @@ class GolfModule(LightningModule):
         self._byte_counts: ByteCounts[Tensor] | None = None
         self._configured = False
         self._factor: Callable[[int], float] = lambda step: 1.0  # noqa: ARG005
+        self._group_settings: list[dict[str, Any]] = []
+        self._numbers = StepNumbers()
+        self._skipped = 0
+        self._seed = 0
+        self._validated_step = -1
 
     def check(self, trainer: Trainer) -> None:
         """Raises a UserError if the trainer would compute in other types than the model's own."""
@@ -129,6 +109,11 @@ class GolfModule(LightningModule):
             return schedule.factor(clock.progress(step, trainer.max_steps))
 
         self._factor = factor
+        # Not how far the group has come: a resumed run takes that from its checkpoint.
+        self._group_settings = [
+            {name: value for name, value in group.items() if name not in ("params", "step")}
+            for group in optimizer.param_groups
+        ]
         scheduler = LambdaLR(optimizer, factor)
         # LearningRateMonitor appends each group's name: lr/matrix, lr/embedding and so on.
         return {
@@ -136,30 +121,56 @@ class GolfModule(LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
         }
 
+    def on_fit_start(self) -> None:
+        self._seed = self.trainer.strategy.broadcast(self._seed or torch.initial_seed())
+
+    def on_train_start(self) -> None:
+        resume.check_same_start(self.trainer)
+        # What a checkpoint has of settings gives way to this run's, whose end may be another one too.
+        for group, settings in zip(
+            self.trainer.optimizers[0].param_groups, self._group_settings, strict=True
+        ):
+            group.update(settings, initial_lr=settings["lr"])
+            group["lr"] *= self._factor(self.trainer.global_step)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        accumulation = self.trainer.accumulate_grad_batches
+        micro_batch = batch_idx % accumulation
+        if micro_batch == 0:
+            self._numbers.begin()
+        draw = self.trainer.global_step * accumulation + micro_batch
+        seed_generators(self._seed, draw, self.global_rank)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss: Tensor = self.gpt(batch.input_ids.long(), batch.target_ids.long())
+        self._numbers.see_loss(loss)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        self._numbers.see_gradients(self.gpt.named_parameters())
+        if self.nonfinite == "skip":
+            self._skipped = self._numbers.skip_if_nonfinite(self.trainer, optimizer, self._skipped)
+
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        TrainClock.of(self.trainer).tick(self.device)
+        clock = TrainClock.of(self.trainer)
+        everyones = of_all_ranks(torch.cat((clock.facts(self.device), self._numbers.facts())))
+        clock.agree([row[:2] for row in everyones])
+        losses = [loss for row in everyones for loss in row[3:]]
+        self.train_loss, self.gradient_norm = sum(losses) / len(losses), everyones[0][2]
+        if self.nonfinite == "stop":
+            self._numbers.stop_if_nonfinite(self.trainer, [row[2:] for row in everyones])
         group = scheduler.optimizer.param_groups[0]
         self.lr_factor = group["lr"] / group["initial_lr"]
         scheduler.step()
 
-    def on_train_start(self) -> None:
-        # A resumed run may have another end than the one its stored learning rates were meant for.
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = group["initial_lr"] * self._factor(self.trainer.global_step)
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss: Tensor = self.gpt(batch.input_ids.long(), batch.target_ids.long())
-        accumulation = self.trainer.accumulate_grad_batches
-        share = loss.detach() / accumulation
-        self.train_loss = share if batch_idx % accumulation == 0 else self.train_loss + share
-        return loss
-
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         step, trainer = self.trainer.global_step, self.trainer
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if stepped and step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            loss = self.trainer.strategy.reduce(self.train_loss, reduce_op="mean")
-            self._record({"train/loss": loss})
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        if step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._record({"train/loss": self.train_loss, "train/gradient_norm": self.gradient_norm})
+        # After all callbacks had their turn, RunCheckpoint among them.
+        TrainClock.of(trainer).end_if_stopped(trainer)
 
     def on_validation_epoch_start(self) -> None:
         data = getattr(self.trainer, "datamodule", None)
@@ -188,41 +199,49 @@ class GolfModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         self.val_score = Score.of(self.bits_per_byte)
         self.bits_per_byte.reset()
+        self._validated_step = self.trainer.global_step
         values = self.val_score.named("val")
         # A sanity check of the whole split is the score of step 0; one of a few batches is no score.
         if not self.trainer.sanity_checking or self.trainer.num_sanity_val_steps == float("inf"):
             self._record(values)
+
+    def on_validation_end(self) -> None:
+        if self.trainer.state.fn == "fit":
+            TrainClock.of(self.trainer).end_if_stopped(self.trainer)
 
     def _record(self, values: dict[str, Any]) -> None:
         """Tells callbacks through Lightning and loggers directly.
 
         Lightning counts a logger's steps from 0, and would show a metric named ``step`` to callbacks too.
         """
-        self.log_dict(values, logger=False, sync_dist=self.trainer.world_size > 1)
-        scalars = {name: float(value) for name, value in values.items()}
+        self.log_dict(values, logger=False)
         for logger in self.trainer.loggers:
-            logger.log_metrics(scalars, step=self.trainer.global_step)
+            logger.log_metrics(values, step=self.trainer.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["gpt_config"] = config_to_dict(self.gpt.config)
+        checkpoint["seed"] = self._seed
+        checkpoint["validated_step"] = self._validated_step
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        check_same_model(checkpoint, self.gpt.config)
-        # Lightning counts micro-batches, and a step may have another number of them on these ranks.
-        loops = checkpoint.get("loops", {}).get("fit_loop", {})
-        for counters in loops.get("epoch_loop.batch_progress", {}).values():
-            if isinstance(counters, dict):
-                here = checkpoint["global_step"] * self.trainer.accumulate_grad_batches
-                shift = here - counters["ready"]
-                counters.update({name: count + shift for name, count in counters.items()})
-
-
-def check_same_model(checkpoint: Mapping[str, Any], config: GPTConfig) -> None:
-    """Raises a UserError that names both values if a checkpoint is of another architecture."""
-    saved, ours = checkpoint.get("gpt_config"), config_to_dict(config)
-    if saved is not None and saved != ours:
-        key = next(key for key in ours if saved.get(key) != ours[key])
-        raise UserError(f"model.gpt.{key} must be the checkpoint's {saved.get(key)}, got {ours[key]}")
+        fit = self.trainer.state.fn == "fit"
+        allowed = RunCheckpoint.allowed_changes(self.trainer) if fit else []
+        if fit or "gpt_config" in checkpoint:  # The reference's artifacts do not say.
+            resume.check_same_model(checkpoint, self.gpt.config, allowed=allowed)
+        resume.check_weights(checkpoint, self.state_dict())
+        if not fit:
+            checkpoint.pop("loops", None)
+            return
+        groups = param_groups(self.gpt)
+        resume.check_optimizer_state(checkpoint, self.optimizer(groups))
+        self._seed = resume.count_of(checkpoint, "seed", most=2**64)
+        self._validated_step = resume.count_of(checkpoint, "validated_step", least=-1)
+        resume.place_loops(checkpoint, self.trainer, validated_step=self._validated_step)
+        # All there is to know of a LambdaLR; the base learning rates are this run's.
+        step = checkpoint["global_step"]
+        checkpoint["lr_schedulers"] = [
+            {"last_epoch": step, "_step_count": step + 1, "lr_lambdas": [None] * len(groups)}
+        ]
 
 
 def _set_up_cuda(compute_dtype: str) -> None:

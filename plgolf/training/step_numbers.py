@@ -1,0 +1,119 @@
+"""Losses and gradients that are no numbers: found without waiting for a device, named, stopped or skipped."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from plgolf.errors import RunError
+from plgolf.optim.sharing import of_all_ranks
+from plgolf.training.console import say
+
+_MOST_SKIPS = 10
+"""Steps in a row that may be skipped: beyond, it is not the data."""
+
+
+class StepNumbers:
+    """The losses of a step's micro-batches and the norm of its gradient, on the device until somebody asks.
+
+    Nothing is read while micro-batches go through, so that a GPU is never waited for.
+    """
+
+    def __init__(self) -> None:
+        self._losses: list[Tensor] = []
+        self._norms: dict[str, Tensor] = {}
+
+    def begin(self) -> None:
+        """Forgets the step before."""
+        self._losses = []
+
+    def see_loss(self, loss: Tensor) -> None:
+        """Takes the loss () of a micro-batch."""
+        self._losses.append(loss.detach())
+
+    def see_gradients(self, params: Iterable[tuple[str, nn.Parameter]]) -> None:
+        """Takes the norm of every gradient; that of one with an infinity or NaN in it is not finite."""
+        gradients = {name: p.grad for name, p in params if p.grad is not None}
+        norms = torch._foreach_norm(list(gradients.values()))
+        self._norms = dict(zip(gradients, norms, strict=True))
+
+    def facts(self) -> Tensor:
+        """Returns the norm of the whole gradient and the losses, float64 (1 + micro-batches,)."""
+        norm = torch.linalg.vector_norm(torch.stack([norm.double() for norm in self._norms.values()]))
+        return torch.stack([norm, *(loss.double() for loss in self._losses)])
+
+    def stop_if_nonfinite(self, trainer: Trainer, everyones: Sequence[Sequence[float]]) -> None:
+        """Raises a RunError on every rank if the step that was just made has a number that is none.
+
+        Args:
+            trainer: says which step that was.
+            everyones: ``facts`` of all ranks.
+        """
+        problem = self._problem(trainer, everyones, step=trainer.global_step)
+        if problem:
+            raise RunError(f"{problem}; checkpoints are of earlier steps", everywhere=True)
+
+    def skip_if_nonfinite(self, trainer: Trainer, optimizer: Optimizer, skipped: int) -> int:
+        """Takes the gradients away if a number is none, so that the optimizer has nothing to do.
+
+        Args:
+            trainer: says which step is about to be made.
+            optimizer: the one to make it.
+            skipped: steps that were skipped just before.
+
+        Returns:
+            Steps skipped with this one; 0 if it is not.
+
+        Raises:
+            RunError: it would be the eleventh in a row.
+        """
+        problem = self._problem(trainer, of_all_ranks(self.facts()), step=trainer.global_step + 1)
+        if not problem:
+            return 0
+        if skipped == _MOST_SKIPS:
+            raise RunError(f"{problem}, after {skipped} skipped steps in a row", everywhere=True)
+        say(f"{problem}: step skipped")
+        optimizer.zero_grad(set_to_none=True)
+        return skipped + 1
+
+    def _problem(self, trainer: Trainer, everyones: Sequence[Sequence[float]], *, step: int) -> str | None:
+        found = find_nonfinite(everyones)
+        if found is None:
+            return None
+        rank, index = found
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        accumulation = trainer.accumulate_grad_batches
+        first = (step - 1) * accumulation
+        if index >= 0:
+            loss, place = everyones[rank][1 + index], data.place_of(first + index, first + index, [rank])
+            return (
+                f"step {step}: the loss of rank {rank} is {loss} in micro-batch {index + 1} of "
+                f"{accumulation} ({place})"
+            )
+        place = data.place_of(first, first + accumulation - 1, range(trainer.world_size))
+        names = (name for name, norm in self._norms.items() if not math.isfinite(norm.item()))
+        return (
+            f"step {step}: the gradient of {next(names, 'the model')} on rank {rank} is not finite, though "
+            f"every loss is ({place})"
+        )
+
+
+def find_nonfinite(facts: Sequence[Sequence[float]]) -> tuple[int, int] | None:
+    """Looks for a number that is none in what ``StepNumbers.facts`` returned on all ranks.
+
+    Returns:
+        Rank and micro-batch of the first loss that is not finite; micro-batch -1 if all losses are but the
+        gradient is not; None if everything is finite.
+
+    >>> find_nonfinite([[0.5, 3.1, 3.2], [0.5, 3.0, float("nan")]])
+    (1, 1)
+    """
+    for rank, (_, *losses) in enumerate(facts):
+        for index, loss in enumerate(losses):
+            if not math.isfinite(loss):
+                return rank, index
+    bad = (rank for rank, (gradient_norm, *_) in enumerate(facts) if not math.isfinite(gradient_norm))
+    return next(((rank, -1) for rank in bad), None)

@@ -36,10 +36,12 @@ def main(words: list[str] | None = None) -> int:
         _say_error(f"error: {error}")
         return 2
     except RunError as error:
-        _say_error(error.message and f"error: {error.message}")
+        if not error.silent:
+            _say_error(f"error: {error}")
         return 1
     except StoppedBySignal as stop:
-        _say_error(stop.message)
+        if not stop.silent:
+            _say_error(stop.message)
         return stop.code
     except BrokenPipeError:
         # Whoever read our output, such as head, has seen enough. What is left of it goes nowhere.
@@ -52,8 +54,7 @@ def main(words: list[str] | None = None) -> int:
 
 def _say_error(message: str) -> None:
     line = printable(" ".join(message.split()))
-    if line:
-        sys.stderr.write(f"plgolf: {line[:_LONGEST_ERROR]}\n")
+    sys.stderr.write(f"plgolf: {line[:_LONGEST_ERROR]}\n")
 
 
 def entry() -> NoReturn:

@@ -16,13 +16,12 @@ class RunError(RuntimeError):
 
     Args:
         message: what happened, and where.
-        everywhere: every rank raises the same at the same time, so that one of them is enough to say it.
+        silent: another rank says it, so that it is said once.
     """
 
-    def __init__(self, message: str, *, everywhere: bool = False) -> None:
+    def __init__(self, message: str, *, silent: bool = False) -> None:
         super().__init__(message)
-        self.message = message
-        self.everywhere = everywhere
+        self.silent = silent
 
 
 class StoppedBySignal(SystemExit):
@@ -34,11 +33,12 @@ class StoppedBySignal(SystemExit):
     Args:
         signum: the signal; the exit code is 128 more.
         message: one line: where it stopped.
+        silent: another rank says it.
     """
 
     code: int
-    everywhere = True
 
-    def __init__(self, signum: int, message: str) -> None:
+    def __init__(self, signum: int, message: str, *, silent: bool = False) -> None:
         super().__init__(128 + signum)
         self.message = message
+        self.silent = silent

@@ -46,7 +46,7 @@ def test_fit_leaves_a_scored_artifact_that_validates_alike(golden_recipe, tmp_pa
     assert (result["seed"], result["steps"], result["world_size"]) == (7, 3, 1)
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["model"]["gpt"]["num_layers"] == 4 and config["trainer"]["max_steps"] == 3
-    checkpoint = tmp_path / "run" / "last.ckpt"
+    checkpoint = tmp_path / "run" / "step-000003.ckpt"
     for path, key in [("run/model.int8.ptz", "roundtrip_val_bpb"), (str(checkpoint), "val_bpb")]:
         # The file knows its architecture; what the command line says of it is not asked for.
         scored = plgolf(
@@ -117,9 +117,9 @@ def test_going_on_needs_the_same_model_and_something_left_to_do(golden_recipe, t
     capfd.readouterr()
     for argument, message in [
         ("--model.gpt.num_layers=2", "model.gpt.num_layers must be the checkpoint's 4, got 2"),
-        ("--trainer.max_steps=2", "trainer.max_steps must exceed the 2 steps of run/last.ckpt, got 2"),
+        ("--trainer.max_steps=1", "trainer.max_steps must be at least the 2 steps of run/step-000002.ckpt"),
     ]:
-        assert main(["fit", "-c", golden_recipe.name, argument, "--ckpt_path=run/last.ckpt"]) == 2
+        assert main(["fit", "-c", golden_recipe.name, argument, "--ckpt_path=last"]) == 2
         said = capfd.readouterr().err
         assert message in said
         assert said.count("\n") == 1

@@ -90,6 +90,6 @@ def test_the_baseline_trains_on_a_cpu(tmp_path, monkeypatch):
     assert result["within_budget"]
     assert result["artifact_bytes"] > 4_000_000
     assert result["roundtrip_val_loss"] == pytest.approx(result["val_loss"], rel=0.01)
-    checkpoint = torch.load(tmp_path / "checkpoints/baseline/last.ckpt", weights_only=True)
+    checkpoint = torch.load(tmp_path / "checkpoints/baseline/step-000002.ckpt", weights_only=True)
     dtypes = {str(p.dtype) for p in checkpoint["state_dict"].values()}
     assert dtypes == {"torch.bfloat16", "torch.float32"}

@@ -6,6 +6,7 @@ from plgolf.training.console import ConsoleLog
 from plgolf.training.datamodule import ShardDataModule
 from plgolf.training.export import ArtifactExport
 from plgolf.training.module import GolfModule
+from plgolf.training.peers import PeerWatch
 from plgolf.training.warmup import CompileWarmup
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "CompileWarmup",
     "ConsoleLog",
     "GolfModule",
+    "PeerWatch",
     "RunCheckpoint",
     "ShardDataModule",
     "TrainClock",

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from plgolf.arguments import OneLineErrors
 from plgolf.config import config_from_dict, config_to_dict
-from plgolf.errors import RunError, StoppedBySignal, UserError
+from plgolf.errors import UserError
 from plgolf.files import write_whole
 from plgolf.model import GPTConfig
 from plgolf.training import (
@@ -24,6 +24,7 @@ from plgolf.training import (
     CompileWarmup,
     ConsoleLog,
     GolfModule,
+    PeerWatch,
     RunCheckpoint,
     ShardDataModule,
     TrainClock,
@@ -108,6 +109,7 @@ class GolfCLI(LightningCLI):
         parser.add_lightning_class_args(CompileWarmup, "warmup")
         parser.add_lightning_class_args(ArtifactExport, "export")
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(PeerWatch, "peers")
         parser.add_lightning_class_args(ConsoleLog, "console")
         parser.link_arguments("model.gpt.vocab_size", "data.vocab_size")
 
@@ -234,16 +236,9 @@ def run(words: list[str]) -> None:
     try:
         GolfCLI(words)
     except (UserError, MisconfigurationException) as error:
-        raise UserError(f"rank {_rank()}: {error}" if _rank() else str(error)) from error
-    except (RunError, StoppedBySignal) as end:
-        if _rank() and end.everywhere:
-            end.message = ""  # Rank 0 says it.
-        raise
+        rank = getattr(rank_zero_only, "rank", 0)
+        raise UserError(f"rank {rank}: {error}" if rank else str(error)) from error
     except OSError as error:
         if error.errno not in _REFUSALS:
             raise
         raise UserError(f"{error.filename or 'a file of the run'}: {error.strerror}") from error
-
-
-def _rank() -> int:
-    return getattr(rank_zero_only, "rank", 0)

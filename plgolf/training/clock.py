@@ -77,7 +77,8 @@ class TrainClock(Callback):
         """Raises StoppedBySignal on all ranks if one of them got a signal."""
         if self.stopped_by:
             name = signal.Signals(self.stopped_by).name
-            raise StoppedBySignal(self.stopped_by, f"stopped by {name} after step {trainer.global_step}")
+            message = f"stopped by {name} after step {trainer.global_step}"
+            raise StoppedBySignal(self.stopped_by, message, silent=not trainer.is_global_zero)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

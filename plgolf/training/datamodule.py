@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from plgolf.console import Terminal
 from plgolf.data.byte_counts import ByteCounts
+from plgolf.data.loader import BatchLoader
 from plgolf.data.manifest import MANIFEST, Manifest, find_tokenizer, hash_file, read_manifest
 from plgolf.data.shards import MAX_VOCAB_SIZE, ShardReader, find_shards, find_side_cars, fingerprint
 from plgolf.data.stream import (
-    BatchLoader,
     BatchPlan,
     TrainStream,
     ValidationSplit,

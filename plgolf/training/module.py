@@ -23,6 +23,7 @@ from plgolf.roles import param_groups
 from plgolf.training import resume
 from plgolf.training.checkpoint import RunCheckpoint
 from plgolf.training.clock import TrainClock
+from plgolf.training.peers import PeerWatch
 from plgolf.training.randomness import seed_generators
 from plgolf.training.score import Score
 from plgolf.training.step_numbers import StepNumbers
@@ -88,8 +89,8 @@ class GolfModule(LightningModule):
         self.check(self.trainer)
 
     def configure_callbacks(self) -> list[Callback]:
-        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-        return [] if any(isinstance(c, TrainClock) for c in callbacks) else [TrainClock()]
+        there = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
+        return [kind() for kind in (TrainClock, PeerWatch) if not any(issubclass(t, kind) for t in there)]
 
     def configure_model(self) -> None:
         if self._configured:  # Lightning comes by for every fit and validate.

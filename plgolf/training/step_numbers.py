@@ -54,7 +54,7 @@ class StepNumbers:
         """
         problem = self._problem(trainer, everyones, step=trainer.global_step)
         if problem:
-            raise RunError(f"{problem}; checkpoints are of earlier steps", everywhere=True)
+            raise RunError(f"{problem}; checkpoints are of earlier steps", silent=trainer.global_rank > 0)
 
     def skip_if_nonfinite(self, trainer: Trainer, optimizer: Optimizer, skipped: int) -> int:
         """Takes the gradients away if a number is none, so that the optimizer has nothing to do.
@@ -74,7 +74,8 @@ class StepNumbers:
         if not problem:
             return 0
         if skipped == _MOST_SKIPS:
-            raise RunError(f"{problem}, after {skipped} skipped steps in a row", everywhere=True)
+            silent = trainer.global_rank > 0
+            raise RunError(f"{problem}, after {skipped} skipped steps in a row", silent=silent)
         say(f"{problem}: step skipped")
         optimizer.zero_grad(set_to_none=True)
         return skipped + 1

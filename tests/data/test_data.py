@@ -4,9 +4,9 @@ from golden_data import GOLDEN, MODELS, VOCAB_SIZE, arrays, meta
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from plgolf.data.loader import BatchLoader
 from plgolf.data.shards import ShardReader, find_shards, find_side_cars, open_shard, write_shard
 from plgolf.data.stream import (
-    BatchLoader,
     BatchPlan,
     TrainStream,
     ValidationSplit,

@@ -1,0 +1,194 @@
+"""A rank that dies takes the others down, soon and by name, where each of them would wait for it for ever."""
+
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+from contextlib import suppress
+from subprocess import Popen, TimeoutExpired
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from plgolf.errors import RunError, StoppedBySignal, UserError
+
+_BEAT_SECONDS = 1.0
+_GRACE_SECONDS = 10.0
+"""What a rank gets to end in good order once another is gone, and rank 0 to be the last to leave."""
+
+
+class PeerWatch(Callback):
+    """Ends the run on every rank when one of them is gone: killed, frozen, or ended by an error of its own.
+
+    Every rank keeps a connection to rank 0, apart from those of the collectives, which hang. Where a process
+    has died the connection closes; where it is frozen, or its machine has vanished, nothing comes any more.
+    A single process has nothing to watch.
+
+    Args:
+        timeout_seconds: a rank that is silent for so long is gone; the rest follow within 10 seconds more.
+    """
+
+    def __init__(self, timeout_seconds: float = 30.0) -> None:
+        if not timeout_seconds > 2 * _BEAT_SECONDS:
+            raise UserError(f"peers.timeout_seconds must be above 2, got {timeout_seconds}")
+        self.timeout_seconds = timeout_seconds
+        self._watch: _Watch | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.world_size > 1 and self._watch is None:
+            peers = _meet(trainer, self.timeout_seconds)
+            self._watch = _Watch(trainer.global_rank, peers, _take_children(trainer), self.timeout_seconds)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._watch is not None:
+            self._watch.leave()
+            self._watch = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        watch, self._watch = self._watch, None
+        if watch is None:
+            return
+        watch.main_is_ending.set()
+        all_of_us = isinstance(exception, StoppedBySignal | RunError)
+        its_own = isinstance(exception, UserError)
+        # A collective that fails is not the fault of the rank that it fails on: who is gone will be heard of.
+        if not all_of_us and not its_own and watch.concluded.wait(3 * _BEAT_SECONDS):
+            watch.leave()
+            raise RunError(watch.verdict, silent=not watch.speaks) from exception
+        if not all_of_us:
+            watch.conclude(f"rank {trainer.global_rank}: {type(exception).__name__}: {exception}", said=True)
+        watch.leave()
+
+
+class _Watch:
+    """One rank's connections: of rank 0 to all others, of any other to rank 0."""
+
+    def __init__(
+        self,
+        rank: int,
+        peers: dict[int, socket.socket],
+        children: dict[int, "Popen[bytes]"],
+        timeout_seconds: float,
+    ) -> None:
+        self.rank, self.timeout_seconds = rank, timeout_seconds
+        self.verdict, self.speaks = "", True
+        """Why the run ends, and whether it is this rank's to say so."""
+        self.concluded, self.main_is_ending = threading.Event(), threading.Event()
+        self._peers, self._children = peers, children
+        self._left, self._lock = threading.Event(), threading.Lock()
+        self._listeners = [
+            threading.Thread(target=self._listen, args=peer, name=f"peer-{peer[0]}", daemon=True)
+            for peer in peers.items()
+        ]
+        for thread in (*self._listeners, threading.Thread(target=self._beat, name="peer-beat", daemon=True)):
+            thread.start()
+
+    def _beat(self) -> None:
+        while not self._left.wait(_BEAT_SECONDS):
+            self._tell("beat")
+            # Whoever waits in a collective gets an error there, or waits for ever.
+            if self.concluded.is_set() and not self.main_is_ending.wait(_GRACE_SECONDS):
+                for child in self._children.values():
+                    child.kill()
+                if self.speaks:
+                    sys.stderr.write(f"plgolf: error: {self.verdict}\n")
+                    sys.stderr.flush()
+                os._exit(1)
+
+    def _listen(self, rank: int, peer: socket.socket) -> None:
+        peer.settimeout(self.timeout_seconds)
+        try:
+            for line in peer.makefile(encoding="utf-8", errors="replace"):
+                word, _, text = line.strip().partition(" ")
+                if word == "left":
+                    return
+                if word in ("gone", "said"):
+                    self.conclude(text, said=word == "said")
+            reason = self._end_of(rank)
+        except TimeoutError:
+            reason = f"nothing was heard of it for {self.timeout_seconds:g} seconds"
+        except OSError:
+            reason = self._end_of(rank)
+        self.conclude(f"rank {rank} is gone: {reason}")
+
+    def _end_of(self, rank: int) -> str:
+        if rank in self._children:
+            with suppress(TimeoutExpired):
+                code = self._children[rank].wait(_BEAT_SECONDS)
+                return f"killed by {signal.Signals(-code).name}" if code < 0 else f"it ended with code {code}"
+        return "its connection has closed"
+
+    def conclude(self, verdict: str, *, said: bool = False) -> None:
+        """Tells everybody why the run ends; what is concluded first counts.
+
+        Args:
+            verdict: one line.
+            said: the rank that it is about says it for itself.
+        """
+        with self._lock:
+            if self.verdict or self._left.is_set():
+                return
+            self.verdict = " ".join(verdict.split())
+        about_first = self.verdict.startswith("rank 0 ")
+        self.speaks = not said and (self.rank == 0 or about_first)
+        self._tell(f"{'said' if said else 'gone'} {self.verdict}")
+        self.concluded.set()
+
+    def _tell(self, line: str) -> None:
+        for peer in self._peers.values():
+            with suppress(OSError):  # Its listener finds out.
+                peer.sendall(f"{line}\n".encode())
+
+    def leave(self) -> None:
+        """Says good-bye; rank 0, through whom the others hear of each other, is the last to go."""
+        self._left.set()
+        self._tell("left")
+        if self.rank == 0:
+            for thread in self._listeners:
+                thread.join(_GRACE_SECONDS)
+        for peer in self._peers.values():
+            peer.close()
+
+
+def _meet(trainer: Trainer, timeout_seconds: float) -> dict[int, socket.socket]:
+    """Connects every rank to rank 0, which must be asked for with a word that only ranks know."""
+    environment: Any = trainer.strategy.cluster_environment  # type: ignore[attr-defined]
+    if trainer.is_global_zero:
+        with socket.create_server(("", 0), backlog=trainer.world_size) as server:
+            server.settimeout(timeout_seconds)
+            word = secrets.token_hex(16)
+            trainer.strategy.broadcast((server.getsockname()[1], word))
+            return _accept(server, word, trainer.world_size - 1)
+    port, word = trainer.strategy.broadcast((0, ""))
+    peer = socket.create_connection((environment.main_address, port), timeout=timeout_seconds)
+    peer.sendall(f"{word} {trainer.global_rank:08}".encode())
+    return {0: peer}
+
+
+def _accept(server: socket.socket, word: str, count: int) -> dict[int, socket.socket]:
+    peers: dict[int, socket.socket] = {}
+    while len(peers) < count:
+        peer, _ = server.accept()
+        peer.settimeout(_GRACE_SECONDS)
+        hello = b""
+        with suppress(OSError):
+            hello = peer.recv(len(word) + 9, socket.MSG_WAITALL)
+        if hello[:-9].decode(errors="replace") == word:
+            peers[int(hello[-8:])] = peer
+        else:
+            peer.close()
+    return peers
+
+
+def _take_children(trainer: Trainer) -> dict[int, "Popen[bytes]"]:
+    """Takes over the processes that this one has launched, by rank.
+
+    Lightning's own observer looks at their list every five seconds, and if one has ended with another code
+    than 0 it kills all of them with SIGKILL, and this process too, without a word.
+    """
+    processes = getattr(trainer.strategy.launcher, "procs", [])
+    children = {trainer.global_rank + index: process for index, process in enumerate(processes, 1)}
+    processes.clear()
+    return children

@@ -94,17 +94,25 @@ class GPT(nn.Module):
             outputs.append(x)
         return rms_norm(x)
 
-    def forward(self, input_ids: Tensor, target_ids: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        target_ids: Tensor | None = None,
+        reduction: Literal["mean", "none"] = "mean",
+    ) -> Tensor:
         """Scores every position, or the given targets.
 
         Args:
             input_ids: int64 (batch, time).
             target_ids: int64 (batch, time); the token after each position, -100 where none counts.
+            reduction: of the targets' losses.
 
         Returns:
-            Float32 logits (batch, time, vocab), or with targets their mean loss in nats.
+            Float32 logits (batch, time, vocab), or with targets their loss in nats: the mean (), or of each
+            (batch, time) with 0 where none counts.
         """
         logits: Tensor = self.head(self._residual_stream(input_ids), self.embedding.weight)
         if target_ids is None:
             return logits
-        return F.cross_entropy(logits.flatten(0, 1), target_ids.flatten())
+        loss = F.cross_entropy(logits.flatten(0, 1), target_ids.flatten(), reduction=reduction)
+        return loss if reduction == "mean" else loss.view_as(target_ids)

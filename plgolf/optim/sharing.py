@@ -7,6 +7,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+# Its name until torch 2.12.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 def ranks() -> tuple[int, int]:
     """This process's rank and the number of processes; (0, 1) outside a process group."""
@@ -28,7 +31,7 @@ def of_all_ranks(values: Tensor) -> list[list[float]]:
     if world_size == 1:
         return [values.tolist()]
     everyones = values.new_empty(world_size * values.numel())
-    dist.all_gather_into_tensor(everyones, values)
+    _all_gather(everyones, values)
     by_rank: list[list[float]] = everyones.view(world_size, -1).tolist()
     return by_rank
 
@@ -93,7 +96,7 @@ def gather_updates(
     for index, result in mine.items():
         sent[offsets[index] : offsets[index] + result.numel()] = result.flatten()
     received = torch.empty(world_size * piece, dtype=dtype, device=device)
-    dist.all_gather_into_tensor(received, sent)
+    _all_gather(received, sent)
     return [
         received[owner * piece + offset :][: shape.numel()].view(shape)
         for shape, owner, offset in zip(shapes, owners, offsets, strict=True)

@@ -27,6 +27,7 @@ from plgolf.training.peers import PeerWatch
 from plgolf.training.randomness import seed_generators
 from plgolf.training.score import Score
 from plgolf.training.step_numbers import StepNumbers
+from plgolf.training.warmup import CompileWarmup
 
 
 class GolfModule(LightningModule):
@@ -90,7 +91,8 @@ class GolfModule(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         there = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
-        return [kind() for kind in (TrainClock, PeerWatch) if not any(issubclass(t, kind) for t in there)]
+        needed = (TrainClock, PeerWatch, CompileWarmup)
+        return [kind() for kind in needed if not any(issubclass(t, kind) for t in there)]
 
     def configure_model(self) -> None:
         if self._configured:  # Lightning comes by for every fit and validate.
@@ -187,8 +189,9 @@ class GolfModule(LightningModule):
         input_ids, target_ids = batch.input_ids.long(), batch.target_ids.long()
         counted = target_ids.clone()
         counted[batch.num_sequences :] = -100
+        # Token by token, so that the sum is the same however ranks and batches cut the split.
+        nats = self.gpt(input_ids, counted, reduction="none")
         num_tokens = batch.num_sequences * target_ids.size(1)
-        nats = self.gpt(input_ids, counted).double() * num_tokens
         real = slice(batch.num_sequences)
         num_bytes = self._byte_counts(input_ids[real], target_ids[real])
         raw_bytes = 0 if batch.raw_bytes is None else batch.raw_bytes.long()

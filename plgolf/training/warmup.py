@@ -15,10 +15,12 @@ from plgolf.training.datamodule import ShardDataModule
 class CompileWarmup(Callback):
     """Runs forward, backward and optimizer on random tokens, then restores weights and optimizer state.
 
-    It goes through the strategy, so that communication is warmed up as well.
+    It goes through the strategy, so that communication is warmed up as well: DDP cuts gradients into other
+    buckets from the second backward pass on, and with them the order of sums. A run on several ranks therefore
+    has at least one warm-up step, or it would not go on from a checkpoint exactly as it went on without.
 
     Args:
-        steps: warm-up steps; 0 for none.
+        steps: warm-up steps.
     """
 
     def __init__(self, steps: int = 0) -> None:
@@ -27,11 +29,13 @@ class CompileWarmup(Callback):
         self.steps = steps
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.steps == 0:
+        steps = max(self.steps, int(trainer.world_size > 1))
+        if steps == 0:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ShardDataModule)
-        say(f"warm-up: {self.steps} steps")
+        if self.steps:
+            say(f"warm-up: {self.steps} steps")
         optimizer = trainer.optimizers[0]
         weights = {name: tensor.clone() for name, tensor in pl_module.state_dict().items()}
         state = copy.deepcopy(optimizer.state_dict())
@@ -39,7 +43,7 @@ class CompileWarmup(Callback):
         generator = torch.Generator().manual_seed(trainer.global_rank)
         shape = (data.plan.sequences, data.seq_len)
         with TrainClock.of(trainer).phase("warmup"):
-            for _ in range(self.steps):
+            for _ in range(steps):
                 tokens = torch.randint(data.vocab_size, (2, *shape), generator=generator)
                 inputs, targets = tokens.to(torch.uint16).to(pl_module.device)
                 loss = trainer.strategy.training_step(Batch(inputs, targets, shape[0]), 0)

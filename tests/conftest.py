@@ -15,6 +15,16 @@ settings.load_profile("plgolf")
 @pytest.fixture
 def golden_recipe(tmp_path) -> Path:
     """The golden model as a recipe: tiny, float32, on the golden shards."""
+    return write_recipe(tmp_path / "golden.yaml")
+
+
+@pytest.fixture(scope="session")
+def golden_recipe_file(tmp_path_factory) -> Path:
+    """The same for runs that several tests share."""
+    return write_recipe(tmp_path_factory.mktemp("recipe") / "golden.yaml")
+
+
+def write_recipe(path: Path) -> Path:
     config = meta("tied")["config"]
     recipe = {
         "seed_everything": 7,
@@ -49,6 +59,5 @@ def golden_recipe(tmp_path) -> Path:
             "default_root_dir": "run",
         },
     }
-    path = tmp_path / "golden.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return path

@@ -28,7 +28,9 @@ class Rank:
     def __init__(self, function: Callable[..., Any], *args: Any, folder: Path, rank: int = 0, env=None):
         self.stdout, self.stderr = (folder / f"rank{rank}.{name}" for name in ("out", "err"))
         self.process: BaseProcess = SERVER.Process(
-            target=_run, args=(function, args, str(self.stdout), str(self.stderr), os.getcwd(), env or {})
+            target=_run,
+            args=(function, args, str(self.stdout), str(self.stderr), os.getcwd(), env or {}),
+            daemon=True,  # Killed with the tests.
         )
         self.process.start()
 

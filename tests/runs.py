@@ -2,9 +2,12 @@
 
 import csv
 import json
+import os
+import signal
 from pathlib import Path
 
 import torch
+from lightning.pytorch import Callback
 from processes import Rank, ranks, succeed
 
 from plgolf.cli import main
@@ -64,3 +67,9 @@ def rows(folder: Path) -> list[tuple[int, str, float]]:
             for name in ("train/loss", "train/gradient_norm", "val/bpb")
             if row[name]
         )
+
+
+class SignalInValidation(Callback):
+    def on_validation_batch_end(self, trainer, *_):
+        if trainer.global_rank == trainer.world_size - 1:
+            os.kill(os.getpid(), signal.SIGTERM)

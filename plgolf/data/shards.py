@@ -35,10 +35,12 @@ class Shard:
     Args:
         path: the file.
         num_tokens: tokens in it.
+        modified_ns: when it was last written to, in nanoseconds since 1970.
     """
 
     path: Path
     num_tokens: int
+    modified_ns: int
 
 
 def open_shard(path: Path) -> Shard:
@@ -56,7 +58,7 @@ def open_shard(path: Path) -> Shard:
     try:
         with path.open("rb") as file:
             header = np.frombuffer(file.read(HEADER_BYTES), dtype="<i4")
-            size = os.fstat(file.fileno()).st_size
+            status = os.fstat(file.fileno())
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -64,15 +66,16 @@ def open_shard(path: Path) -> Shard:
     if header.size < HEADER_BYTES // 4 or header[0] != MAGIC or header[1] != VERSION:
         raise UserError(
             f"{path}: is no token shard: header must start with {MAGIC}, {VERSION}, "
-            f"got {', '.join(map(str, header[:2]))} in {size} bytes"
+            f"got {', '.join(map(str, header[:2]))} in {status.st_size} bytes"
         )
     num_tokens = int(header[2])
     expected = HEADER_BYTES + TOKEN_BYTES * num_tokens
-    if num_tokens < 0 or size != expected:
+    if num_tokens < 0 or status.st_size != expected:
         raise UserError(
-            f"{path}: size must be {expected} bytes for the {num_tokens} tokens in its header, got {size}"
+            f"{path}: size must be {expected} bytes for the {num_tokens} tokens in its header, "
+            f"got {status.st_size}"
         )
-    return Shard(path, num_tokens)
+    return Shard(path, num_tokens, status.st_mtime_ns)
 
 
 def fingerprint(shard: Shard) -> str:
@@ -193,7 +196,7 @@ class ShardReader:
             A new uint16 array (count,).
 
         Raises:
-            UserError: a file has shrunk or vanished, or holds an id outside the vocabulary.
+            UserError: a file has changed or vanished, or holds an id outside the vocabulary.
         """
         if self.num_tokens == 0 and count > 0:
             raise UserError(f"{self.shards[0].path}: holds no tokens")
@@ -219,10 +222,11 @@ class ShardReader:
                     self.close()
                 self._files[index] = os.open(path, os.O_RDONLY)
             data = os.pread(self._files[index], TOKEN_BYTES * into.size, HEADER_BYTES + TOKEN_BYTES * offset)
+            modified_ns = os.fstat(self._files[index]).st_mtime_ns
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-        if len(data) != TOKEN_BYTES * into.size:
-            raise UserError(f"{path}: ends before token {offset + into.size}")
+        if modified_ns != self.shards[index].modified_ns or len(data) != TOKEN_BYTES * into.size:
+            raise UserError(f"{path}: was written to after it was opened")
         into[:] = np.frombuffer(data, dtype="<u2")
         if into.size and int(into.max()) >= self.vocab_size:
             raise UserError(

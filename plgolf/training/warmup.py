@@ -16,8 +16,8 @@ class CompileWarmup(Callback):
     """Runs forward, backward and optimizer on random tokens, then restores weights and optimizer state.
 
     It goes through the strategy, so that communication is warmed up as well: DDP cuts gradients into other
-    buckets from the second backward pass on, and with them the order of sums. A run on several ranks therefore
-    has at least one warm-up step, or it would not go on from a checkpoint exactly as it went on without.
+    buckets from the second backward pass on, and with them the order of sums. A run on several ranks
+    therefore has at least one warm-up step, or it would not go on from a checkpoint exactly as without.
 
     Args:
         steps: warm-up steps.

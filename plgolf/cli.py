@@ -87,9 +87,10 @@ def _run(words: list[str]) -> int:
         close = difflib.get_close_matches(first, _COMMANDS, n=1)
         meant = f" (did you mean {close[0]}?)" if close else ""
         raise UserError(f"no command {first}, there are {', '.join(_COMMANDS)}{meant}")
+    parent_pid = os.getppid()
     from plgolf.training import cli as training  # noqa: PLC0415 (slow)
 
-    training.run(words)
+    training.run(words, parent_pid=parent_pid)
     return 0
 
 

@@ -37,6 +37,7 @@ from plgolf.training.checkpoint_io import (
     saved_architecture,
 )
 from plgolf.training.export import Provenance
+from plgolf.training.peers import end_with_launcher
 from plgolf.version import __version__
 
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
@@ -64,8 +65,9 @@ class GolfParser(OneLineErrors, LightningArgumentParser):
 class GolfCLI(LightningCLI):
     """``plgolf fit`` and ``plgolf validate``."""
 
-    def __init__(self, args: list[str]) -> None:
+    def __init__(self, args: list[str], *, parent_pid: int) -> None:
         self.arguments = args
+        self.parent_pid = parent_pid
         strict = {"allow_abbrev": False}
         super().__init__(
             GolfModule,
@@ -159,6 +161,7 @@ class GolfCLI(LightningCLI):
         return super()._instantiate_trainer(config, callbacks)
 
     def _run_subcommand(self, subcommand: str) -> None:
+        end_with_launcher(self.trainer, self.parent_pid)
         # Before Lightning makes a file, or a process for every rank: one mistake is one line.
         self.model.check(self.trainer)
         if subcommand == "fit":
@@ -221,11 +224,12 @@ def _quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=r"(?s).*deprecated in v4\.", category=DeprecationWarning)
 
 
-def run(words: list[str]) -> None:
+def run(words: list[str], *, parent_pid: int) -> None:
     """Runs a subcommand.
 
     Args:
         words: the command line after ``plgolf``.
+        parent_pid: process that has started this one.
 
     Raises:
         UserError: there is a mistake of the user's; it says on which rank if that is not the first.
@@ -234,7 +238,7 @@ def run(words: list[str]) -> None:
     """
     _quiet_libraries()
     try:
-        GolfCLI(words)
+        GolfCLI(words, parent_pid=parent_pid)
     except (UserError, MisconfigurationException) as error:
         rank = getattr(rank_zero_only, "rank", 0)
         raise UserError(f"rank {rank}: {error}" if rank else str(error)) from error

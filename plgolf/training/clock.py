@@ -43,6 +43,7 @@ class TrainClock(Callback):
         self.signals = StopSignals()
         self.stopped_by = 0
         """The signal that all ranks agree to stop for; 0 for none."""
+        self._no_steps_left = False
         self._banked_seconds = 0.0
         self._started: float | None = None
         self._validation_started = 0.0
@@ -110,6 +111,13 @@ class TrainClock(Callback):
     def _is_over(self) -> bool:
         return self.max_seconds is not None and self.elapsed_seconds >= self.max_seconds
 
+    def start_at(self, step: int, trainer: Trainer) -> None:
+        """Prepares for a run that goes on after ``step`` steps, which may have been its last."""
+        self._no_steps_left = 0 <= trainer.max_steps <= step
+        if self._no_steps_left:
+            # Lightning would not begin a run without steps, nor end it: there is an export to do.
+            trainer.fit_loop.epoch_loop.max_steps = -1
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             self.check(trainer)
@@ -118,7 +126,7 @@ class TrainClock(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning has installed a handler of its own, which talks to other ranks from within it.
         self.signals.install(loud=trainer.is_global_zero)
-        if self._is_over:  # A run that was interrupted at its end: there is only the export left to do.
+        if self._is_over or self._no_steps_left:
             trainer.should_stop = True
 
     def on_train_batch_start(self, *_: Any) -> None:

@@ -241,8 +241,9 @@ class GolfModule(LightningModule):
         self._seed = resume.count_of(checkpoint, "seed", most=2**64)
         self._validated_step = resume.count_of(checkpoint, "validated_step", least=-1)
         resume.place_loops(checkpoint, self.trainer, validated_step=self._validated_step)
-        # All there is to know of a LambdaLR; the base learning rates are this run's.
         step = checkpoint["global_step"]
+        TrainClock.of(self.trainer).start_at(step, self.trainer)
+        # All there is to know of a LambdaLR; the base learning rates are this run's.
         checkpoint["lr_schedulers"] = [
             {"last_epoch": step, "_step_count": step + 1, "lr_lambdas": [None] * len(groups)}
         ]

@@ -6,11 +6,13 @@ import signal
 import socket
 import sys
 import threading
+import time
 from contextlib import suppress
 from subprocess import Popen, TimeoutExpired
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from plgolf.errors import RunError, StoppedBySignal, UserError
 
@@ -180,6 +182,27 @@ def _accept(server: socket.socket, word: str, count: int) -> dict[int, socket.so
         else:
             peer.close()
     return peers
+
+
+def end_with_launcher(trainer: Trainer, parent_pid: int) -> None:
+    """Ends a rank that another one has launched as soon as that is gone, also before the ranks have met.
+
+    Args:
+        trainer: the trainer.
+        parent_pid: the process that this one's parent was when it began.
+    """
+    environment: Any = getattr(trainer.strategy, "cluster_environment", None)
+    if not isinstance(environment, LightningEnvironment) or environment.local_rank() == 0:
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent_pid:
+            time.sleep(_BEAT_SECONDS)
+        # PeerWatch knows better, if it has begun.
+        time.sleep(2 * _GRACE_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="launcher-watch", daemon=True).start()
 
 
 def _take_children(trainer: Trainer) -> dict[int, "Popen[bytes]"]:

@@ -2,7 +2,7 @@
 
     python benchmarks/soak.py --minutes 30 --devices 2
 
-Prints JSON. The exit code is 1 if anything differs, or if a kill ends otherwise than docs/reliability.md says.
+Prints JSON. Fails if anything differs, or if a kill ends otherwise than docs/reliability.md says.
 """
 
 import argparse

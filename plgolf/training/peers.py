@@ -12,7 +12,6 @@ from subprocess import Popen, TimeoutExpired
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from plgolf.errors import RunError, StoppedBySignal, UserError
 
@@ -185,14 +184,13 @@ def _accept(server: socket.socket, word: str, count: int) -> dict[int, socket.so
 
 
 def end_with_launcher(trainer: Trainer, parent_pid: int) -> None:
-    """Ends a rank that another one has launched as soon as that is gone, also before the ranks have met.
+    """Ends a rank when what has launched it on its machine is gone, also before the ranks have met.
 
     Args:
         trainer: the trainer.
         parent_pid: the process that this one's parent was when it began.
     """
-    environment: Any = getattr(trainer.strategy, "cluster_environment", None)
-    if not isinstance(environment, LightningEnvironment) or environment.local_rank() == 0:
+    if trainer.local_rank == 0:  # Maybe the user's own process, which may outlive its shell.
         return
 
     def watch() -> None:

@@ -1,7 +1,19 @@
 """A run that was interrupted ends as the one that was not: to the bit."""
 
+import shutil
+from pathlib import Path
+
 import pytest
+import torch
+from golden_data import GOLDEN
+from golden_run import Record, golden_data, golden_module, trainer
+from lightning.pytorch import Callback
 from runs import assert_same_end, fit, rows
+
+from plgolf.cli import main
+from plgolf.data.shards import ShardReader, find_shards, write_shard
+from plgolf.training import RunCheckpoint
+from plgolf.training.checkpoint import checkpoints
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -17,3 +29,156 @@ def test_a_resumed_run_is_the_uninterrupted_one(world_size, dtype, golden_recipe
         # What was logged after it is logged again, the validation that was due at its step as well.
         whole, resumed = rows(tmp_path / "whole"), rows(tmp_path / f"from{step}")
         assert resumed == [row for row in whole if row[0] > step or (row[0] == step and row[1] == "val/bpb")]
+
+
+class SaveEverywhere(Callback):
+    """Saves after every micro-batch, wherever in a step that is, and after every validation."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        within = (batch_idx + 1) % trainer.accumulate_grad_batches
+        trainer.save_checkpoint(f"{trainer.default_root_dir}/{trainer.global_step}+{within}.ckpt")
+
+    def on_validation_end(self, trainer, module):
+        trainer.save_checkpoint(f"{trainer.default_root_dir}/{trainer.global_step}v.ckpt")
+
+
+@pytest.mark.parametrize("at", ["2+0", "2+1", "2+3", "3+2", "2v", "4+0", "4v", "5+1"])
+def test_any_moment_will_do(at, saved_everywhere, tmp_path):
+    whole, module, folder = saved_everywhere
+    again, resumed = Record(), golden_module(warmdown_steps=3)
+    fit = trainer(tmp_path, again, max_steps=6)
+    fit.fit(resumed, quarter_batches(), ckpt_path=folder / f"{at}.ckpt")
+    step = int(at[0])
+    assert again.losses == whole.losses[step:]
+    assert again.factors == whole.factors[step:]
+    assert again.momenta == whole.momenta[step:]
+    # The validation that is due at its step came after a checkpoint of the step's end, before any other.
+    expected = [score for score in whole.validations if score[0] > step or at == f"{score[0]}+0"]
+    assert again.validations == expected
+    assert all(torch.equal(t, resumed.gpt.state_dict()[name]) for name, t in module.gpt.state_dict().items())
+
+
+def quarter_batches():
+    return golden_data(global_batch_tokens=16 * 64, micro_batch_sequences=4, val_every_steps=2)
+
+
+@pytest.fixture(scope="module")
+def saved_everywhere(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("everywhere")
+    whole, module = Record(), golden_module(warmdown_steps=3)
+    trainer(folder, whole, SaveEverywhere(), max_steps=6).fit(module, quarter_batches())
+    assert [step for step, _ in whole.validations] == [2, 4, 6]
+    return whole, module, folder
+
+
+@pytest.fixture(scope="module")
+def three_steps(tmp_path_factory, golden_recipe_file) -> Path:
+    folder = tmp_path_factory.mktemp("three")
+    shutil.copytree(GOLDEN / "tied", folder / "data")
+    words = (f"--data.root={folder}/data", f"--data.tokenizer={folder}/data/tokenizer.model")
+    fit(golden_recipe_file, 1, "--trainer.max_steps=3", *words, folder=folder / "run")
+    return folder
+
+
+def resume(recipe: Path, folder: Path, *words: str) -> int:
+    data = (f"--data.root={folder}/data", f"--data.tokenizer={folder}/data/tokenizer.model")
+    run = (f"--trainer.default_root_dir={folder}/run", "--trainer.max_steps=4", "--ckpt_path=last")
+    return main(["fit", "-c", str(recipe), *data, *run, *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data.seq_len=32"], "data.seq_len must be the checkpoint's 64, got 32"),
+        (
+            ["--data.global_batch_tokens=2048"],
+            "data.global_batch_tokens must be the checkpoint's 1024, got 2048",
+        ),
+        (["--data.micro_batch_sequences=4"], "data.micro_batch_sequences must be the checkpoint's 8, got 4"),
+        (["--model.gpt.dim=32"], "model.gpt.dim must be the checkpoint's 64, got 32"),
+        (["--model.gpt.head.softcap=9"], "model.gpt.head.softcap must be the checkpoint's 30.0, got 9.0"),
+        (["--model.gpt.compute_dtype=bfloat16"], "must be the checkpoint's float32, got bfloat16"),
+        (["--trainer.max_steps=2"], "trainer.max_steps must be at least the 3 steps of "),
+        (["--resume=auto"], "resume must be left alone where ckpt_path is given, got last"),
+    ],
+)
+def test_another_run_is_refused_with_both_values(words, message, three_steps, golden_recipe, capfd):
+    before = {path: path.read_bytes() for path in (three_steps / "run").rglob("*") if path.is_file()}
+    assert resume(golden_recipe, three_steps, *words) == 2
+    said = capfd.readouterr()
+    assert message in said.err and said.err.count("\n") == 1 and said.out == ""
+    assert before == {path: path.read_bytes() for path in (three_steps / "run").rglob("*") if path.is_file()}
+
+
+def test_other_shards_or_another_tokenizer_are_refused(three_steps, golden_recipe, tmp_path, capfd):
+    folder = tmp_path / "copy"
+    shutil.copytree(three_steps, folder)
+    path = find_shards(folder / "data", "train")[0].path
+    tokens = ShardReader(find_shards(folder / "data", "train")[:1]).read(0, 5000)
+    whole = path.read_bytes()
+    for changed in (tokens[::-1].copy(), tokens[:-1]):
+        write_shard(path, changed)
+        assert resume(golden_recipe, folder) == 2
+        error = capfd.readouterr().err
+        assert f"data.train_shards.{path.name} must be the checkpoint's " in error
+        assert f"tokens, got {changed.size} tokens" in error or f"got {changed.size} tokens, " in error
+    path.write_bytes(whole)
+    write_shard(folder / "data" / "more_train_000009.bin", tokens)
+    assert resume(golden_recipe, folder) == 2
+    assert "data.train_shards.more_train_000009.bin must be the checkpoint's None, got 5000 tokens" in (
+        capfd.readouterr().err
+    )
+    assert resume(golden_recipe, folder, "--checkpoint.allow_changed=[data.train_shards]") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "allowed"),
+    [(["--data.seq_len=32"], "data.seq_len"), (["--model.gpt.head.softcap=20"], "model.gpt.head.softcap")],
+)
+def test_a_change_that_is_asked_for_goes_on(words, allowed, three_steps, golden_recipe, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(three_steps, folder)
+    assert resume(golden_recipe, folder, *words, f"--checkpoint.allow_changed=[{allowed}]") == 0
+    assert checkpoints(folder / "run")[0].name == "step-000004.ckpt"
+
+
+def test_settings_of_the_optimizer_are_those_of_the_resumed_run(golden_recipe, tmp_path):
+    words = ("--model.schedule.class_path=plgolf.optim.Constant", "--checkpoint.every_steps=1")
+    fit(golden_recipe, 1, *words, "--trainer.max_steps=2", folder=tmp_path)
+    scalar = "--model.optimizer.init_args.scalar={lr: 0.5, betas: [0.8, 0.9]}"
+    fit(golden_recipe, 1, *words, "--trainer.max_steps=3", "--ckpt_path=last", scalar, folder=tmp_path)
+    saved = torch.load(tmp_path / "step-000003.ckpt", weights_only=True)
+    groups = {group["name"]: group for group in saved["optimizer_states"][0]["param_groups"]}
+    assert groups["scalar"]["lr"] == 0.5 and tuple(groups["scalar"]["betas"]) == (0.8, 0.9)
+    assert groups["matrix"]["lr"] == 0.02 and groups["matrix"]["step"] == 3
+
+
+def test_auto_starts_fresh_where_there_is_nothing(golden_recipe, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["fit", "-c", golden_recipe.name, "--trainer.max_steps=2"]
+    assert main([*words, "--ckpt_path=last"]) == 2
+    assert capfd.readouterr().err == "plgolf: error: run: holds no checkpoint (ckpt_path: last)\n"
+    assert main([*words, "--resume=auto"]) == 0
+    assert "step 1/2 |" in capfd.readouterr().out
+    # A run that is at its end is exported again, without a step.
+    Path("run/result.json").unlink()
+    assert main([*words, "--resume=auto"]) == 0
+    assert "step 1/2 |" not in capfd.readouterr().out
+    assert Path("run/result.json").exists()
+
+
+def test_old_checkpoints_go_and_the_default_is_by_time(tmp_path):
+    save = RunCheckpoint(every_steps=1, keep=2)
+    fit = trainer(tmp_path, save, max_steps=5, enable_checkpointing=True)
+    fit.fit(golden_module(), golden_data())
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000005.ckpt", "step-000004.ckpt"]
+    for settings, message in [({"keep": 0}, "checkpoint.keep"), ({"every_seconds": 0}, "every_seconds")]:
+        with pytest.raises(ValueError, match=f"{message} must be positive, got 0"):
+            RunCheckpoint(**settings)
+
+
+def test_no_checkpoints_where_the_trainer_is_told_so(golden_recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["--trainer.max_steps=2", "--trainer.enable_checkpointing=false"]
+    assert main(["fit", "-c", golden_recipe.name, *words]) == 0
+    assert not checkpoints(tmp_path / "run")

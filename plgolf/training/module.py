@@ -125,7 +125,7 @@ class GolfModule(LightningModule):
         }
 
     def on_fit_start(self) -> None:
-        self._seed = self.trainer.strategy.broadcast(self._seed or torch.initial_seed())
+        self._seed = self.trainer.strategy.broadcast(self._seed or torch.initial_seed() % 2**63)
 
     def on_train_start(self) -> None:
         resume.check_same_start(self.trainer)
@@ -238,7 +238,7 @@ class GolfModule(LightningModule):
             return
         groups = param_groups(self.gpt)
         resume.check_optimizer_state(checkpoint, self.optimizer(groups))
-        self._seed = resume.count_of(checkpoint, "seed", most=2**64)
+        self._seed = resume.count_of(checkpoint, "seed", most=2**63)
         self._validated_step = resume.count_of(checkpoint, "validated_step", least=-1)
         resume.place_loops(checkpoint, self.trainer, validated_step=self._validated_step)
         step = checkpoint["global_step"]

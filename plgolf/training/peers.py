@@ -57,6 +57,8 @@ class PeerWatch(Callback):
         # A collective that fails is not the fault of the rank that it fails on: who is gone will be heard of.
         if not all_of_us and not its_own and watch.concluded.wait(3 * _BEAT_SECONDS):
             watch.leave()
+            for logger in trainer.loggers:  # Lightning does not come to it.
+                logger.finalize("failed")
             raise RunError(watch.verdict, silent=not watch.speaks) from exception
         if not all_of_us:
             watch.conclude(f"rank {trainer.global_rank}: {type(exception).__name__}: {exception}", said=True)
@@ -140,7 +142,7 @@ class _Watch:
     def _tell(self, line: str) -> None:
         for peer in self._peers.values():
             with suppress(OSError):  # Its listener finds out.
-                peer.sendall(f"{line}\n".encode())
+                peer.sendall(f"{line}\n".encode(errors="replace"))
 
     def leave(self) -> None:
         """Says good-bye; rank 0, through whom the others hear of each other, is the last to go."""
@@ -157,7 +159,9 @@ def _meet(trainer: Trainer, timeout_seconds: float) -> dict[int, socket.socket]:
     """Connects every rank to rank 0, which must be asked for with a word that only ranks know."""
     environment: Any = trainer.strategy.cluster_environment  # type: ignore[attr-defined]
     if trainer.is_global_zero:
-        with socket.create_server(("", 0), backlog=trainer.world_size) as server:
+        dual = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if dual else socket.AF_INET
+        with socket.create_server(("", 0), family=family, dualstack_ipv6=dual) as server:
             server.settimeout(timeout_seconds)
             word = secrets.token_hex(16)
             trainer.strategy.broadcast((server.getsockname()[1], word))

@@ -1,5 +1,6 @@
 """The table of contents of the architecture: embed, run the layers in order, score."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +16,8 @@ from plgolf.model.head import Head, HeadConfig
 from plgolf.model.mlp import MLPConfig
 from plgolf.model.norm import rms_norm
 from plgolf.model.rotary import Rotary
+
+MAX_LAYERS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,10 @@ class GPTConfig:
         for name in ("vocab_size", "dim", "num_layers"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_layers > MAX_LAYERS:
+            raise UserError(f"num_layers must be at most {MAX_LAYERS}, got {self.num_layers}")
+        if not 0 <= self.embedding_std < math.inf:
+            raise UserError(f"embedding_std must be finite and at least 0, got {self.embedding_std}")
         if self.compute_dtype not in ("bfloat16", "float32"):
             raise UserError(f"compute_dtype must be bfloat16 or float32, got {self.compute_dtype}")
         self.attention.head_dim(self.dim)

@@ -25,8 +25,8 @@ class MLPConfig:
         Raises:
             UserError: the product is not a whole number of at least 1.
         """
-        hidden = self.expansion * dim
-        if hidden != int(hidden) or hidden < 1:
+        hidden = float(self.expansion * dim)
+        if not hidden.is_integer() or hidden < 1:
             raise UserError(
                 f"mlp.expansion must give a whole hidden width, got {self.expansion} x {dim} = {hidden}"
             )

@@ -69,10 +69,8 @@ def weights_from_reference(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor
     """
     renamed = {weight_name_from_reference(name): tensor for name, tensor in state_dict.items()}
     if len(renamed) != len(state_dict):
-        twice = next(
-            name for name in state_dict if name in renamed and weight_name_to_reference(name) != name
-        )
-        raise UserError(f"{twice!r:.100} must be there once, got it under the reference's name, too")
+        ours = next(n for n in state_dict if n in renamed and weight_name_to_reference(n) != n)
+        raise UserError(f"{ours!r:.100} must be there once, got it under the reference's name, too")
     return renamed
 
 

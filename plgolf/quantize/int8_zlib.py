@@ -22,8 +22,8 @@ MAX_PASSTHROUGH_ELEMENTS = 65_536
 MAX_PAYLOAD_BYTES = 2**30
 """Bound on the inflated size."""
 MAX_RATIO = 32
-"""Bound on how many times larger a file becomes. zlib can pack a gigabyte into a megabyte, but a model's weights
-only become 3.5 times smaller as they are initialised, and 1.5 times when trained."""
+"""Bound on how many times larger a file becomes. zlib can pack a gigabyte into a megabyte, but the weights of
+a model only become 3.5 times smaller as they are initialised, and 1.5 times when trained."""
 ALWAYS_INFLATED_BYTES = 2**26
 """Up to here any ratio will do: weights that are all zero become 600 times smaller."""
 _CHUNK = 2**20

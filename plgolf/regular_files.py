@@ -50,6 +50,6 @@ def read_regular(path: Path, *, max_bytes: int) -> bytes:
         if size > max_bytes:
             raise UserError(f"{path}: must have at most {max_bytes} bytes, got {size}")
         try:
-            return file.read(max_bytes)
+            return file.read(size)
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from error

@@ -27,7 +27,7 @@ ALLOWED = {
     "console": set(),
     "roles": set(),
     "config": {"errors"},
-    "arguments": {"errors"},
+    "arguments": {"errors", "regular_files"},
     "regular_files": {"errors"},
     "tensor_file": {"errors"},
     "model": LEAVES,

@@ -165,7 +165,7 @@ def read_manifest(root: Path) -> Manifest | None:
 def _check_entries(manifest: Manifest, path: Path) -> None:
     """Checks names and numbers: a dataset lies in its own folder, but for a tokenizer that several share."""
     for entry in manifest.files:
-        if Path(entry.file).name != entry.file or not entry.file or "\0" in entry.file:
+        if Path(entry.file).name != entry.file or entry.file in ("", "..") or "\0" in entry.file:
             raise UserError(f"{path}: file must be a name in its folder, got {entry.file!r:.100}")
         if min(entry.bytes, entry.tokens) < 0:
             raise UserError(f"{path}: bytes and tokens of {entry.file!r:.100} must be at least 0")

@@ -17,7 +17,8 @@ from plgolf.model.mlp import MLPConfig
 from plgolf.model.norm import rms_norm
 from plgolf.model.rotary import Rotary
 
-MAX_LAYERS = 1024
+_AT_MOST = {"vocab_size": 2**20, "dim": 2**16, "num_layers": 512}
+"""More is a mistake, and would fill any memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +47,12 @@ class GPTConfig:
     head: HeadConfig = field(default_factory=HeadConfig)
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "dim", "num_layers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.num_layers > MAX_LAYERS:
-            raise UserError(f"num_layers must be at most {MAX_LAYERS}, got {self.num_layers}")
+        for name, most in _AT_MOST.items():
+            value = getattr(self, name)
+            if value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}")
+            if value > most:
+                raise UserError(f"{name} must be at most {most}, got {value}")
         if not 0 <= self.embedding_std < math.inf:
             raise UserError(f"embedding_std must be finite and at least 0, got {self.embedding_std}")
         if self.compute_dtype not in ("bfloat16", "float32"):

@@ -57,8 +57,9 @@ def check_quantized(obj: Mapping[str, Any]) -> None:
 def _check_keys(obj: Mapping[str, Any]) -> None:
     if _FORMAT_KEY not in obj:
         raise UserError(f"is no {FORMAT} artifact: it has no {_FORMAT_KEY}")
-    if obj[_FORMAT_KEY] != FORMAT:
-        raise UserError(f"quantisation format must be {FORMAT}, got {obj[_FORMAT_KEY]!r:.100}")
+    name = obj[_FORMAT_KEY]
+    if not isinstance(name, str) or name != FORMAT:
+        raise UserError(f"quantisation format must be {FORMAT}, got {_named(name)}")
     for key in obj:
         if key not in (_FORMAT_KEY, *_REQUIRED, *_OPTIONAL, _HEADER):
             raise UserError(f"is no {FORMAT} artifact: it has an unknown key {key!r:.100}")
@@ -73,9 +74,7 @@ def _check_keys(obj: Mapping[str, Any]) -> None:
 
 def _check_codes(name: str, codes: Any) -> None:
     if type(codes) is not Tensor or codes.dtype is not torch.int8 or codes.ndim < 1 or codes.numel() < 1:
-        raise UserError(
-            f"codes of {name!r:.100} must be an int8 tensor with elements, got {_described(codes)}"
-        )
+        raise UserError(f"codes of {name!r:.100} must be int8 and not empty, got {_described(codes)}")
     lowest = int(codes.min())
     if lowest < _LOWEST_CODE:
         raise UserError(f"codes of {name!r:.100} must be from {_LOWEST_CODE} to 127, got {lowest}")
@@ -102,8 +101,11 @@ def _check_scheme(schemes: Mapping[str, Any], quantized: Mapping[str, Tensor]) -
 
 def _check_dtype(name: str, dtype: Any) -> None:
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        got = repr(dtype) if isinstance(dtype, str) else type(dtype).__name__
-        raise UserError(f"dtype of {name!r:.100} must be one of {', '.join(DTYPES)}, got {got:.100}")
+        raise UserError(f"dtype of {name!r:.100} must be one of {', '.join(DTYPES)}, got {_named(dtype)}")
+
+
+def _named(value: Any) -> str:
+    return f"{value!r:.100}" if isinstance(value, str) else type(value).__name__
 
 
 def _described(value: Any) -> str:

@@ -53,23 +53,24 @@ def load_tensors(file: BinaryIO, *, map_location: str = "cpu", verify: bool = Tr
 
 def _check_values(value: Any, *, max_bytes: int) -> None:
     """Checks types and depth, and that copies of all tensors would be no larger than the file."""
-    todo = [(value, 0)]
-    depths: dict[int, int] = {}
     total = 0
-    while todo:
-        value, depth = todo.pop()
-        if type(value) is Tensor:
+    depths: dict[int, int] = {}  # Of a container by its id: it may be met again, even in itself.
+    path = [iter((value,))]
+    while path:
+        value = next(path[-1], path)
+        if value is path:  # Nothing is left at this depth.
+            path.pop()
+        elif type(value) is Tensor:
             if value.layout is not torch.strided or value.is_quantized or value.requires_grad:
                 raise UserError("must hold plain tensors only")
             total += value.numel() * value.element_size()
         elif type(value) in _CONTAINERS:
-            if depths.get(id(value), -1) < depth <= _MAX_DEPTH:
-                depths[id(value)] = depth
-                children = value.values() if isinstance(value, dict) else value
-                todo += [(child, depth + 1) for child in children]
+            if value and depths.get(id(value), 0) < len(path):
+                depths[id(value)] = len(path)
+                path.append(iter(value.values() if isinstance(value, dict) else value))
+                if len(path) > _MAX_DEPTH:
+                    raise UserError(f"must be nested at most {_MAX_DEPTH} deep")
         elif type(value) not in _LEAVES:
             raise UserError(f"must hold plain tensors and values only, got a {type(value).__name__}")
-        if depth > _MAX_DEPTH:
-            raise UserError(f"must be nested at most {_MAX_DEPTH} deep")
     if total > max_bytes:
         raise UserError(f"its tensors must fit into its {max_bytes} bytes of data, got {total}")

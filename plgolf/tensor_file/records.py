@@ -7,8 +7,9 @@ from typing import BinaryIO
 
 from plgolf.errors import UserError
 
-MAX_PICKLE_BYTES = 2**22
-"""Bound on what is no tensor data: some 30,000 tensors. Unpickled, a byte of it can take about 80."""
+MAX_PICKLE_BYTES = 2**21
+"""Bound on what is no tensor data: some 20,000 tensors, as a model of 512 layers and its optimizer have.
+Unpickled, a byte of it can take 80."""
 _MAX_DIRECTORY_BYTES = 2**22
 _CHUNK = 2**20
 _PICKLE = "data.pkl"

@@ -28,6 +28,7 @@ from plgolf.training import (
     ShardDataModule,
     TrainClock,
 )
+from plgolf.training.allowed_classes import check_allowed_classes
 from plgolf.training.checkpoint_io import ArtifactIO, read_checkpoint, saved_architecture
 from plgolf.training.export import Provenance
 from plgolf.training.module import check_same_model
@@ -107,6 +108,7 @@ class GolfCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
+        check_allowed_classes(self.config[self.config.subcommand])
 
     def _parse_ckpt_path(self) -> None:
         """Takes the architecture from the file that is to be validated."""

@@ -181,7 +181,7 @@ def test_every_parameter_has_one_role_and_lands_in_one_group():
         (lambda: GPTConfig(num_layers=0), "num_layers must be at least 1, got 0"),
         (lambda: GPTConfig(compute_dtype="float16"), "compute_dtype must be bfloat16 or float32"),
         (lambda: AttentionConfig(num_heads=0), "must be at least 1"),
-        (lambda: GPTConfig(num_layers=2000), "num_layers must be at most 1024, got 2000"),
+        (lambda: GPTConfig(num_layers=2000), "num_layers must be at most 512, got 2000"),
         (lambda: GPTConfig(embedding_std=-1.0), "embedding_std must be finite and at least 0, got -1"),
         (lambda: GPTConfig(mlp=MLPConfig(expansion=float("inf"))), "whole hidden width"),
         (lambda: HeadConfig(softcap=float("nan")), "softcap must be finite and positive, got nan"),

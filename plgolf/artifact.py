@@ -5,6 +5,7 @@ reference ignores: ``__plgolf__``, a JSON string with the configuration. Nothing
 """
 
 import json
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from plgolf.interop import (
     weights_to_reference,
 )
 from plgolf.model import GPT, GPTConfig
+from plgolf.model.weights import gpt_with_weights
 from plgolf.quantize.int8_zlib import (
     QuantizeStats,
     dequantize_state_dict,
@@ -33,6 +35,7 @@ from plgolf.roles import Role, parameter_roles
 SUFFIX = ".ptz"
 _HEADER = "__plgolf__"
 _HEADER_VERSION = 1
+_MAX_HEADER_LETTERS = 2**16
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,8 @@ def read_artifact(path: str | Path) -> Artifact:
     """
     obj = read_artifact_dict(path)
     try:
-        header = obj.get(_HEADER)
         return Artifact(
-            config=None if header is None else _config_from_header(header),
+            config=_config_from_header(obj[_HEADER]) if _HEADER in obj else None,
             weights=weights_from_reference(dequantize_state_dict(obj)),
         )
     except UserError as error:
@@ -93,14 +95,18 @@ def read_artifact(path: str | Path) -> Artifact:
 
 
 def _config_from_header(header: Any) -> GPTConfig:
+    if not isinstance(header, str) or len(header) > _MAX_HEADER_LETTERS:
+        raise UserError(f"its header must be a string of at most {_MAX_HEADER_LETTERS} letters")
     try:
         content = json.loads(header)
-        version, config = content["version"], content["config"]
-    except (TypeError, KeyError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"its header is malformed: {error}") from error
-    if version != _HEADER_VERSION:
-        raise UserError(f"its header version must be {_HEADER_VERSION}, got {version!r}")
-    return config_from_dict(GPTConfig, config)
+    if not isinstance(content, dict) or content.keys() != {"version", "config"}:
+        raise UserError("its header is malformed: it must have a version and a config")
+    version = content["version"]
+    if type(version) is not int or version != _HEADER_VERSION:
+        raise UserError(f"its header version must be {_HEADER_VERSION}, got {reprlib.repr(version)}")
+    return config_from_dict(GPTConfig, content["config"])
 
 
 def load_artifact(path: str | Path, *, config: GPTConfig | None = None) -> GPT:
@@ -118,10 +124,8 @@ def load_artifact(path: str | Path, *, config: GPTConfig | None = None) -> GPT:
         UserError: the file cannot be read, is malformed, or its weights do not fit the architecture.
     """
     artifact = read_artifact(path)
-    config = artifact.config or config or gpt_config_from_weights(weights_to_reference(artifact.weights))
-    gpt = GPT(config)
     try:
-        gpt.load_state_dict(artifact.weights)
-    except RuntimeError as error:
-        raise UserError(f"{path}: weights do not fit: {' '.join(str(error).split())}") from error
-    return gpt.eval()
+        config = artifact.config or config or gpt_config_from_weights(weights_to_reference(artifact.weights))
+        return gpt_with_weights(config, artifact.weights).eval()
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error

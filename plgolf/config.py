@@ -1,6 +1,8 @@
 """Trees of dataclasses as plain dicts and back, strictly: how artifacts and manifests are read."""
 
 import dataclasses
+import math
+import reprlib
 from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -8,6 +10,11 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from plgolf.errors import UserError
 
 T = TypeVar("T")
+
+_INTEGER_BITS = 64
+_shown = reprlib.Repr()
+_shown.maxstring = _shown.maxother = 100
+"""Shows a value in few letters, however large or deep it is."""
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -30,11 +37,11 @@ def config_from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "c
         UserError: a key is unknown or missing, or a value has the wrong type or is out of range.
     """
     if not isinstance(values, Mapping):
-        raise UserError(f"{where} must be a mapping, got {values!r}")
+        raise UserError(f"{where} must be a mapping, got {_shown.repr(values)}")
     hints = get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     if unknown:
-        raise UserError(f"{where}.{unknown[0]} is no setting of {cls.__name__}")
+        raise UserError(f"{where}.{unknown[0]:.100} is no setting of {cls.__name__}")
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         required = field.default is field.default_factory is dataclasses.MISSING
         if required and field.name not in values:
@@ -60,12 +67,16 @@ def _checked_value(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return config_from_dict(hint, value, where=where)
     if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise UserError(f"{where} must be one of {get_args(hint)}, got {value!r}")
+        if not isinstance(value, str) or value not in get_args(hint):
+            raise UserError(f"{where} must be one of {get_args(hint)}, got {_shown.repr(value)}")
         return value
     hint = get_origin(hint) or hint
     accepted = (int, float) if hint is float else (hint,)
     # A bool is an int to Python; not to a reader of configurations.
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-        raise UserError(f"{where} must be of type {hint.__name__}, got {value!r}")
+        raise UserError(f"{where} must be of type {hint.__name__}, got {_shown.repr(value)}")
+    if isinstance(value, int) and value.bit_length() >= _INTEGER_BITS:
+        raise UserError(f"{where} must fit {_INTEGER_BITS} bits, got {_shown.repr(value)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where} must be finite, got {value}")
     return hint(value)

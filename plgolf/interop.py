@@ -15,11 +15,13 @@ from plgolf.errors import UserError
 from plgolf.files import write_whole
 from plgolf.model import AttentionConfig, GPTConfig, HeadConfig, MLPConfig
 from plgolf.quantize.int8_zlib import (
+    MAX_PAYLOAD_BYTES,
     dequantize_state_dict,
     pack,
     quantize_state_dict,
     unpack,
 )
+from plgolf.regular_files import read_regular
 
 _NAMES = (
     ("tok_emb.", "embedding."),
@@ -60,8 +62,16 @@ def _rename(name: str, table: tuple[tuple[str, str], ...]) -> str:
 
 
 def weights_from_reference(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renames the reference's parameters to ours; the tensors are shared."""
-    return {weight_name_from_reference(name): tensor for name, tensor in state_dict.items()}
+    """Renames the reference's parameters to ours; the tensors are shared.
+
+    Raises:
+        UserError: one is there under both names.
+    """
+    renamed = {weight_name_from_reference(name): tensor for name, tensor in state_dict.items()}
+    if len(renamed) != len(state_dict):
+        ours = next(n for n in state_dict if n in renamed and weight_name_to_reference(n) != n)
+        raise UserError(f"{ours!r:.100} must be there once, got it under the reference's name, too")
+    return renamed
 
 
 def weights_to_reference(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -168,10 +178,7 @@ def read_artifact_dict(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read or is malformed.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    data = read_regular(Path(path), max_bytes=MAX_PAYLOAD_BYTES)
     try:
         return unpack(data)
     except UserError as error:

@@ -9,7 +9,17 @@ from pathlib import Path
 import plgolf
 
 PACKAGE = Path(plgolf.__file__).parent
-LEAVES = {"arguments", "config", "console", "errors", "files", "roles", "version"}
+LEAVES = {
+    "arguments",
+    "config",
+    "console",
+    "errors",
+    "files",
+    "regular_files",
+    "roles",
+    "tensor_file",
+    "version",
+}
 ALLOWED = {
     "version": set(),
     "errors": set(),
@@ -17,7 +27,9 @@ ALLOWED = {
     "console": set(),
     "roles": set(),
     "config": {"errors"},
-    "arguments": {"errors"},
+    "arguments": {"errors", "regular_files"},
+    "regular_files": {"errors"},
+    "tensor_file": {"errors"},
     "model": LEAVES,
     "optim": LEAVES,
     "data": LEAVES,

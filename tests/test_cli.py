@@ -235,7 +235,7 @@ facts = (fit.global_step, clock.elapsed_seconds, record.factors, record.validati
     [
         (["--trainer.max_step=3"], "did you mean trainer.max_steps?"),
         (["--model.gpt.num_layer=3"], "did you mean model.gpt.num_layers?"),
-        (["--model.gpt.head.softcap=0"], "head.softcap must be positive, got 0.0"),
+        (["--model.gpt.head.softcap=0"], "head.softcap must be finite and positive, got 0.0"),
         (["--model.gpt.attention.num_heads=5"], "must be a multiple of attention.num_kv_heads (2), got 5"),
         (["--model.gpt.dim=66"], "dim must be a multiple of attention.num_heads (4), got 66"),
         (["--model.gpt.dim=many"], "Expected a <class 'int'>. Got value: many"),

@@ -9,13 +9,17 @@ from threading import Event
 from typing import Any
 
 from plgolf.config import config_from_dict, config_to_dict
+from plgolf.data.shards import MAX_VOCAB_SIZE
 from plgolf.data.tokenizer import ByteTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 from plgolf.errors import UserError
 from plgolf.files import write_whole
+from plgolf.regular_files import open_regular, read_regular
 from plgolf.version import __version__
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+MAX_BYTES = 2**26
+"""Bound on the size of a manifest: entries of some 300,000 files."""
 
 
 @dataclass(frozen=True)
@@ -140,20 +144,47 @@ def read_manifest(root: Path) -> Manifest | None:
         UserError: it cannot be read or is not one of plgolf's.
     """
     path = root / MANIFEST
-    if not path.is_file():
+    if not path.exists():
         return None
+    data = read_regular(path, max_bytes=MAX_BYTES)
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is no JSON") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path}: is no dataset manifest of plgolf (it has no format: {FORMAT})")
     manifest = config_from_dict(Manifest, content, where=str(path))
     if set(manifest.splits) != {"train", "val"}:
-        raise UserError(f"{path}: splits must be train and val, got {', '.join(manifest.splits) or 'none'}")
+        raise UserError(
+            f"{path}: splits must be train and val, got {', '.join(manifest.splits) or 'none'}"[:500]
+        )
+    _check_entries(manifest, path)
     return manifest
+
+
+def _check_entries(manifest: Manifest, path: Path) -> None:
+    """Checks names and numbers: a dataset lies in its own folder, but for a tokenizer that several share."""
+    for entry in manifest.files:
+        if Path(entry.file).name != entry.file or entry.file in ("", "..") or "\0" in entry.file:
+            raise UserError(f"{path}: file must be a name in its folder, got {entry.file!r:.100}")
+        if min(entry.bytes, entry.tokens) < 0:
+            raise UserError(f"{path}: bytes and tokens of {entry.file!r:.100} must be at least 0")
+    parts = Path(manifest.tokenizer.file).parts
+    below = parts[2:] if parts[:2] == ("..", "..") else parts
+    if not below or {"..", "/"} & set(below) or "\0" in manifest.tokenizer.file:
+        raise UserError(
+            f"{path}: tokenizer.file must be in its folder, or below the one above that of all datasets, "
+            f"got {manifest.tokenizer.file!r:.100}"
+        )
+    if not 1 <= manifest.tokenizer.vocab_size <= MAX_VOCAB_SIZE:
+        raise UserError(
+            f"{path}: tokenizer.vocab_size must be from 1 to {MAX_VOCAB_SIZE}, "
+            f"got {manifest.tokenizer.vocab_size}"
+        )
+    for name, split in manifest.splits.items():
+        counts = (split.documents, split.tokens, split.raw_bytes, split.scored_bytes)
+        if any(count is not None and count < 0 for count in counts):
+            raise UserError(f"{path}: splits.{name} must have counts of at least 0")
 
 
 def check_no_strangers(root: Path, manifest: Manifest) -> None:
@@ -169,7 +200,7 @@ def check_no_strangers(root: Path, manifest: Manifest) -> None:
 def hash_file(path: Path, stop: Event | None = None) -> str:
     """Returns the SHA-256 of a file, which may be larger than memory; of a part, once ``stop`` is set."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while (chunk := file.read(1 << 20)) and not (stop and stop.is_set()):
             digest.update(chunk)
     return digest.hexdigest()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from plgolf.errors import UserError
 from plgolf.files import write_whole
+from plgolf.regular_files import open_regular
 
 MAGIC = 20240520
 VERSION = 1
@@ -56,13 +57,11 @@ def open_shard(path: Path) -> Shard:
         UserError: the file cannot be read, is no shard, or is cut short or too long.
     """
     try:
-        with path.open("rb") as file:
-            header = np.frombuffer(file.read(HEADER_BYTES), dtype="<i4")
+        with open_regular(path) as file:
             status = os.fstat(file.fileno())
+            header = np.frombuffer(file.read(HEADER_BYTES)[: status.st_size // 4 * 4], dtype="<i4")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: is no token shard: its header is cut short") from error
     if header.size < HEADER_BYTES // 4 or header[0] != MAGIC or header[1] != VERSION:
         raise UserError(
             f"{path}: is no token shard: header must start with {MAGIC}, {VERSION}, "

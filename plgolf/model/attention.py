@@ -3,6 +3,7 @@
 Grouped heads: https://arxiv.org/abs/2305.13245. Query-key normalisation: https://arxiv.org/abs/2010.04245.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -42,8 +43,10 @@ class AttentionConfig:
                 f"attention.num_heads must be a multiple of attention.num_kv_heads "
                 f"({self.num_kv_heads}), got {self.num_heads}"
             )
-        if not self.rope_base > 0:
-            raise UserError(f"attention.rope_base must be positive, got {self.rope_base}")
+        if not 0 < self.rope_base < math.inf:
+            raise UserError(f"attention.rope_base must be finite and positive, got {self.rope_base}")
+        if not math.isfinite(self.qk_gain):
+            raise UserError(f"attention.qk_gain must be finite, got {self.qk_gain}")
 
     def head_dim(self, dim: int) -> int:
         """Channels of a head at model width ``dim``.

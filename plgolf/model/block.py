@@ -17,7 +17,7 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, attention: AttentionConfig, mlp: MLPConfig) -> None:
         super().__init__()
-        self.residual_mix = nn.Parameter(torch.stack((torch.ones(dim), torch.zeros(dim))))
+        self.residual_mix = nn.Parameter(torch.tensor([[1.0], [0.0]]).repeat(1, dim))
         self.attention_scale = nn.Parameter(torch.ones(dim))
         self.mlp_scale = nn.Parameter(torch.ones(dim))
         self.attention = SelfAttention(dim, attention)

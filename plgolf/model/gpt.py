@@ -1,5 +1,6 @@
 """The table of contents of the architecture: embed, run the layers in order, score."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +16,9 @@ from plgolf.model.head import Head, HeadConfig
 from plgolf.model.mlp import MLPConfig
 from plgolf.model.norm import rms_norm
 from plgolf.model.rotary import Rotary
+
+_AT_MOST = {"vocab_size": 2**20, "dim": 2**16, "num_layers": 512}
+"""More is a mistake, and would fill any memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +47,14 @@ class GPTConfig:
     head: HeadConfig = field(default_factory=HeadConfig)
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "dim", "num_layers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, most in _AT_MOST.items():
+            value = getattr(self, name)
+            if value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}")
+            if value > most:
+                raise UserError(f"{name} must be at most {most}, got {value}")
+        if not 0 <= self.embedding_std < math.inf:
+            raise UserError(f"embedding_std must be finite and at least 0, got {self.embedding_std}")
         if self.compute_dtype not in ("bfloat16", "float32"):
             raise UserError(f"compute_dtype must be bfloat16 or float32, got {self.compute_dtype}")
         self.attention.head_dim(self.dim)

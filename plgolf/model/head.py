@@ -1,5 +1,6 @@
 """From the residual stream to logits: tied or free unembedding, soft-capped."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +25,8 @@ class HeadConfig:
     softcap: float = 30.0
 
     def __post_init__(self) -> None:
-        if not self.softcap > 0:
-            raise UserError(f"head.softcap must be positive, got {self.softcap}")
+        if not 0 < self.softcap < math.inf:
+            raise UserError(f"head.softcap must be finite and positive, got {self.softcap}")
 
 
 class Head(nn.Module):

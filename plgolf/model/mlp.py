@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from plgolf.errors import UserError
 from plgolf.model.linear import CastLinear
 
+_MAX_HIDDEN_DIM = 2**20
+
 
 @dataclass(frozen=True, kw_only=True)
 class MLPConfig:
@@ -25,8 +27,8 @@ class MLPConfig:
         Raises:
             UserError: the product is not a whole number of at least 1.
         """
-        hidden = self.expansion * dim
-        if hidden != int(hidden) or hidden < 1:
+        hidden = float(self.expansion * dim)
+        if not (hidden.is_integer() and 1 <= hidden <= _MAX_HIDDEN_DIM):
             raise UserError(
                 f"mlp.expansion must give a whole hidden width, got {self.expansion} x {dim} = {hidden}"
             )

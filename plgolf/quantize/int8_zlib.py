@@ -1,13 +1,10 @@
 """The format ``int8_clean_per_row_v1``: zlib over ``torch.save`` of a dict of tensors and strings.
 
 It is the reference program's (https://github.com/openai/parameter-golf), key for key, and any further
-top-level key is ignored by it. Reading never runs code: pickled objects other than tensors, numbers,
-strings and their containers are refused.
+top-level key is ignored by it. Reading never runs code, and takes memory in proportion to the file.
 """
 
 import io
-import pickle
-import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -18,13 +15,18 @@ from torch import Tensor
 
 from plgolf.errors import UserError
 from plgolf.quantize.rounding import dequantize_int8, quantize_int8
+from plgolf.quantize.validation import DTYPES, FORMAT, check_quantized
+from plgolf.tensor_file import load_tensors
 
-FORMAT = "int8_clean_per_row_v1"
 MAX_PASSTHROUGH_ELEMENTS = 65_536
 MAX_PAYLOAD_BYTES = 2**30
-"""Bound on the inflated size: zlib can pack a gigabyte into a megabyte."""
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Bound on the inflated size."""
+MAX_RATIO = 32
+"""Bound on how many times larger a file becomes. zlib can pack a gigabyte into a megabyte, but the weights of
+a model only become 3.5 times smaller as they are initialised, and 1.5 times when trained."""
+ALWAYS_INFLATED_BYTES = 2**26
+"""Up to here any ratio will do: weights that are all zero become 600 times smaller."""
+_CHUNK = 2**20
 
 
 @dataclass
@@ -127,19 +129,16 @@ def dequantize_state_dict(obj: Mapping[str, Any]) -> dict[str, Tensor]:
     Raises:
         UserError: the dict is not of this format.
     """
-    try:
-        if obj["__quant_format__"] != FORMAT:
-            raise UserError(f"quantisation format must be {FORMAT}, got {obj['__quant_format__']!r}")
-        tensors: dict[str, Tensor] = {
-            name: dequantize_int8(codes, obj["scales"][name], _DTYPES[obj["dtypes"][name]])
-            for name, codes in obj["quantized"].items()
-        }
-        original_dtypes = obj.get("passthrough_orig_dtypes", {})
-        for name, tensor in obj["passthrough"].items():
-            dtype = original_dtypes.get(name)
-            tensors[name] = tensor.clone() if dtype is None else tensor.to(_DTYPES[dtype])
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(f"is no {FORMAT} artifact: {type(error).__name__} {error}") from error
+    check_quantized(obj)
+    tensors = {
+        name: dequantize_int8(codes, obj["scales"][name], DTYPES[obj["dtypes"][name]])
+        for name, codes in obj["quantized"].items()
+    }
+    original_dtypes = obj.get("passthrough_orig_dtypes", {})
+    for name, tensor in obj["passthrough"].items():
+        dtype = DTYPES[original_dtypes[name]] if name in original_dtypes else tensor.dtype
+        # A copy, as two names in a file may share their data.
+        tensors[name] = tensor.to(dtype, copy=True).contiguous()
     return tensors
 
 
@@ -155,30 +154,35 @@ def unpack(data: bytes, *, max_bytes: int = MAX_PAYLOAD_BYTES) -> dict[str, Any]
 
     Args:
         data: the contents of a file.
-        max_bytes: bound on the inflated size.
+        max_bytes: bound on the inflated size, besides ``MAX_RATIO``.
 
     Returns:
-        The dict, unchecked but for being one.
+        The dict, whose values are plain; whether they are of the format is not checked.
 
     Raises:
         UserError: the data is cut short, corrupt, too large or no such dict.
     """
-    inflate = zlib.decompressobj()
-    try:
-        payload = inflate.decompress(data, max_bytes)
-    except zlib.error as error:
-        raise UserError(f"is no zlib stream: {error}") from error
-    if not inflate.eof:
-        raise UserError(
-            f"inflates to more than {max_bytes} bytes" if inflate.unconsumed_tail else "is cut short"
-        )
-    try:
-        with warnings.catch_warnings():
-            # torch warns of pickles it did not write; the line below says all there is to say.
-            warnings.simplefilter("ignore")
-            obj = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"holds no plain tensors: {str(error).splitlines()[0]}") from error
+    obj = load_tensors(_inflated(data, min(max_bytes, max(MAX_RATIO * len(data), ALWAYS_INFLATED_BYTES))))
     if not isinstance(obj, dict):
         raise UserError(f"must hold a dict, got {type(obj).__name__}")
     return obj
+
+
+def _inflated(data: bytes, max_bytes: int) -> io.BytesIO:
+    inflate, compressed, payload = zlib.decompressobj(), io.BytesIO(data), io.BytesIO()
+    # Bit by bit: in one go, zlib needs twice the memory of what comes out.
+    while not inflate.eof:
+        fed = inflate.unconsumed_tail or compressed.read(_CHUNK)
+        try:
+            chunk = inflate.decompress(fed, _CHUNK)
+        except zlib.error as error:
+            raise UserError(f"is no zlib stream: {error}") from error
+        payload.write(chunk)
+        if payload.tell() > max_bytes:
+            raise UserError(f"inflates to more than {max_bytes} bytes")
+        if not fed and not chunk:
+            raise UserError("is cut short")
+    unused = len(inflate.unused_data) + len(data) - compressed.tell()
+    if unused:
+        raise UserError(f"must end with its zlib stream, got {unused} bytes more")
+    return payload

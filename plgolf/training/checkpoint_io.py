@@ -1,6 +1,5 @@
 """Checkpoints and artifacts as files: written whole or not at all, and read without running code."""
 
-import pickle
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from plgolf.artifact import SUFFIX, load_artifact, read_artifact
 from plgolf.config import config_from_dict
@@ -16,6 +16,9 @@ from plgolf.errors import UserError
 from plgolf.files import whole_file
 from plgolf.interop import gpt_config_from_weights, weights_to_reference
 from plgolf.model import GPTConfig
+from plgolf.model.weights import check_weights_fit
+from plgolf.regular_files import open_regular
+from plgolf.tensor_file import load_tensors
 from plgolf.training.checkpoint import RunCheckpoint, checkpoints
 from plgolf.training.console import say
 from plgolf.training.datamodule import ShardDataModule
@@ -49,11 +52,14 @@ class CheckpointFiles(TorchCheckpointIO):
         if str(path).endswith(SUFFIX):
             return _as_checkpoint(path)
         try:
-            # Whatever Lightning asks for: a checkpoint is data.
-            return super().load_checkpoint(path, map_location=map_location, weights_only=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(f"{path}: is no checkpoint: {reason}") from error
+            with open_regular(Path(path)) as file:
+                # Whatever Lightning asks for: a checkpoint is data, and goes to the CPU first.
+                checkpoint = load_tensors(file, map_location="meta" if map_location == "meta" else "cpu")
+        except UserError as error:
+            raise UserError(f"{path}: is no checkpoint: {error}") from error
+        if not isinstance(checkpoint, dict):
+            raise UserError(f"{path}: is no checkpoint: it holds a {type(checkpoint).__name__}")
+        return checkpoint
 
 
 def _as_checkpoint(path: Any) -> dict[str, Any]:
@@ -80,7 +86,7 @@ def saved_architecture(path: str, otherwise: GPTConfig) -> GPTConfig:
         UserError: the file is malformed or not plgolf's.
     """
     if not path.endswith(SUFFIX):
-        return config_from_dict(GPTConfig, read_checkpoint(path)["gpt_config"])
+        return _architecture_of(read_checkpoint(path), path)
     artifact = read_artifact(path)
     config = artifact.config
     if config is None:
@@ -93,6 +99,19 @@ def saved_architecture(path: str, otherwise: GPTConfig) -> GPTConfig:
     return load_artifact(path, config=config).config
 
 
+def _architecture_of(checkpoint: dict[str, Any], path: str) -> GPTConfig:
+    try:
+        config = config_from_dict(GPTConfig, checkpoint["gpt_config"])
+        weights = checkpoint["state_dict"]
+        if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
+            raise UserError("state_dict must hold tensors by name")
+        # Before a model of that size is made.
+        check_weights_fit(config, {name.removeprefix("gpt."): weight for name, weight in weights.items()})
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return config
+
+
 def read_checkpoint(path: str) -> dict[str, Any]:
     """Reads a checkpoint of a fit without the data of its tensors.
 
@@ -100,7 +119,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         UserError: the file is no checkpoint of plgolf's.
     """
     checkpoint = CheckpointFiles().load_checkpoint(path, map_location="meta")
-    for key in ("gpt_config", "global_step", "optimizer_states"):
+    for key in ("state_dict", "gpt_config", "global_step", "optimizer_states"):
         if key not in checkpoint:
             raise UserError(f"{path}: is no checkpoint of plgolf: it has no {key}")
     return checkpoint

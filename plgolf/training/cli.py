@@ -29,6 +29,7 @@ from plgolf.training import (
     ShardDataModule,
     TrainClock,
 )
+from plgolf.training.allowed_classes import check_allowed_classes
 from plgolf.training.checkpoint_io import (
     LIGHTNINGS,
     CheckpointFiles,
@@ -117,6 +118,7 @@ class GolfCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
+        check_allowed_classes(self.config[self.config.subcommand])
 
     def _prepare_subcommand_parser(
         self, klass: Any, subcommand: str, **kwargs: Any

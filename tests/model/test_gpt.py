@@ -173,7 +173,7 @@ def test_every_parameter_has_one_role_and_lands_in_one_group():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: HeadConfig(softcap=0.0), r"softcap must be positive, got 0\.0"),
+        (lambda: HeadConfig(softcap=0.0), r"softcap must be finite and positive, got 0\.0"),
         (lambda: AttentionConfig(num_heads=6, num_kv_heads=4), "multiple of attention.num_kv_heads"),
         (lambda: GPTConfig(dim=100), r"multiple of attention\.num_heads \(8\), got 100"),
         (lambda: GPTConfig(dim=24), "even for rotary pairs, got 3"),
@@ -181,7 +181,12 @@ def test_every_parameter_has_one_role_and_lands_in_one_group():
         (lambda: GPTConfig(num_layers=0), "num_layers must be at least 1, got 0"),
         (lambda: GPTConfig(compute_dtype="float16"), "compute_dtype must be bfloat16 or float32"),
         (lambda: AttentionConfig(num_heads=0), "must be at least 1"),
-        (lambda: AttentionConfig(rope_base=0.0), "rope_base must be positive"),
+        (lambda: GPTConfig(num_layers=2000), "num_layers must be at most 512, got 2000"),
+        (lambda: GPTConfig(embedding_std=-1.0), "embedding_std must be finite and at least 0, got -1"),
+        (lambda: GPTConfig(mlp=MLPConfig(expansion=float("inf"))), "whole hidden width"),
+        (lambda: HeadConfig(softcap=float("nan")), "softcap must be finite and positive, got nan"),
+        (lambda: AttentionConfig(qk_gain=float("inf")), "qk_gain must be finite, got inf"),
+        (lambda: AttentionConfig(rope_base=0.0), "rope_base must be finite and positive"),
     ],
 )
 def test_impossible_shapes_are_refused_by_name_and_value(build, message):

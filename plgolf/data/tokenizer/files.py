@@ -7,6 +7,10 @@ from plgolf.data.tokenizer.base import Tokenizer
 from plgolf.data.tokenizer.bytewise import ByteTokenizer
 from plgolf.data.tokenizer.sentencepiece import SentencePieceTokenizer
 from plgolf.errors import UserError
+from plgolf.regular_files import read_regular
+
+MAX_FILE_BYTES = 2**24
+"""Bound on a tokenizer's file. One of 65,536 pieces, the most that shards can hold, has some 1.5 MB."""
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -23,13 +27,11 @@ def load_tokenizer(path: Path) -> Tokenizer:
     """
     if not path.is_file():
         raise UserError(f"{path}: no tokenizer there")
+    content = read_regular(path, max_bytes=MAX_FILE_BYTES)
     try:
-        content = path.read_bytes()
         if path.suffix == ".json":
             return _byte_tokenizer(content)
         return SentencePieceTokenizer(content)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 

@@ -44,6 +44,8 @@ class SentencePieceTokenizer(Tokenizer):
                 raise ValueError("empty")
             self.processor = SentencePieceProcessor(model_proto=model)
             normalizer = ModelProto.FromString(model).normalizer_spec
+            # Every piece once: one that is no UTF-8 is an error only where it is asked for.
+            self.processor.id_to_piece(list(range(self.processor.get_piece_size())))
         except Exception as error:  # Of the C++ library or of protobuf; neither documents which.
             raise UserError("is no SentencePiece model") from error
         self._model = model

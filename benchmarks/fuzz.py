@@ -1,0 +1,133 @@
+"""Coverage-guided fuzzing of what reads files of others: python benchmarks/fuzz.py TARGET [FOLDER] [-runs=N].
+
+Targets are artifact, tensor_file, shard and manifest; inputs that reach new code are kept in FOLDER. Whatever
+is raised besides a UserError ends the run, and the input that did it is written to the working directory.
+"""
+
+import io
+import json
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+try:
+    import atheris
+except ImportError:
+    sys.exit("fuzzing needs atheris: pip install atheris")
+
+with atheris.instrument_imports(include=["plgolf"]):
+    import torch
+
+    from plgolf import GPT, GPTConfig, load_artifact
+    from plgolf.artifact import save_artifact
+    from plgolf.data.manifest import MANIFEST, FileEntry, Manifest, Split, TokenizerEntry, read_manifest
+    from plgolf.data.shards import ShardReader, open_shard, shard_header
+    from plgolf.data.tokenizer import ByteTokenizer
+    from plgolf.errors import UserError
+    from plgolf.model import AttentionConfig
+    from plgolf.tensor_file import load_tensors
+    from plgolf.tensor_file.rehearsal import rehearse
+
+SCRATCH = Path(tempfile.mkdtemp(prefix="plgolf-fuzz-"))
+ARTIFACT, SHARD = SCRATCH / "a.ptz", SCRATCH / "a_val_000000.bin"
+
+
+def small_artifact() -> bytes:
+    config = GPTConfig(
+        vocab_size=8, dim=8, num_layers=1, attention=AttentionConfig(num_heads=2, num_kv_heads=1)
+    )
+    save_artifact(GPT(config), ARTIFACT)
+    return ARTIFACT.read_bytes()
+
+
+def small_tensor_file() -> bytes:
+    file = io.BytesIO()
+    torch.save({"a": torch.arange(6.0).view(2, 3), "b": [1, None, "c"]}, file)
+    return file.getvalue()
+
+
+def small_manifest() -> bytes:
+    entry = FileEntry("a_val_000000.bin", 1064, "0" * 64, 20)
+    splits = dict.fromkeys(("train", "val"), Split(1, 20, 20, 20, [entry], []))
+    Manifest("a", TokenizerEntry.of(ByteTokenizer(), "tokenizer.json"), splits, [], {}).save(SCRATCH)
+    return (SCRATCH / MANIFEST).read_bytes()
+
+
+def read_payload(data: bytes) -> None:
+    ARTIFACT.write_bytes(zlib.compress(data, 1))
+    load_artifact(ARTIFACT)
+
+
+def read_tensors(data: bytes) -> None:
+    # The pickle alone, too: CRCs keep a fuzzer from ever getting to it inside of its zip.
+    try:
+        load_tensors(io.BytesIO(data))
+    except UserError:
+        rehearsed(data)
+
+
+def rehearsed(data: bytes) -> None:
+    try:
+        rehearse(data, {"data/0": 24})
+    except UserError:
+        raise
+    except Exception:
+        return
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(TENSORS)) as old, zipfile.ZipFile(file, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, data if name.endswith("data.pkl") else old.read(name))
+    file.seek(0)
+    torch.load(file, weights_only=True)
+
+
+def read_shard(data: bytes) -> None:
+    SHARD.write_bytes(data)
+    shard = open_shard(SHARD)
+    ShardReader([shard], vocab_size=512).read(0, min(shard.num_tokens, 1000))
+
+
+def read_json(data: bytes) -> None:
+    (SCRATCH / MANIFEST).write_bytes(data)
+    read_manifest(SCRATCH)
+
+
+TENSORS = small_tensor_file()
+TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], bytes]]] = {
+    "artifact": (read_payload, lambda: zlib.decompress(small_artifact())),
+    "tensor_file": (read_tensors, lambda: TENSORS),
+    "shard": (read_shard, lambda: shard_header(20) + bytes(40)),
+    "manifest": (read_json, small_manifest),
+}
+
+
+def main() -> None:
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in TARGETS:
+        sys.exit(f"the first argument must be one of {', '.join(TARGETS)}, got {name!r}")
+    read, seed = TARGETS[name]
+    folders = [word for word in sys.argv[2:] if not word.startswith("-")] or [str(SCRATCH / "corpus")]
+    options = [word for word in sys.argv[2:] if word.startswith("-")]
+    Path(folders[0]).mkdir(parents=True, exist_ok=True)
+    (Path(folders[0]) / "seed").write_bytes(seed())
+    if name == "tensor_file":
+        with zipfile.ZipFile(io.BytesIO(TENSORS)) as archive:
+            (Path(folders[0]) / "pickle").write_bytes(archive.read("archive/data.pkl"))
+
+    def test(data: bytes) -> None:
+        line = ""
+        try:
+            read(data)
+        except UserError as error:
+            line = str(error)
+        assert "\n" not in line, json.dumps(line)
+
+    atheris.Setup([sys.argv[0], *options, *folders], test)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Reading what ``torch.save`` wrote, checked in full before PyTorch sees it."""
+
+import warnings
+from collections import OrderedDict
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from plgolf.errors import UserError
+from plgolf.tensor_file.records import read_records
+from plgolf.tensor_file.rehearsal import rehearse
+
+_MAX_DEPTH = 64
+_CONTAINERS = (dict, OrderedDict, list, tuple)
+_LEAVES = (str, int, float, bool, type(None))
+
+
+def load_tensors(file: BinaryIO, *, map_location: str = "cpu", verify: bool = True) -> Any:
+    """Reads plain tensors and values in dicts, lists and tuples.
+
+    Memory is that of the file and of its pickle, whose size is bounded.
+
+    Args:
+        file: open for reading; its position can be moved.
+        map_location: where the tensors go; ``meta`` takes their shapes and dtypes alone.
+        verify: also compares the CRC of the tensors' data, for which it is read once more.
+
+    Returns:
+        What was saved.
+
+    Raises:
+        UserError: the file is damaged or holds anything else. The message does not say which file.
+        OSError: it cannot be read.
+    """
+    record_sizes, pickled = read_records(file, verify=verify)
+    try:
+        rehearse(pickled, record_sizes)
+        file.seek(0)
+        with warnings.catch_warnings():
+            # torch warns of pickles it did not write; the line below says all there is to say.
+            warnings.simplefilter("ignore")
+            value = torch.load(file, map_location=map_location, weights_only=True)
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        # What hostile bytes make an unpickler raise is documented nowhere, and nothing else happens here.
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise UserError(f"holds no plain tensors: {reason:.200}") from error
+    _check_values(value, max_bytes=sum(record_sizes.values()))
+    return value
+
+
+def _check_values(value: Any, *, max_bytes: int) -> None:
+    """Checks types and depth, and that copies of all tensors would be no larger than the file."""
+    total = 0
+    depths: dict[int, int] = {}  # Of a container by its id: it may be met again, even in itself.
+    path = [iter((value,))]
+    while path:
+        value = next(path[-1], path)
+        if value is path:  # Nothing is left at this depth.
+            path.pop()
+        elif type(value) is Tensor:
+            if value.layout is not torch.strided or value.is_quantized or value.requires_grad:
+                raise UserError("must hold plain tensors only")
+            total += value.numel() * value.element_size()
+        elif type(value) in _CONTAINERS:
+            if value and depths.get(id(value), 0) < len(path):
+                depths[id(value)] = len(path)
+                path.append(iter(value.values() if isinstance(value, dict) else value))
+                if len(path) > _MAX_DEPTH:
+                    raise UserError(f"must be nested at most {_MAX_DEPTH} deep")
+        elif type(value) not in _LEAVES:
+            raise UserError(f"must hold plain tensors and values only, got a {type(value).__name__}")
+    if total > max_bytes:
+        raise UserError(f"its tensors must fit into its {max_bytes} bytes of data, got {total}")

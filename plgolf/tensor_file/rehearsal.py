@@ -1,0 +1,166 @@
+"""Going through a pickle of tensors before PyTorch does, to see that it is what ``torch.save`` writes."""
+
+import io
+import math
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from plgolf.errors import UserError
+
+_MAX_DIMS = 8
+_MAX_INTEGER_BYTES = 8
+_ITEM_BYTES = {
+    "DoubleStorage": 8,
+    "FloatStorage": 4,
+    "HalfStorage": 2,
+    "BFloat16Storage": 2,
+    "LongStorage": 8,
+    "IntStorage": 4,
+    "ShortStorage": 2,
+    "CharStorage": 1,
+    "ByteStorage": 1,
+    "BoolStorage": 1,
+}
+
+
+def rehearse(pickled: bytes, record_sizes: Mapping[str, int]) -> None:
+    """Does all that unpickling will do, but makes no tensors.
+
+    PyTorch's unpickler calls only what it knows, but much of that allocates what it is told to, and an opcode
+    can set a value for each element of a tensor that says it has 10**15.
+
+    Args:
+        pickled: the pickle.
+        record_sizes: bytes of the zip's records by name.
+
+    Raises:
+        UserError: the pickle holds more than plain tensors and values, or a tensor does not fit its record.
+        Exception: it is malformed, in whichever way.
+    """
+    _Rehearsal(pickled, record_sizes).load()
+
+
+class _StorageType:
+    """Stands for the name of a storage's class."""
+
+    def __init__(self, item_bytes: int) -> None:
+        self.item_bytes = item_bytes
+
+
+class _Storage:
+    """Stands for the data of tensors."""
+
+    def __init__(self, num_items: int) -> None:
+        self.num_items = num_items
+
+
+class _Tensor:
+    """Stands for a tensor."""
+
+
+class _Dict(OrderedDict[Any, Any]):
+    """Stands for a dict."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        # Keys of other types can be made to collide, and many of those take forever.
+        if type(key) not in (str, int):
+            raise UserError(f"its keys must be strings or integers, got {type(key).__name__}")
+        super().__setitem__(key, value)
+
+
+def _empty_dict() -> _Dict:
+    return _Dict()
+
+
+def _tensor(
+    storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, backward_hooks: Any
+) -> _Tensor:
+    """Takes the place of ``torch._utils._rebuild_tensor_v2``."""
+    whole = (
+        type(storage) is _Storage
+        and type(size) is type(stride) is tuple
+        and len(size) == len(stride) <= _MAX_DIMS
+        and all(type(number) is int and number >= 0 for number in (offset, *size, *stride))
+        and requires_grad is False
+        and type(backward_hooks) is _Dict
+        and not backward_hooks
+    )
+    if not whole:
+        raise UserError("holds a malformed tensor")
+    numel = math.prod(size)
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    if numel > storage.num_items or (numel and last >= storage.num_items):
+        raise UserError(f"holds a tensor of shape {size} in a storage of {storage.num_items} values")
+    return _Tensor()
+
+
+class _Rehearsal(pickle._Unpickler):
+    """Goes through a pickle as PyTorch will, with nothing in the place of every tensor.
+
+    It knows the operations that ``torch.save`` writes for plain tensors and values, and those alone: it
+    calls two functions, both of them above.
+    """
+
+    stack: list[Any]
+    append: Callable[[Any], None]
+    read: Callable[[int], bytes]
+
+    def __init__(self, pickled: bytes, record_sizes: Mapping[str, int]) -> None:
+        super().__init__(io.BytesIO(pickled))
+        self.record_sizes = record_sizes
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = _GLOBALS.get(f"{module}.{name}")
+        if found is None:
+            raise UserError(f"holds no plain tensors: it names {f'{module}.{name}'!r:.100}")
+        return found
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, storage_type, key, location, num_items = pid
+        if kind != "storage" or type(storage_type) is not _StorageType or type(location) is not str:
+            raise UserError("holds a malformed storage")
+        # PyTorch does not compare them where it reads no data, and did not always do so where it does.
+        expected = self.record_sizes.get(f"data/{key}")
+        if type(num_items) is not int or num_items * storage_type.item_bytes != expected:
+            raise UserError(f"storage {key!r:.20} must have {expected} bytes, got {num_items!r:.20} values")
+        return _Storage(num_items)
+
+    def load_long1(self) -> None:
+        size = self.read(1)[0]
+        if size > _MAX_INTEGER_BYTES:
+            raise UserError(f"its integers must have at most {_MAX_INTEGER_BYTES} bytes, got {size}")
+        self.append(int.from_bytes(self.read(size), "little", signed=True))
+
+    def load_empty_dictionary(self) -> None:
+        self.append(_Dict())
+
+    def load_build(self) -> None:
+        state = self.stack.pop()
+        # What Module.state_dict attaches. Other attributes could take the place of methods.
+        if type(self.stack[-1]) is not _Dict or type(state) is not _Dict or list(state) != ["_metadata"]:
+            raise UserError("holds no plain tensors: an object in it has attributes")
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        operation[0]: pickle._Unpickler.dispatch[operation[0]]
+        for operation in (
+            *(pickle.PROTO, pickle.STOP, pickle.MARK, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE),
+            *(pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.BINFLOAT, pickle.BINUNICODE),
+            *(pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3),
+            *(pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS, pickle.SETITEM, pickle.SETITEMS),
+            *(pickle.BINPUT, pickle.LONG_BINPUT, pickle.BINGET, pickle.LONG_BINGET),
+            *(pickle.GLOBAL, pickle.REDUCE, pickle.BINPERSID),
+        )
+    } | {
+        pickle.LONG1[0]: load_long1,
+        pickle.EMPTY_DICT[0]: load_empty_dictionary,
+        pickle.BUILD[0]: load_build,
+    }
+
+
+_GLOBALS: dict[str, Any] = {
+    "collections.OrderedDict": _empty_dict,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    **{f"torch.{name}": _StorageType(item_bytes) for name, item_bytes in _ITEM_BYTES.items()},
+}

@@ -1,0 +1,150 @@
+"""Recipes that are made to run something, or to fill the memory."""
+
+import os
+import time
+
+import pytest
+import yaml
+from test_cli import golden_recipe  # noqa: F401 (a fixture)
+
+from plgolf.cli import main
+from plgolf.model import GPTConfig
+from plgolf.training.cli import GolfCLI
+
+
+@pytest.fixture
+def fit(golden_recipe, tmp_path, monkeypatch, capsys):  # noqa: F811
+    """Fits a recipe with one setting replaced; returns the line that it costs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(GolfCLI, "instantiate_classes", lambda _: pytest.fail("constructs"))
+
+    def run(key: str, value: object) -> str:
+        recipe = yaml.safe_load(golden_recipe.read_text())
+        *sections, name = key.split(".")
+        section = recipe
+        for part in sections:
+            section = section[part]
+        section[name] = value
+        return refused(yaml.safe_dump(recipe).encode())
+
+    def refused(data: bytes) -> str:
+        path = tmp_path / "x.yaml"
+        path.write_bytes(data)
+        before = time.monotonic()
+        assert main(["fit", "-c", "x.yaml"]) == 2
+        assert time.monotonic() - before < 20
+        error = capsys.readouterr().err
+        assert error.startswith("plgolf: error: ") and error.count("\n") == 1
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["golden.yaml", "x.yaml"]
+        return error
+
+    run.raw = refused
+    return run
+
+
+KEYS = ("callbacks", "logger", "strategy", "plugins", "profiler")
+TOUCH = ["touch", "ran"]
+
+
+@pytest.mark.parametrize("key", ["model.optimizer", "model.schedule", *(f"trainer.{key}" for key in KEYS)])
+def test_only_classes_of_the_settings_kind_are_constructed(key, fit, monkeypatch):
+    called = []
+    monkeypatch.setattr(os, "system", lambda command="": called.append(command))
+    for value in (
+        {"class_path": "os.system"},
+        {"class_path": "os.system", "init_args": {"command": "touch ran"}},
+        {"class_path": "os.getcwd"},
+        {"class_path": "builtins.eval"},
+        {"class_path": "subprocess.Popen", "init_args": {"args": TOUCH}},
+        {"class_path": "subprocess.Popen", "dict_kwargs": {"args": TOUCH}},
+        {"class_path": "collections.OrderedDict"},
+        *(["os.system"] if key not in ("trainer.strategy", "trainer.profiler") else []),
+    ):
+        fit(key, [value] if key in ("trainer.callbacks", "trainer.plugins") else value)
+    assert not called
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.optimizer", {"class_path": "os.getcwd"}, "must be a subclass of torch.optim.Optimizer"),
+        (
+            "trainer.callbacks",
+            [{"class_path": "LambdaCallback", "init_args": {"on_fit_start": "os.getcwd"}}],
+            "trainer.callbacks.0.init_args.on_fit_start must name a class, got getcwd, which is no class",
+        ),
+        (
+            "trainer.callbacks",
+            [{"class_path": "LambdaCallback", "init_args": {"on_fit_start": {"class_path": "os.getcwd"}}}],
+            "trainer.callbacks.0.init_args.on_fit_start must name a class, got os.getcwd",
+        ),
+        (
+            "trainer.strategy",
+            {
+                "class_path": "DDPStrategy",
+                "init_args": {"ddp_comm_hook": "os.abort"},
+            },
+            "trainer.strategy.init_args.ddp_comm_hook must name a class, got abort",
+        ),
+    ],
+)
+def test_functions_are_no_settings(key, value, message, fit):
+    assert message in fit(key, value)
+
+
+def test_absurd_numbers_are_refused_before_anything_is_built():
+    for values in ({"dim": 10**30}, {"vocab_size": 2**40}, {"num_layers": 10**9}):
+        with pytest.raises(ValueError, match="must be at most"):
+            GPTConfig(**values)
+
+
+NINE = ",".join("*{0}" for _ in range(9))
+LAUGHS = "a0: &a0 [1,2,3]\n" + "".join(f"a{i + 1}: &a{i + 1} [{NINE.format(f'a{i}')}]\n" for i in range(9))
+MERGES = "a0: &a0 {k: 1}\n" + "".join(
+    f"a{i + 1}: &a{i + 1} {{<<: [{NINE.format(f'a{i}')}]}}\n" for i in range(9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("!!python/object/apply:os.system ['touch ran']", "could not determine a constructor for the tag"),
+        ("model: !!python/object/apply:os.system ['touch ran']", "could not determine a constructor"),
+        ("model: !!python/name:os.system", "could not determine a constructor"),
+        ("model: !!python/object/new:subprocess.Popen [[touch, ran]]", "could not determine a constructor"),
+        (LAUGHS, "must have at most 10000 values, aliases written out"),
+        (MERGES, "must have at most 10000 values, aliases written out"),
+        ("model: &a [*a]", "the alias a is not of a value before it"),
+        ("model: *a", "the alias a is not of a value before it"),
+        ("[" * 10_000_000, "must have at most 262144 bytes, got 10000000"),
+        ("[" * 200_000, "must be nested at most 50 deep"),
+        ("model: " + "{a: " * 2000 + "1" + "}" * 2000, "must be nested at most 50 deep"),
+        ("".join(f"k{i}: 1\n" for i in range(20_000)), "must have at most 10000 values"),
+        ("model: {gpt: {dim: !!int x}}", "x.yaml: is no YAML recipe: invalid literal for int()"),
+        ("model: {gpt: {dim: " + "9" * 5000 + "}}", "a string must have at most 4096 letters, got 5000"),
+        ("a: \0", "x.yaml: is no YAML recipe: unacceptable character"),
+        ("model: '" + "[" * 200_000 + "'", "a string must have at most 4096 letters, got 200000"),
+        ("model: {gpt: '" + "[" * 1000 + "'}", "must be nested at most 50 deep"),
+        ("model: {optimizer: '" + "- " * 1000 + "'}", "must be nested at most 50 deep"),
+        (yaml.safe_dump({"trainer": {"callbacks": LAUGHS}}), "must have at most 10000 values"),
+        (yaml.safe_dump({"a": yaml.safe_dump({"b": LAUGHS})}), "must have at most 10000 values"),
+        ("[1, 2]", "x.yaml: is no YAML recipe: it must hold settings by name"),
+        ("", "x.yaml: is no YAML recipe: it must hold settings by name"),
+    ],
+)
+def test_yaml_bombs_and_tags_cost_one_line(text, message, fit):
+    assert message in fit.raw(text.encode())
+
+
+def test_recipes_are_text_in_files(fit, tmp_path, capsys):
+    assert "x.yaml: is no YAML recipe: 'utf-8' codec" in fit.raw("modèl: 1".encode("latin1"))
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path in ("pipe.yaml", "/dev/zero", str(tmp_path), "none.yaml"):
+        assert main(["fit", "-c", path]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_values_on_the_command_line_are_bounded_too(fit, capsys):
+    for value in ("[" * 200_000, "[" * 2000, "{a: " * 60, LAUGHS):
+        assert main(["fit", "--trainer.callbacks", value]) == main(["fit", f"--model={value}"]) == 2
+        assert capsys.readouterr().err.count("\n") == 2

@@ -46,7 +46,7 @@ def command(folder: Path, steps: int, devices: int) -> list[str]:
 
 
 def start(words: list[str]) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
     return subprocess.Popen(
         words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -93,6 +93,17 @@ def kill(run: "subprocess.Popen[str]", rng: random.Random) -> tuple[signal.Signa
     return signum, rank
 
 
+def wait_for_all(run: "subprocess.Popen[str]", folder: Path) -> str:
+    """Returns what all ranks said; those that hang say where."""
+    try:
+        return run.communicate(timeout=120)[1]
+    except subprocess.TimeoutExpired:
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            if f"default_root_dir={folder}" in entry.read_text(errors="replace"):
+                os.kill(int(entry.parent.name), signal.SIGABRT)
+        raise AssertionError(f"a rank hangs:\n{run.communicate()[1]}") from None
+
+
 def one_run(folder: Path, rng: random.Random, args: argparse.Namespace, log: dict[str, Counter[str]]) -> None:
     """Runs to the end, whatever is sent to it on the way."""
     while True:
@@ -106,7 +117,7 @@ def one_run(folder: Path, rng: random.Random, args: argparse.Namespace, log: dic
             log["signals"][f"{signum.name} to rank {rank}"] += 1
         before = newest_step(folder)
         # To the end of all ranks: each of them holds the other end of the pipe.
-        said = run.communicate(timeout=120)[1]
+        said = wait_for_all(run, folder)
         if signum is None or run.returncode == 0:
             assert run.returncode == 0, said
             return

@@ -15,6 +15,7 @@ _COMMANDS = {
     "validate": "score a checkpoint or an artifact",
     "data": "prepare, verify, inspect and download datasets",
 }
+_FAILED = 1
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
 _LONGEST_ERROR = 2000
@@ -38,7 +39,7 @@ def main(words: list[str] | None = None) -> int:
     except RunError as error:
         if not error.silent:
             _say_error(f"error: {error}")
-        return 1
+        return _FAILED
     except StoppedBySignal as stop:
         if not stop.silent:
             _say_error(stop.message)
@@ -63,8 +64,9 @@ def entry() -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     status = main()
-    if status >= _INTERRUPTED:
-        # At once: a thread that is inside a C++ library would abort an orderly end.
+    if status == _FAILED or status >= _INTERRUPTED:
+        # At once: a thread that is inside a C++ library would abort an orderly end, and one that waits for a
+        # rank that is gone would keep it from ending.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -23,7 +23,7 @@ from plgolf.training.checkpoint import RunCheckpoint, checkpoints
 from plgolf.training.console import say
 from plgolf.training.datamodule import ShardDataModule
 from plgolf.training.module import GolfModule
-from plgolf.training.resume import check_same, check_same_model, count_of
+from plgolf.training.resume import check_same, check_same_model, step_of
 
 LIGHTNINGS = ("best", "hpc")
 """What Lightning finds a file for by itself."""
@@ -182,7 +182,7 @@ def check_resume(path: str, trainer: Trainer, module: GolfModule, data: ShardDat
         check_same_model(checkpoint, module.gpt.config, allowed=allowed)
         saved = {"data": checkpoint.get("ShardDataModule", {})}
         check_same(saved, {"data": data.state_dict()}, allowed=allowed)
-        done = count_of(checkpoint, "global_step")
+        done = step_of(checkpoint)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     if 0 <= trainer.max_steps < done:

@@ -14,6 +14,7 @@ from plgolf.model import GPTConfig
 from plgolf.optim.sharing import of_all_ranks
 
 _MOST = 2**53
+_MOST_STEPS = 2**32
 """No run counts further."""
 
 
@@ -34,11 +35,16 @@ def check_same(saved: Mapping[str, Any], ours: Mapping[str, Any], *, allowed: Se
     for name in dict.fromkeys([*now, *before]):
         if any(name == free or name.startswith(f"{free}.") for free in allowed):
             continue
-        if before.get(name) != now.get(name):
+        then, here = before.get(name), now.get(name)
+        if type(then) is not type(here) or then != here:
             raise UserError(
-                f"{name} must be the checkpoint's {before.get(name)}, got {now.get(name)} "
+                f"{name} must be the checkpoint's {_short(then)}, got {_short(here)} "
                 f"(--checkpoint.allow_changed=[{name}] goes on all the same)"
             )
+
+
+def _short(value: Any) -> str:
+    return " ".join(f"{value}"[:200].split())
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,12 +89,19 @@ def check_same_start(trainer: Trainer) -> None:
         )
 
 
-def count_of(values: Mapping[str, Any], name: str, *, least: int = 0, most: int = _MOST) -> int:
+def count_of(
+    values: Mapping[str, Any], name: str, *, least: int = 0, most: int = _MOST, default: int | None = None
+) -> int:
     """Reads an integer of a checkpoint; raises a UserError if it is none, or out of range."""
-    count = values.get(name)
+    count = values.get(name, default)
     if type(count) is not int or not least <= count <= most:
         raise UserError(f"the checkpoint's {name} must be an integer from {least}, got {str(count)[:50]}")
     return count
+
+
+def step_of(checkpoint: Mapping[str, Any]) -> int:
+    """Reads how many optimizer steps a checkpoint comes after; raises a UserError if it does not say."""
+    return count_of(checkpoint, "global_step", most=_MOST_STEPS)
 
 
 def place_loops(checkpoint: dict[str, Any], trainer: Trainer, *, validated_step: int) -> None:
@@ -106,20 +119,22 @@ def place_loops(checkpoint: dict[str, Any], trainer: Trainer, *, validated_step:
     Raises:
         UserError: the checkpoint's counters are not Lightning's.
     """
-    loops = checkpoint.get("loops", {}).get("fit_loop")
+    loops = checkpoint.get("loops")
+    loops = loops.get("fit_loop") if isinstance(loops, dict) else None
     fresh = trainer.fit_loop.state_dict()
     _check_counters({**loops, "state_dict": {}} if isinstance(loops, dict) else loops, fresh, "loops")
-    step = count_of(checkpoint, "global_step")
+    step = step_of(checkpoint)
     here = step * trainer.accumulate_grad_batches
     batches = loops["epoch_loop.batch_progress"]
-    epoch_starts_at = batches["total"]["ready"] - batches["current"]["ready"]
-    for kind, count in (("total", here), ("current", here - epoch_starts_at)):
-        batches[kind] = dict.fromkeys(batches[kind], count)
-    batches["is_last_batch"] = False
+    epoch_starts_at = min(max(batches["total"]["ready"] - batches["current"]["ready"], 0), here)
     if trainer.limit_train_batches in (None, 1.0):  # One endless epoch, wherever it was left.
+        epoch_starts_at = 0
         loops["epoch_progress"] = fresh["epoch_progress"]
         for kind in ("total", "current"):
             loops["epoch_progress"][kind].update(ready=1, started=1)
+    for kind, count in (("total", here), ("current", here - epoch_starts_at)):
+        batches[kind] = dict.fromkeys(batches[kind], count)
+    batches["is_last_batch"] = False
     steps = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]
     steps.update(ready=step, completed=step)
     interval = trainer.val_check_interval
@@ -155,10 +170,19 @@ def check_optimizer_state(checkpoint: Mapping[str, Any], optimizer: Optimizer) -
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"the checkpoint's optimizer state does not fit: {reason}") from error
     for group in optimizer.param_groups:
+        count_of(group, "step", default=0)
         for p in group["params"]:
-            for name, value in optimizer.state.get(p, {}).items():
-                if isinstance(value, Tensor) and value.shape not in (p.shape, ()):
-                    raise UserError(
-                        f"the checkpoint's optimizer state {name} must have its parameter's shape "
-                        f"{tuple(p.shape)}, got {tuple(value.shape)}"
-                    )
+            _check_moments(optimizer.state.get(p, {}), p)
+
+
+def _check_moments(state: Any, p: Tensor) -> None:
+    if not isinstance(state, dict):
+        raise UserError(f"the checkpoint's optimizer state must hold moments by name, got {_short(state)}")
+    for name, value in state.items():
+        plain = isinstance(value, Tensor) and value.is_floating_point() and value.shape in (p.shape, ())
+        if not plain and not (name == "step" and type(value) is int):
+            what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise UserError(
+                f"the checkpoint's optimizer state {name} must have its parameter's shape {tuple(p.shape)}, "
+                f"got {what}"
+            )

@@ -5,7 +5,6 @@ import time
 
 import pytest
 import yaml
-from test_cli import golden_recipe  # noqa: F401 (a fixture)
 
 from plgolf.cli import main
 from plgolf.model import GPTConfig
@@ -13,7 +12,7 @@ from plgolf.training.cli import GolfCLI
 
 
 @pytest.fixture
-def fit(golden_recipe, tmp_path, monkeypatch, capsys):  # noqa: F811
+def fit(golden_recipe, tmp_path, monkeypatch, capsys):
     """Fits a recipe with one setting replaced; returns the line that it costs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(GolfCLI, "instantiate_classes", lambda _: pytest.fail("constructs"))

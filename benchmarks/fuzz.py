@@ -4,10 +4,12 @@ Targets are artifact, tensor_file, shard and manifest; inputs that reach new cod
 is raised besides a UserError ends the run, and the input that did it is written to the working directory.
 """
 
+import contextlib
 import io
 import json
 import sys
 import tempfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -70,18 +72,21 @@ def read_tensors(data: bytes) -> None:
 
 
 def rehearsed(data: bytes) -> None:
+    """Lets PyTorch have what passes the rehearsal; it may raise anything, but not crash, hang or grow."""
     try:
         rehearse(data, {"data/0": 24})
     except UserError:
         raise
-    except Exception:
+    except Exception:  # load_tensors takes whatever it is for a damaged pickle
         return
     file = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(TENSORS)) as old, zipfile.ZipFile(file, "w") as new:
         for name in old.namelist():
             new.writestr(name, data if name.endswith("data.pkl") else old.read(name))
     file.seek(0)
-    torch.load(file, weights_only=True)
+    with contextlib.suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.load(file, map_location="cpu", weights_only=True)
 
 
 def read_shard(data: bytes) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from plgolf import GPT, GPTConfig, load_artifact
 from plgolf.artifact import read_artifact, save_artifact
 from plgolf.errors import UserError
-from plgolf.model import AttentionConfig, HeadConfig
+from plgolf.model import AttentionConfig, HeadConfig, MLPConfig
 from plgolf.model.weights import check_weights_fit
 from plgolf.quantize.int8_zlib import pack, unpack
 
@@ -27,6 +27,7 @@ CONFIG = GPTConfig(
     dim=256,
     num_layers=1,
     attention=AttentionConfig(num_heads=4, num_kv_heads=2),
+    mlp=MLPConfig(expansion=0.5),
     head=HeadConfig(tied=False),
 )
 HEADER = "__plgolf__"
@@ -178,7 +179,7 @@ STRUCTURES = {
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_structures_of_another_kind_cost_one_line(name, obj, refused):
     change, message = STRUCTURES[name]
-    assert message in refused(pack(change(obj)))
+    assert message in refused(zlib.compress(saved(change(obj)), 1))
 
 
 def test_files_of_another_kind_cost_one_line(whole, refused, tmp_path):
@@ -307,12 +308,12 @@ def load_or_refuse(data: bytes) -> None:
 
 def test_bombs_are_refused_in_bounded_memory(tmp_path, obj):
     bomb = zlib.compressobj(9)
-    data = b"".join(bomb.compress(bytes(2**20)) for _ in range(1024)) + bomb.flush()
-    assert len(data) < 1.1 * 2**20
+    data = b"".join(bomb.compress(bytes(2**20)) for _ in range(256)) + bomb.flush()
+    assert len(data) < 0.3 * 2**20
     (tmp_path / "bomb.ptz").write_bytes(data)
     lists = b"\x80\x02(" + b"]" * 500_000 + b"t."
     (tmp_path / "lists.ptz").write_bytes(zlib.compress(rezipped(saved([]), data_pkl=lists)))
-    (tmp_path / "header.ptz").write_bytes(pack({**obj, HEADER: " " * 40_000_000}))
+    (tmp_path / "header.ptz").write_bytes(pack({**obj, HEADER: " " * 5_000_000}))
     (tmp_path / "layers.ptz").write_bytes(pack(with_config(num_layers=2**40)(obj)))
     with (tmp_path / "large.ptz").open("wb") as file:
         file.truncate(2**31)
@@ -323,12 +324,12 @@ def test_bombs_are_refused_in_bounded_memory(tmp_path, obj):
     )
     names = ("bomb", "lists", "header", "layers", "large")
     said = run_bounded(code, *(tmp_path / f"{name}.ptz" for name in names), mebibytes=200).splitlines()
-    assert said == [
+    assert [line.partition(", got")[0] for line in said] == [
         ": inflates to more than 67108864 bytes",
-        ": must hold a dict, got tuple",
-        ": its data.pkl must have at most 2097152 bytes, got 40001868",
-        ": num_layers must be at most 512, got 1099511627776",
-        ": must have at most 1073741824 bytes, got 2147483648",
+        ": must hold a dict",
+        ": its data.pkl must have at most 2097152 bytes",
+        ": num_layers must be at most 512",
+        ": must have at most 1073741824 bytes",
     ]
 
 

@@ -171,7 +171,7 @@ class TrainClock(Callback):
         for name in ("elapsed_seconds", "banked_seconds"):
             seconds = state_dict.get(name)
             if not isinstance(seconds, float) or not 0 <= seconds < math.inf:
-                raise UserError(f"the checkpoint's {name} must be a time, got {str(seconds)[:50]}")
+                raise UserError(f"the checkpoint's {name} must be a time, got {seconds!r:.50}")
         self.elapsed_seconds = state_dict["elapsed_seconds"]
         self._banked_seconds = state_dict["banked_seconds"]
 

@@ -95,7 +95,7 @@ def count_of(
     """Reads an integer of a checkpoint; raises a UserError if it is none, or out of range."""
     count = values.get(name, default)
     if type(count) is not int or not least <= count <= most:
-        raise UserError(f"the checkpoint's {name} must be an integer from {least}, got {str(count)[:50]}")
+        raise UserError(f"the checkpoint's {name} must be an integer from {least}, got {_short(count)}")
     return count
 
 
@@ -154,7 +154,7 @@ def _check_counters(saved: Any, fresh: Any, where: str) -> None:
         for key, value in fresh.items():
             _check_counters(saved[key], value, f"{where}.{key}")
     elif type(saved) is not type(fresh) or not 0 <= saved <= _MOST:
-        raise UserError(f"the checkpoint's {where} must be a count, got {str(saved)[:50]}")
+        raise UserError(f"the checkpoint's {where} must be a count, got {_short(saved)}")
 
 
 def check_optimizer_state(checkpoint: Mapping[str, Any], optimizer: Optimizer) -> None:

@@ -41,7 +41,10 @@ from plgolf.training.export import Provenance
 from plgolf.training.peers import end_with_launcher
 from plgolf.version import __version__
 
-_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+_REFUSALS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO),
+    *(errno.EACCES, errno.ENAMETOOLONG),
+)
 """What a file system says no with, to a logger for example."""
 
 
@@ -154,7 +157,7 @@ class GolfCLI(LightningCLI):
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), CheckpointFiles()]
         try:
             return super().instantiate_trainer(**kwargs)
-        except ValueError as error:  # An unknown strategy, accelerator or precision.
+        except (ValueError, TypeError) as error:  # An unknown strategy, accelerator, precision, device.
             raise UserError(f"trainer: {error}") from error
 
     def _instantiate_trainer(self, config: Any, callbacks: list[Any]) -> Trainer:

@@ -1,9 +1,14 @@
 """The command line ``plgolf``: what comes after it decides which program runs, and only that is imported."""
 
+import contextlib
 import difflib
 import io
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
 from typing import NoReturn
 
 from plgolf.console import printable
@@ -90,10 +95,29 @@ def _run(words: list[str]) -> int:
         meant = f" (did you mean {close[0]}?)" if close else ""
         raise UserError(f"no command {first}, there are {', '.join(_COMMANDS)}{meant}")
     parent_pid = os.getppid()
-    from plgolf.training import cli as training  # noqa: PLC0415 (slow)
+    with _interrupted_at_once():
+        from plgolf.training import cli as training  # noqa: PLC0415 (slow)
 
-    training.run(words, parent_pid=parent_pid)
+        training.run(words, parent_pid=parent_pid)
     return 0
+
+
+@contextlib.contextmanager
+def _interrupted_at_once() -> Iterator[None]:
+    """Ends the process on SIGINT: a library that is being imported may swallow a KeyboardInterrupt."""
+
+    def end(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+        os.write(2, b"plgolf: interrupted\n")
+        os._exit(_INTERRUPTED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _help() -> str:

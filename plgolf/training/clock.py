@@ -121,11 +121,9 @@ class TrainClock(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             self.check(trainer)
-            self.signals.install(loud=trainer.is_global_zero)
+            self.signals.install_for(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning has installed a handler of its own, which talks to other ranks from within it.
-        self.signals.install(loud=trainer.is_global_zero)
         if self._is_over or self._no_steps_left:
             trainer.should_stop = True
 

@@ -15,6 +15,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from plgolf.errors import RunError, StoppedBySignal, UserError
 
+_MEET_SECONDS = 300.0
+"""Within which all ranks have opened their data and come."""
+
 _BEAT_SECONDS = 1.0
 _GRACE_SECONDS = 10.0
 """What a rank gets to end in good order once another is gone, and rank 0 to be the last to leave."""
@@ -39,7 +42,7 @@ class PeerWatch(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.world_size > 1 and self._watch is None:
-            peers = _meet(trainer, self.timeout_seconds)
+            peers = _meet(trainer)
             self._watch = _Watch(trainer.global_rank, peers, _take_children(trainer), self.timeout_seconds)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -148,26 +151,26 @@ class _Watch:
         """Says good-bye; rank 0, through whom the others hear of each other, is the last to go."""
         self._left.set()
         self._tell("left")
-        if self.rank == 0:
-            for thread in self._listeners:
-                thread.join(_GRACE_SECONDS)
+        end = time.monotonic() + _GRACE_SECONDS
+        for thread in self._listeners if self.rank == 0 else ():
+            thread.join(max(0.0, end - time.monotonic()))
         for peer in self._peers.values():
             peer.close()
 
 
-def _meet(trainer: Trainer, timeout_seconds: float) -> dict[int, socket.socket]:
+def _meet(trainer: Trainer) -> dict[int, socket.socket]:
     """Connects every rank to rank 0, which must be asked for with a word that only ranks know."""
     environment: Any = trainer.strategy.cluster_environment  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         dual = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if dual else socket.AF_INET
         with socket.create_server(("", 0), family=family, dualstack_ipv6=dual) as server:
-            server.settimeout(timeout_seconds)
+            server.settimeout(_MEET_SECONDS)
             word = secrets.token_hex(16)
             trainer.strategy.broadcast((server.getsockname()[1], word))
             return _accept(server, word, trainer.world_size - 1)
     port, word = trainer.strategy.broadcast((0, ""))
-    peer = socket.create_connection((environment.main_address, port), timeout=timeout_seconds)
+    peer = socket.create_connection((environment.main_address, port), timeout=_MEET_SECONDS)
     peer.sendall(f"{word} {trainer.global_rank:08}".encode())
     return {0: peer}
 
@@ -175,7 +178,11 @@ def _meet(trainer: Trainer, timeout_seconds: float) -> dict[int, socket.socket]:
 def _accept(server: socket.socket, word: str, count: int) -> dict[int, socket.socket]:
     peers: dict[int, socket.socket] = {}
     while len(peers) < count:
-        peer, _ = server.accept()
+        try:
+            peer, _ = server.accept()
+        except TimeoutError as error:
+            missing = min(set(range(1, count + 1)) - set(peers))
+            raise RunError(f"rank {missing} has not come within {_MEET_SECONDS:g} seconds") from error
         peer.settimeout(_GRACE_SECONDS)
         hello = b""
         with suppress(OSError):

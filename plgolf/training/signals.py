@@ -6,6 +6,8 @@ import threading
 from types import FrameType
 from typing import Any
 
+from lightning.pytorch import Trainer
+
 
 class StopSignals:
     """Notes the first SIGTERM or SIGINT instead of dying of it.
@@ -34,6 +36,21 @@ class StopSignals:
             if handler != self._note:
                 self._previous.setdefault(signum, handler)
                 signal.signal(signum, self._note)
+
+    def install_for(self, trainer: Trainer) -> None:
+        """Takes the handlers over for a fit, and back from Lightning, which takes SIGTERM before it trains.
+
+        Its handler talks to other ranks from within, whatever they are talking about just then.
+        """
+        self.install(loud=trainer.is_global_zero)
+        connector = trainer._signal_connector
+        register = connector.register_signal_handlers
+
+        def register_and_take_back() -> None:
+            register()
+            self.install(loud=trainer.is_global_zero)
+
+        connector.register_signal_handlers = register_and_take_back  # type: ignore[method-assign]
 
     def restore(self) -> None:
         """Gives the handlers back to whom they were taken from first."""

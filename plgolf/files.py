@@ -21,12 +21,12 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         path: the file; its folder is made if need be.
 
     Yields:
-        The neighbour, open for writing.
+        The neighbour, open for writing and reading.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("wb") as file:
+        with partial.open("w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -45,6 +45,29 @@ def write_whole(path: Path, data: bytes) -> None:
     """
     with whole_file(path) as file:
         file.write(data)
+
+
+def lock_folder(folder: Path) -> int:
+    """Locks a folder, which is made if need be, for as long as this process keeps what it gets.
+
+    Returns:
+        A file descriptor; closing it, or the end of the process, gives the folder free. -1 on a file system
+        without locks.
+
+    Raises:
+        BlockingIOError: another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:
+        os.close(descriptor)
+        return -1
+    return descriptor
 
 
 class AlreadyThereError(FileExistsError):

@@ -148,6 +148,8 @@ class MuonAdam(torch.optim.Optimizer):
         )
 
     def _muon_step(self, group: dict[str, Any]) -> None:
+        if all(p.grad is None for p in group["params"]):  # A step that is skipped.
+            return
         group["momentum"] = momentum_at(
             group["step"],
             start=self.matrix.momentum_start,

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
@@ -19,14 +18,10 @@ from plgolf.model import GPTConfig
 from plgolf.model.weights import check_weights_fit
 from plgolf.regular_files import open_regular
 from plgolf.tensor_file import load_tensors
-from plgolf.training.checkpoint import RunCheckpoint, checkpoints
-from plgolf.training.console import say
-from plgolf.training.datamodule import ShardDataModule
-from plgolf.training.module import GolfModule
-from plgolf.training.resume import check_same, check_same_model, step_of
 
-LIGHTNINGS = ("best", "hpc")
-"""What Lightning finds a file for by itself."""
+
+class CannotWriteError(UserError):
+    """The file system refuses a checkpoint: it is full, for example."""
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -39,12 +34,16 @@ class CheckpointFiles(TorchCheckpointIO):
         try:
             with whole_file(Path(path)) as file:
                 torch.save(checkpoint, file)
+                # What would be refused when it is needed is refused now, and never takes its place.
+                load_tensors(file, map_location="meta", verify=False)
+        except UserError as error:
+            raise UserError(f"{path}: would be no checkpoint that can be read back: {error}") from error
         except (OSError, RuntimeError) as error:
             # torch's writer answers a file system that refuses with an error of its own.
             cause = error if isinstance(error, OSError) else error.__context__
             if not isinstance(cause, OSError):
                 raise
-            raise UserError(f"{path}: cannot be written: {cause.strerror}") from error
+            raise CannotWriteError(f"{path}: cannot be written: {cause.strerror}") from error
 
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: Any = None
@@ -123,69 +122,3 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         if key not in checkpoint:
             raise UserError(f"{path}: is no checkpoint of plgolf: it has no {key}")
     return checkpoint
-
-
-def find_checkpoint(folder: Path, ckpt_path: str | None, resume: str | None = None) -> str | None:
-    """Turns what a user says of a checkpoint into a file.
-
-    Args:
-        folder: where the run keeps its checkpoints.
-        ckpt_path: a file, ``last``, or one of Lightning's own words.
-        resume: ``auto`` for the newest that is whole, if there is one.
-
-    Returns:
-        The file or Lightning's word, None for none.
-
-    Raises:
-        UserError: there is no such checkpoint.
-    """
-    if resume:
-        if ckpt_path:
-            raise UserError(f"resume must be left alone where ckpt_path is given, got {ckpt_path}")
-        return _newest(folder)
-    if ckpt_path == "last":
-        ckpt_path = _newest(folder)
-        if not ckpt_path:
-            raise UserError(f"{folder}: holds no checkpoint (ckpt_path: last)")
-    if ckpt_path and ckpt_path not in LIGHTNINGS and not Path(ckpt_path).is_file():
-        raise UserError(f"{ckpt_path}: no such checkpoint (ckpt_path)")
-    return ckpt_path
-
-
-def _newest(folder: Path) -> str | None:
-    for path in checkpoints(folder):
-        try:
-            read_checkpoint(str(path))
-            return str(path)
-        except UserError as error:  # noqa: PERF203 (few)
-            say(f"{error}: the one before it is taken")
-    return None
-
-
-def check_resume(path: str, trainer: Trainer, module: GolfModule, data: ShardDataModule) -> None:
-    """Says what keeps a fit from going on, before it has overwritten anything of the earlier one.
-
-    Args:
-        path: the checkpoint.
-        trainer: the trainer of the fit to be.
-        module: its module.
-        data: its data, opened.
-
-    Raises:
-        UserError: the checkpoint is malformed, or of another run than this one.
-    """
-    if path.endswith(SUFFIX):
-        raise UserError(f"{path}: fit cannot go on from an artifact, it holds no optimizer state")
-    checkpoint = read_checkpoint(path)
-    allowed = RunCheckpoint.allowed_changes(trainer)
-    try:
-        check_same_model(checkpoint, module.gpt.config, allowed=allowed)
-        saved = {"data": checkpoint.get("ShardDataModule", {})}
-        check_same(saved, {"data": data.state_dict()}, allowed=allowed)
-        done = step_of(checkpoint)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    if 0 <= trainer.max_steps < done:
-        raise UserError(
-            f"trainer.max_steps must be at least the {done} steps of {path}, got {trainer.max_steps}"
-        )

@@ -30,15 +30,11 @@ from plgolf.training import (
     TrainClock,
 )
 from plgolf.training.allowed_classes import check_allowed_classes
-from plgolf.training.checkpoint_io import (
-    LIGHTNINGS,
-    CheckpointFiles,
-    check_resume,
-    find_checkpoint,
-    saved_architecture,
-)
+from plgolf.training.checkpoint import LIGHTNINGS_WORDS, find_checkpoint
+from plgolf.training.checkpoint_io import CheckpointFiles, saved_architecture
 from plgolf.training.export import Provenance
 from plgolf.training.peers import end_with_launcher
+from plgolf.training.resume import check_resume
 from plgolf.version import __version__
 
 _REFUSALS = (
@@ -141,7 +137,7 @@ class GolfCLI(LightningCLI):
         folder = Path(settings.checkpoint.dir or settings.trainer.default_root_dir)
         path = find_checkpoint(folder, settings.ckpt_path, settings.get("resume"))
         settings.ckpt_path = path
-        if self.config.subcommand == "validate" and path not in LIGHTNINGS:
+        if self.config.subcommand == "validate" and path not in LIGHTNINGS_WORDS:
             if not path:
                 raise UserError("ckpt_path must name the checkpoint or artifact to validate")
             described = config_from_dict(GPTConfig, settings.model.gpt.as_dict())
@@ -175,8 +171,14 @@ class GolfCLI(LightningCLI):
         if self.trainer.is_global_zero:
             self.datamodule.build()
             self.datamodule.check(training=subcommand == "fit", world_size=self.trainer.world_size)
-            if subcommand == "fit" and self.config.fit.ckpt_path not in (None, *LIGHTNINGS):
-                check_resume(self.config.fit.ckpt_path, self.trainer, self.model, self.datamodule)
+            if subcommand == "fit" and self.config.fit.ckpt_path not in (None, *LIGHTNINGS_WORDS):
+                check_resume(
+                    self.config.fit.ckpt_path,
+                    config=self.model.gpt.config,
+                    data=self.datamodule.state_dict(),
+                    max_steps=self.trainer.max_steps,
+                    allowed=RunCheckpoint.allowed_changes(self.trainer),
+                )
         super()._run_subcommand(subcommand)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class TrainClock(Callback):
         self.signals = StopSignals()
         self.stopped_by = 0
         """The signal that all ranks agree to stop for; 0 for none."""
-        self._no_steps_left = False
+        self._reached_steps: int | None = None
         self._banked_seconds = 0.0
         self._started: float | None = None
         self._validation_started = 0.0
@@ -69,9 +69,13 @@ class TrainClock(Callback):
     def agree(self, everyones: list[list[float]]) -> None:
         """Takes the facts of all ranks, so that all of them go on alike; called once per optimizer step."""
         self.elapsed_seconds = everyones[0][0]
-        self._agree_to_stop(signum for _, signum in everyones)
+        self._take_signals(signum for _, signum in everyones)
 
-    def _agree_to_stop(self, signums: Iterable[float]) -> None:
+    def agree_to_stop(self, device: torch.device) -> None:
+        """Shares the signals alone, where no step has ended; every rank calls it at the same time."""
+        self._take_signals(signum for _, signum in of_all_ranks(self.facts(device)))
+
+    def _take_signals(self, signums: Iterable[float]) -> None:
         self.stopped_by = int(next((signum for signum in signums if signum), 0))
 
     def end_if_stopped(self, trainer: Trainer) -> None:
@@ -113,18 +117,24 @@ class TrainClock(Callback):
 
     def start_at(self, step: int, trainer: Trainer) -> None:
         """Prepares for a run that goes on after ``step`` steps, which may have been its last."""
-        self._no_steps_left = 0 <= trainer.max_steps <= step
-        if self._no_steps_left:
+        if 0 <= trainer.max_steps <= step:
             # Lightning would not begin a run without steps, nor end it: there is an export to do.
+            self._reached_steps = trainer.max_steps
             trainer.fit_loop.epoch_loop.max_steps = -1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             self.check(trainer)
             self.signals.install_for(trainer)
+            # Of an earlier fit; a checkpoint's are restored later.
+            self.stopped_by, self._reached_steps, self._started = 0, None, None
+            self.elapsed_seconds = self._banked_seconds = 0.0
+            self.phase_seconds = dict.fromkeys(self.phase_seconds, 0.0)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._is_over or self._no_steps_left:
+        if self._reached_steps is not None:
+            trainer.fit_loop.epoch_loop.max_steps = self._reached_steps
+        if self._is_over or self._reached_steps is not None:
             trainer.should_stop = True
 
     def on_train_batch_start(self, *_: Any) -> None:
@@ -145,8 +155,7 @@ class TrainClock(Callback):
         _wait_for_device()
         self.phase_seconds["validate"] += self.now() - self._validation_started
         if trainer.state.fn == "fit":
-            everyones = of_all_ranks(self.facts(pl_module.device))
-            self._agree_to_stop(signum for _, signum in everyones)
+            self.agree_to_stop(pl_module.device)
 
     def on_train_end(self, *_: Any) -> None:
         self._pause()

@@ -23,6 +23,7 @@ from plgolf.roles import param_groups
 from plgolf.training import resume
 from plgolf.training.checkpoint import RunCheckpoint
 from plgolf.training.clock import TrainClock
+from plgolf.training.cuda import set_up_cuda
 from plgolf.training.peers import PeerWatch
 from plgolf.training.randomness import seed_generators
 from plgolf.training.score import Score
@@ -73,7 +74,7 @@ class GolfModule(LightningModule):
         self._group_settings: list[dict[str, Any]] = []
         self._numbers = StepNumbers()
         self._skipped = 0
-        self._seed = 0
+        self._seed: int | None = None
         self._validated_step = -1
 
     def check(self, trainer: Trainer) -> None:
@@ -86,9 +87,6 @@ class GolfModule(LightningModule):
         if trainer.strategy.root_device.type == "mps":
             raise UserError("trainer.accelerator must be cpu or gpu, got mps, which cannot sum in float64")
 
-    def setup(self, stage: str) -> None:
-        self.check(self.trainer)
-
     def configure_callbacks(self) -> list[Callback]:
         there = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
         needed = (TrainClock, PeerWatch, CompileWarmup)
@@ -99,7 +97,7 @@ class GolfModule(LightningModule):
             return
         self._configured = True
         if self.trainer.strategy.root_device.type == "cuda":
-            _set_up_cuda(self.gpt.config.compute_dtype)
+            set_up_cuda(self.gpt.config.compute_dtype)
         if self.compiled:
             # In place, so that the names in the state dict stay as they are.
             self.gpt.compile(dynamic=False, fullgraph=True)
@@ -124,8 +122,13 @@ class GolfModule(LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
         }
 
+    def setup(self, stage: str) -> None:
+        self.check(self.trainer)
+        self._seed = None  # Until a checkpoint says otherwise.
+
     def on_fit_start(self) -> None:
-        self._seed = self.trainer.strategy.broadcast(self._seed or torch.initial_seed() % 2**63)
+        seed = torch.initial_seed() % 2**63 if self._seed is None else self._seed
+        self._seed = self.trainer.strategy.broadcast(seed)
 
     def on_train_start(self) -> None:
         resume.check_same_start(self.trainer)
@@ -142,6 +145,7 @@ class GolfModule(LightningModule):
         if micro_batch == 0:
             self._numbers.begin()
         draw = self.trainer.global_step * accumulation + micro_batch
+        assert self._seed is not None
         seed_generators(self._seed, draw, self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -213,6 +217,12 @@ class GolfModule(LightningModule):
         if self.trainer.state.fn == "fit":
             TrainClock.of(self.trainer).end_if_stopped(self.trainer)
 
+    def on_train_end(self) -> None:
+        # The export is whole; a signal that came meanwhile is answered nevertheless.
+        clock = TrainClock.of(self.trainer)
+        clock.agree_to_stop(self.device)
+        clock.end_if_stopped(self.trainer)
+
     def _record(self, values: dict[str, Any]) -> None:
         """Tells callbacks through Lightning and loggers directly.
 
@@ -247,13 +257,3 @@ class GolfModule(LightningModule):
         checkpoint["lr_schedulers"] = [
             {"last_epoch": step, "_step_count": step + 1, "lr_lambdas": [None] * len(groups)}
         ]
-
-
-def _set_up_cuda(compute_dtype: str) -> None:
-    """Allows TF32 products and, as the reference does, flash attention only (which has no float32)."""
-    torch.set_float32_matmul_precision("high")
-    if compute_dtype == "bfloat16" and torch.cuda.get_device_capability() >= (8, 0):
-        torch.backends.cuda.enable_flash_sdp(True)
-        torch.backends.cuda.enable_cudnn_sdp(False)
-        torch.backends.cuda.enable_mem_efficient_sdp(False)
-        torch.backends.cuda.enable_math_sdp(False)

@@ -42,7 +42,11 @@ class PeerWatch(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.world_size > 1 and self._watch is None:
-            peers = _meet(trainer)
+            try:
+                peers = _meet(trainer)
+            except OSError as error:
+                reason = f"rank {trainer.global_rank} and the others cannot meet: {error}"
+                raise RunError(f"{reason} (does a firewall keep ranks from the ports of rank 0?)") from error
             self._watch = _Watch(trainer.global_rank, peers, _take_children(trainer), self.timeout_seconds)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -8,10 +8,12 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from plgolf.artifact import SUFFIX
 from plgolf.config import config_to_dict
 from plgolf.errors import UserError
 from plgolf.model import GPTConfig
 from plgolf.optim.sharing import of_all_ranks
+from plgolf.training.checkpoint_io import read_checkpoint
 
 _MOST = 2**53
 _MOST_STEPS = 2**32
@@ -77,6 +79,40 @@ def check_weights(checkpoint: Mapping[str, Any], weights: Mapping[str, Tensor]) 
             raise UserError(f"the checkpoint's {name} must be {ours.dtype} {tuple(ours.shape)}, got {what}")
 
 
+def check_resume(
+    path: str,
+    *,
+    config: GPTConfig,
+    data: Mapping[str, Any],
+    max_steps: int,
+    allowed: Sequence[str],
+) -> None:
+    """Says what keeps a fit from going on, before it has overwritten anything of the earlier one.
+
+    Args:
+        path: the checkpoint.
+        config: the architecture of the fit to be.
+        data: what must be as it was of its data.
+        max_steps: its steps; -1 for no limit.
+        allowed: what may differ all the same.
+
+    Raises:
+        UserError: the checkpoint is malformed, or of another run than this one.
+    """
+    if path.endswith(SUFFIX):
+        raise UserError(f"{path}: fit cannot go on from an artifact, it holds no optimizer state")
+    checkpoint = read_checkpoint(path)
+    try:
+        check_same_model(checkpoint, config, allowed=allowed)
+        saved = {"data": checkpoint.get("ShardDataModule", {})}
+        check_same(saved, {"data": data}, allowed=allowed)
+        done = step_of(checkpoint)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    if 0 <= max_steps < done:
+        raise UserError(f"trainer.max_steps must be at least the {done} steps of {path}, got {max_steps}")
+
+
 def check_same_start(trainer: Trainer) -> None:
     """Raises a UserError if ranks are not at the same step: if one could not see the checkpoint."""
     here = torch.tensor([trainer.global_step], dtype=torch.float64, device=trainer.strategy.root_device)
@@ -123,18 +159,19 @@ def place_loops(checkpoint: dict[str, Any], trainer: Trainer, *, validated_step:
     loops: Any = saved.get("fit_loop") if isinstance(saved, dict) else None
     fresh = trainer.fit_loop.state_dict()
     _check_counters({**loops, "state_dict": {}} if isinstance(loops, dict) else loops, fresh, "loops")
+    if trainer.limit_train_batches not in (None, 1.0):
+        raise UserError(
+            "trainer.limit_train_batches must be left alone to go on from a checkpoint, "
+            f"got {trainer.limit_train_batches}"
+        )
     step = step_of(checkpoint)
     here = step * trainer.accumulate_grad_batches
     batches = loops["epoch_loop.batch_progress"]
-    epoch_starts_at = min(max(batches["total"]["ready"] - batches["current"]["ready"], 0), here)
-    if trainer.limit_train_batches in (None, 1.0):  # One endless epoch, wherever it was left.
-        epoch_starts_at = 0
-        loops["epoch_progress"] = fresh["epoch_progress"]
-        for kind in ("total", "current"):
-            loops["epoch_progress"][kind].update(ready=1, started=1)
-    for kind, count in (("total", here), ("current", here - epoch_starts_at)):
-        batches[kind] = dict.fromkeys(batches[kind], count)
     batches["is_last_batch"] = False
+    epochs = loops["epoch_progress"] = fresh["epoch_progress"]
+    for kind in ("total", "current"):
+        batches[kind] = dict.fromkeys(batches[kind], here)
+        epochs[kind].update(ready=1, started=1)  # One endless epoch, wherever it was left.
     steps = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]
     steps.update(ready=step, completed=step)
     interval = trainer.val_check_interval
@@ -163,6 +200,8 @@ def check_optimizer_state(checkpoint: Mapping[str, Any], optimizer: Optimizer) -
     Raises:
         UserError: it does not fit.
     """
+    # Fused kernels, MuonAdam's among them, do not look at shapes; other optimizers have moments of any.
+    fused = any(group.get("fused") for group in optimizer.param_groups)
     try:
         [saved] = checkpoint["optimizer_states"]
         optimizer.load_state_dict(saved)
@@ -173,15 +212,16 @@ def check_optimizer_state(checkpoint: Mapping[str, Any], optimizer: Optimizer) -
     for group in optimizer.param_groups:
         count_of(group, "step", default=0)
         for p in group["params"]:
-            _check_moments(optimizer.state.get(p, {}), p)
+            _check_moments(optimizer.state.get(p, {}), p, fused=fused)
 
 
-def _check_moments(state: Any, p: Tensor) -> None:
-    """Checks what fused kernels do not: they read as many numbers as the parameter has, and would crash."""
+def _check_moments(state: Any, p: Tensor, *, fused: bool) -> None:
     if not isinstance(state, dict):
         raise UserError(f"the checkpoint's optimizer state must hold moments by name, got {_short(state)}")
     for name, value in state.items():
-        if name == "step":
+        if not fused:
+            fits = isinstance(value, Tensor | int | float)
+        elif name == "step":
             fits = isinstance(value, Tensor) and value.shape == () and value.dtype is torch.float32
         else:
             fits = isinstance(value, Tensor) and value.shape == p.shape and value.is_contiguous()

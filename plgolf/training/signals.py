@@ -13,7 +13,7 @@ class StopSignals:
     """Notes the first SIGTERM or SIGINT instead of dying of it.
 
     Schedulers and launchers send a signal several times, and to several processes of a run: all but the
-    first are ignored, except that a second SIGINT (somebody pressed Ctrl-C again) ends the process at once.
+    first are ignored, except that a later SIGINT (somebody presses Ctrl-C) ends the process at once.
     """
 
     def __init__(self) -> None:
@@ -42,13 +42,16 @@ class StopSignals:
 
         Its handler talks to other ranks from within, whatever they are talking about just then.
         """
+        self.received = 0
         self.install(loud=trainer.is_global_zero)
         connector = trainer._signal_connector
-        register = connector.register_signal_handlers
+        register = type(connector).register_signal_handlers
 
         def register_and_take_back() -> None:
-            register()
+            register(connector)
             self.install(loud=trainer.is_global_zero)
+            # What it will put back when it ends are ours, of now.
+            connector._original_handlers.update(self._previous)
 
         connector.register_signal_handlers = register_and_take_back  # type: ignore[method-assign]
 
@@ -59,7 +62,7 @@ class StopSignals:
         self._previous = {}
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self.received == signum == signal.SIGINT:
+        if self.received and signum == signal.SIGINT:
             os.write(2, b"plgolf: interrupted again, ending at once\n")
             os._exit(128 + signum)
         if not self.received:

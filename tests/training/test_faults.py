@@ -21,8 +21,8 @@ from runs import assert_same_end, fit, start
 from plgolf.data.shards import find_shards
 from plgolf.errors import RunError
 from plgolf.training import GolfModule, RunCheckpoint
-from plgolf.training.checkpoint import checkpoints
-from plgolf.training.checkpoint_io import CheckpointFiles, find_checkpoint, read_checkpoint
+from plgolf.training.checkpoint import checkpoints, find_checkpoint
+from plgolf.training.checkpoint_io import CheckpointFiles, read_checkpoint
 
 ENDLESS = ("--trainer.max_steps=1000000", "--checkpoint.every_steps=2", "--checkpoint.keep=3")
 
@@ -84,6 +84,23 @@ def test_a_second_interrupt_ends_the_process_at_once(golden_recipe, tmp_path):
     assert run.wait() == 130
 
 
+def test_ctrl_c_ends_the_process_at_once_after_sigterm_too():
+    code = """
+import os, signal, time
+from plgolf.training.signals import StopSignals
+signals = StopSignals()
+signals.install()
+for signum in (signal.SIGTERM, signal.SIGTERM):
+    os.kill(os.getpid(), signum)
+assert signals.received == signal.SIGTERM
+os.kill(os.getpid(), signal.SIGINT)
+time.sleep(9)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130
+    assert done.stderr.count("SIGTERM: the run ends after this step") == 1
+
+
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_a_signal_within_validation_ends_the_run_after_it(world_size, whole, golden_recipe, tmp_path):
     """Also in the last one, after which there would be the export alone: resuming does just that."""
@@ -93,6 +110,23 @@ def test_a_signal_within_validation_ends_the_run_after_it(world_size, whole, gol
     assert [rank.wait() for rank in started] == [143] * world_size, started[0].said
     assert newest_step(tmp_path) == 30 and not (tmp_path / "result.json").exists()
     fit(golden_recipe, world_size, "--trainer.max_steps=30", "--resume=auto", folder=tmp_path)
+    assert_same_end(whole[world_size], tmp_path, 30)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize(("when", "expected_step"), [("Export", 30), ("AtStart", 0)])
+def test_a_signal_outside_of_steps_is_answered_too(
+    when, expected_step, world_size, whole, golden_recipe, tmp_path
+):
+    """Within the export, which is whole then; or before the first step, after which the run ends."""
+    name = {"Export": "runs.SignalInExport", "AtStart": "runs.SignalAtStart"}[when]
+    signalling = f"--trainer.callbacks+={json.dumps({'class_path': name})}"
+    steps = ("--trainer.max_steps=30", "--trainer.num_sanity_val_steps=1")
+    started = start(golden_recipe, world_size, *steps, signalling, folder=tmp_path)
+    assert [rank.wait() for rank in started] == [143] * world_size, started[0].said
+    assert f"stopped by SIGTERM after step {expected_step}" in started[0].said
+    assert (tmp_path / "result.json").exists() == (when == "Export")
+    fit(golden_recipe, world_size, *steps, "--resume=auto", folder=tmp_path)
     assert_same_end(whole[world_size], tmp_path, 30)
 
 
@@ -283,7 +317,7 @@ def test_a_broken_newest_checkpoint_is_passed_over_and_halves_go(golden_recipe, 
     (tmp_path / ".step-000004.ckpt.partial").write_bytes(b"half")
     assert find_checkpoint(tmp_path, "last") == str(before)
     said = capfd.readouterr().out
-    assert f"{newest}: is no checkpoint" in said and said.endswith(": the one before it is taken\n")
+    assert f"{newest}: is no checkpoint" in said and said.endswith(": passed over\n")
     fit(golden_recipe, 1, *steps, "--resume=auto", folder=tmp_path)
     assert not list(tmp_path.glob(".*"))
     assert json.loads((tmp_path / "result.json").read_text())["steps"] == 3

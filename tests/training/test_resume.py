@@ -1,17 +1,22 @@
 """A run that was interrupted ends as the one that was not: to the bit."""
 
+import os
 import shutil
+import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from golden_data import GOLDEN
 from golden_run import Record, golden_data, golden_module, trainer
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, seed_everything
 from runs import assert_same_end, fit, rows
 
 from plgolf.cli import main
 from plgolf.data.shards import ShardReader, find_shards, write_shard
+from plgolf.errors import UserError
+from plgolf.files import lock_folder
 from plgolf.training import RunCheckpoint
 from plgolf.training.checkpoint import checkpoints
 
@@ -182,3 +187,118 @@ def test_no_checkpoints_where_the_trainer_is_told_so(golden_recipe, tmp_path, mo
     words = ["--trainer.max_steps=2", "--trainer.enable_checkpointing=false"]
     assert main(["fit", "-c", golden_recipe.name, *words]) == 0
     assert not checkpoints(tmp_path / "run")
+
+
+def test_auto_never_starts_anew_over_checkpoints_that_it_cannot_read(golden_recipe, tmp_path, capfd):
+    words = ["fit", "-c", str(golden_recipe), "--trainer.max_steps=3", "--checkpoint.every_steps=1"]
+    words += [f"--trainer.default_root_dir={tmp_path}"]
+    assert main(words) == 0
+    damaged = {path: path.read_bytes()[:-5] for path in checkpoints(tmp_path)}
+    for path, data in damaged.items():
+        path.write_bytes(data)
+    capfd.readouterr()
+    assert main([*words, "--resume=auto"]) == 2
+    said = capfd.readouterr()
+    refused = f"{tmp_path}: none of its 2 checkpoints can be read: move them to restart"
+    assert said.err == f"plgolf: error: {refused}\n"
+    assert said.out.count(": passed over\n") == 2
+    assert {path: path.read_bytes() for path in checkpoints(tmp_path)} == damaged
+
+
+class Unreadable(Callback):
+    """A callback whose state a checkpoint could hold, but nothing safe could read."""
+
+    def state_dict(self):
+        return {"seen": {1, 2}}
+
+
+def test_a_checkpoint_that_could_not_be_read_back_is_never_written(tmp_path):
+    fit = trainer(
+        tmp_path, Unreadable(), RunCheckpoint(every_steps=1), max_steps=2, enable_checkpointing=True
+    )
+    with pytest.raises(UserError, match="would be no checkpoint that can be read back: .*set"):
+        fit.fit(golden_module(), golden_data())
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_not_of_this_run_stays(tmp_path):
+    def files():
+        return {path.name for path in tmp_path.iterdir()}
+
+    others = {"step-000001-best.ckpt", "step-x.ckpt", "step-000009.ckpt"}
+    for name in others:
+        (tmp_path / name).symlink_to("nowhere")
+    fit = trainer(tmp_path, RunCheckpoint(every_steps=1, keep=2), max_steps=4, enable_checkpointing=True)
+    fit.fit(golden_module(), golden_data())
+    assert files() == others | {"step-000003.ckpt", "step-000004.ckpt"}
+    again = trainer(tmp_path, RunCheckpoint(every_steps=1, keep=1), max_steps=2, enable_checkpointing=True)
+    again.fit(golden_module(), golden_data())
+    assert files() == others | {"step-000002.ckpt", "step-000003.ckpt", "step-000004.ckpt"}
+    # One that goes on from there has written the earlier ones, too.
+    on = trainer(tmp_path, RunCheckpoint(every_steps=1, keep=2), max_steps=5, enable_checkpointing=True)
+    on.fit(golden_module(), golden_data(), ckpt_path=tmp_path / "step-000004.ckpt")
+    assert files() == others | {"step-000004.ckpt", "step-000005.ckpt"}
+
+
+def test_one_run_at_a_time_has_a_folder(tmp_path):
+    lock = lock_folder(tmp_path)
+    fit = trainer(tmp_path, RunCheckpoint(), max_steps=1, enable_checkpointing=True)
+    with pytest.raises(UserError, match="another run is at work there"):
+        fit.fit(golden_module(), golden_data())
+    os.close(lock)
+    for _ in range(2):
+        trainer(tmp_path, RunCheckpoint(), max_steps=1, enable_checkpointing=True).fit(
+            golden_module(), golden_data()
+        )
+
+
+@pytest.mark.parametrize("name", ["NAdam", "Adafactor", "SGD", "AdamW"])
+def test_other_optimizers_go_on_too(name, tmp_path):
+    ends = []
+    for ckpt_path in (None, tmp_path / "step-000002.ckpt"):
+        module = golden_module()
+        module.optimizer = partial(getattr(torch.optim, name), lr=0.01)
+        save = RunCheckpoint(every_steps=1, keep=9)
+        fit = trainer(tmp_path, save, max_steps=4, enable_checkpointing=True)
+        fit.fit(module, golden_data(), ckpt_path=ckpt_path)
+        ends.append(module.gpt.state_dict())
+    assert all(torch.equal(tensor, ends[1][key]) for key, tensor in ends[0].items())
+
+
+def test_epochs_cannot_be_gone_on_with(tmp_path):
+    epochs = {"enable_checkpointing": True, "limit_train_batches": 2}
+    trainer(tmp_path, RunCheckpoint(), max_epochs=1, **epochs).fit(golden_module(), golden_data())
+    again = trainer(tmp_path, RunCheckpoint(), max_epochs=2, **epochs)
+    with pytest.raises(UserError, match="limit_train_batches must be left alone to go on from a checkpoint"):
+        again.fit(golden_module(), golden_data(), ckpt_path=tmp_path / "step-000002.ckpt")
+
+
+def test_a_module_can_be_fitted_again_and_seed_zero_is_a_seed(tmp_path):
+    seed_everything(0)
+    module = golden_module()
+    fit = trainer(tmp_path / "a", RunCheckpoint(), max_steps=2, enable_checkpointing=True)
+    fit.fit(module, golden_data())
+    assert torch.load(tmp_path / "a/step-000002.ckpt", weights_only=True)["seed"] == 0
+    seed_everything(5)
+    on = trainer(tmp_path / "b", RunCheckpoint(), max_steps=3, enable_checkpointing=True)
+    on.fit(golden_module(), golden_data(), ckpt_path=tmp_path / "a/step-000002.ckpt")
+    assert torch.load(tmp_path / "b/step-000003.ckpt", weights_only=True)["seed"] == 0
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    seed_everything(7)
+    trainer(tmp_path / "c", RunCheckpoint(), max_steps=1, enable_checkpointing=True).fit(
+        module, golden_data()
+    )
+    assert torch.load(tmp_path / "c/step-000001.ckpt", weights_only=True)["seed"] == 7
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+class Fails(Callback):
+    def on_train_batch_end(self, *_):
+        raise KeyError("a bug")
+
+
+def test_handlers_are_given_back_after_a_failure_too(tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(KeyError):
+        trainer(tmp_path, Fails(), max_steps=1).fit(golden_module(), golden_data())
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before

@@ -207,7 +207,8 @@ class GolfModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         self.val_score = Score.of(self.bits_per_byte)
         self.bits_per_byte.reset()
-        self._validated_step = self.trainer.global_step
+        if not self.trainer.sanity_checking:
+            self._validated_step = self.trainer.global_step
         values = self.val_score.named("val")
         # A sanity check of the whole split is the score of step 0; one of a few batches is no score.
         if not self.trainer.sanity_checking or self.trainer.num_sanity_val_steps == float("inf"):

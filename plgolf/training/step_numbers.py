@@ -42,8 +42,8 @@ class StepNumbers:
 
     def facts(self) -> Tensor:
         """Returns the norm of the whole gradient and the losses, float64 (1 + micro-batches,)."""
-        norm = torch.linalg.vector_norm(torch.stack([norm.double() for norm in self._norms.values()]))
-        return torch.stack([norm, *(loss.double() for loss in self._losses)])
+        norm = torch.linalg.vector_norm(torch.stack([norm.float() for norm in self._norms.values()]))
+        return torch.stack([norm, *(loss.float() for loss in self._losses)]).double()
 
     def stop_if_nonfinite(self, trainer: Trainer, everyones: Sequence[Sequence[float]]) -> None:
         """Raises a RunError on every rank if the step that was just made has a number that is none.
@@ -85,21 +85,28 @@ class StepNumbers:
         if found is None:
             return None
         rank, index = found
-        data = trainer.datamodule  # type: ignore[attr-defined]
         accumulation = trainer.accumulate_grad_batches
         first = (step - 1) * accumulation
         if index >= 0:
-            loss, place = everyones[rank][1 + index], data.place_of(first + index, first + index, [rank])
+            loss, place = everyones[rank][1 + index], _place(trainer, first + index, first + index, [rank])
             return (
                 f"step {step}: the loss of rank {rank} is {loss} in micro-batch {index + 1} of "
                 f"{accumulation} ({place})"
             )
-        place = data.place_of(first, first + accumulation - 1, range(trainer.world_size))
+        place = _place(trainer, first, first + accumulation - 1, range(trainer.world_size))
         names = (name for name, norm in self._norms.items() if not math.isfinite(norm.item()))
         return (
             f"step {step}: the gradient of {next(names, 'the model')} on rank {rank} is not finite, though "
             f"every loss is ({place})"
         )
+
+
+def _place(trainer: Trainer, first: int, last: int, of_ranks: Sequence[int]) -> str:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    if hasattr(data, "place_of"):
+        place: str = data.place_of(first, last, of_ranks)
+        return place
+    return f"micro-batches {first} to {last}"
 
 
 def find_nonfinite(facts: Sequence[Sequence[float]]) -> tuple[int, int] | None:

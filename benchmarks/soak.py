@@ -123,7 +123,9 @@ def one_run(folder: Path, rng: random.Random, args: argparse.Namespace, log: dic
             return
         log["ended with"][f"{signum.name}: {run.returncode}"] += 1
         if newest_step(folder) > began_at:  # It was training, not starting.
-            expected = {EXPECTED.get(signum, 1)} | ({-signum} if signum == signal.SIGKILL else set())
+            # A process whose run has ended is any process.
+            dies = signum == signal.SIGKILL or (folder / "result.json").exists()
+            expected = {EXPECTED.get(signum, 1)} | ({-signum} if dies else set())
             assert run.returncode in expected, (signum, run.returncode, said)
             assert "Traceback" not in said, said
         assert newest_step(folder) >= before, "a checkpoint was lost"

@@ -3,6 +3,7 @@
 import json
 import platform
 import subprocess
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -14,7 +15,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 
-from plgolf.artifact import load_artifact, save_artifact
+from plgolf.artifact import load_gpt, save_artifact
 from plgolf.errors import UserError
 from plgolf.files import write_whole
 from plgolf.metrics import BitsPerByte
@@ -56,6 +57,8 @@ class ArtifactExport(Callback):
         budget_bytes: what model and packed code together may take.
         compressors: general compressors to measure on the same validation bytes, for comparison; meant for
             small validation splits.
+        tokenizer: where the tokenizer's file goes: beside the artifact, or also inside of it, where it counts
+            against the budget.
     """
 
     def __init__(
@@ -63,10 +66,12 @@ class ArtifactExport(Callback):
         dir: str | None = None,  # noqa: A002
         budget_bytes: int = BUDGET_BYTES,
         compressors: list[Literal["zlib", "xz"]] | None = None,
+        tokenizer: Literal["beside", "inside"] = "beside",
     ) -> None:
         self.dir = dir
         self.budget_bytes = budget_bytes
         self.compressors = compressors or []
+        self.tokenizer = tokenizer
         self.provenance = Provenance()
         self.result: dict[str, Any] = {}
         """What ``result.json`` holds, on rank 0, once written."""
@@ -90,7 +95,12 @@ class ArtifactExport(Callback):
         stats, failure = None, None
         if trainer.is_global_zero:
             try:
-                stats = save_artifact(module.gpt, path)
+                data = trainer.datamodule  # type: ignore[attr-defined]
+                content, inside = data.tokenizer.to_bytes(), self.tokenizer == "inside"
+                stats = save_artifact(
+                    module.gpt, path, seq_len=data.seq_len, tokenizer=content, carry_tokenizer=inside
+                )
+                write_whole(path.parent / data.tokenizer.file_name, content)
                 write_whole(path.parent / "code.tar.xz", self._code())
             except OSError as error:
                 failure = f"{path}: cannot be written: {error.strerror}"
@@ -140,6 +150,7 @@ class ArtifactExport(Callback):
             "artifact": path.name,
             "artifact_bytes": ledger.artifact_bytes,
             "code_bytes": ledger.code_bytes,
+            "tokenizer_bytes": self._tokenizer_bytes(trainer),
             "total_bytes": ledger.total_bytes,
             "budget_bytes": ledger.budget_bytes,
             "within_budget": ledger.within_budget,
@@ -159,6 +170,12 @@ class ArtifactExport(Callback):
                 step=steps,
             )
         _say_result(self.result, path.parent)
+
+    def _tokenizer_bytes(self, trainer: Trainer) -> int:
+        """Returns what the tokenizer takes of the artifact, compressed alone as tensors are counted."""
+        if self.tokenizer == "beside":
+            return 0
+        return len(zlib.compress(trainer.datamodule.tokenizer.to_bytes(), level=9))  # type: ignore[attr-defined]
 
     def _compare(self, trainer: Trainer) -> dict[str, float]:
         if not self.compressors:
@@ -195,7 +212,7 @@ def _score_file(trainer: Trainer, module: GolfModule, path: Path) -> Score:
     failure = None
     if trainer.is_global_zero:
         try:
-            module.gpt.load_state_dict(load_artifact(path).state_dict())
+            module.gpt.load_state_dict(load_gpt(path).state_dict())
         except UserError as error:
             failure = str(error)
     _fail_together(trainer, failure)

@@ -15,8 +15,8 @@ from hostile.files import mutated, rezipped, run_bounded, saved
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plgolf import GPT, GPTConfig, load_artifact
-from plgolf.artifact import read_artifact, save_artifact
+from plgolf import GPT, GPTConfig
+from plgolf.artifact import load_gpt, read_artifact, save_artifact
 from plgolf.errors import UserError
 from plgolf.model import AttentionConfig, HeadConfig, MLPConfig
 from plgolf.model.weights import check_weights_fit
@@ -52,7 +52,7 @@ def refused(tmp_path):
         path = tmp_path / "bad.ptz"
         path.write_bytes(data)
         with pytest.raises(UserError) as error:
-            load_artifact(path)
+            load_gpt(path)
         message = str(error.value)
         assert message.startswith(f"{path}: ") and "\n" not in message
         assert len(message) < 500 + len(str(path))
@@ -155,8 +155,8 @@ STRUCTURES = {
     "a deep header": (top(HEADER, "[" * 60_000), "its header is malformed"),
     "many digits": (top(HEADER, "9" * 60_000), "its header is malformed"),
     "a list": (top(HEADER, "[]"), "must have a version and a config"),
-    "a version": (with_header(lambda h: {**h, "version": [9]}), "version must be 1, got [9]"),
-    "version true": (with_header(lambda h: {**h, "version": True}), "version must be 1, got True"),
+    "a version": (with_header(lambda h: {**h, "version": [9]}), "version must be 1 or 2, got [9]"),
+    "version true": (with_header(lambda h: {**h, "version": True}), "version must be 1 or 2, got True"),
     "a config": (with_header(lambda h: {**h, "config": [[]]}), "config must be a mapping, got [[]]"),
     "nesting": (with_config(head={"tied": {"tied": 1}}), "config.head.tied must be of type bool"),
     "a cap": (with_config(head={"softcap": float("nan")}), "config.head.softcap must be finite, got nan"),
@@ -197,7 +197,7 @@ def test_files_of_another_kind_cost_one_line(whole, refused, tmp_path):
     os.mkfifo(tmp_path / "pipe.ptz")
     for path in (tmp_path, tmp_path / "none.ptz", tmp_path / "pipe.ptz", "/dev/zero"):
         with pytest.raises(UserError, match="cannot be read"):
-            load_artifact(path)
+            load_gpt(path)
 
 
 def test_what_compresses_well_still_loads(tmp_path):
@@ -208,7 +208,7 @@ def test_what_compresses_well_still_loads(tmp_path):
             parameter.zero_()
     save_artifact(gpt, tmp_path / "zero.ptz")
     for name in ("fresh", "zero"):
-        load_artifact(tmp_path / f"{name}.ptz")
+        load_gpt(tmp_path / f"{name}.ptz")
     assert (tmp_path / "zero.ptz").stat().st_size < 10_000
 
 
@@ -216,7 +216,7 @@ def test_a_loaded_model_is_an_ordinary_one(tmp_path, whole):
     path = tmp_path / "a.ptz"
     path.write_bytes(whole)
     before = torch.random.get_rng_state()
-    gpt = load_artifact(path)
+    gpt = load_gpt(path)
     assert torch.equal(torch.random.get_rng_state(), before)
     reference = GPT(CONFIG)
     reference.load_state_dict(gpt.state_dict())
@@ -234,7 +234,7 @@ def test_names_may_share_data_in_the_file_and_not_in_the_model(obj, tmp_path):
     names = (SCALE, "blocks.0.attn_scale")
     spoilt = {**obj, "passthrough": {**obj["passthrough"], **dict.fromkeys(names, torch.ones(256))}}
     (tmp_path / "a.ptz").write_bytes(pack(spoilt))
-    block = load_artifact(tmp_path / "a.ptz").blocks[0]
+    block = load_gpt(tmp_path / "a.ptz").blocks[0]
     with torch.no_grad():
         block.mlp_scale.zero_()
     assert block.attention_scale.sum() == 256
@@ -291,11 +291,11 @@ def test_configurations_with_a_leaf_replaced_load_or_are_refused(obj, seed, valu
 
 
 def load_or_refuse(data: bytes) -> None:
-    """Reads an artifact as ``load_artifact`` does, which may only refuse it in a line."""
+    """Reads an artifact as ``load_gpt`` does, which may only refuse it in a line."""
     path = Path(tempfile.gettempdir()) / f"hostile-{os.getpid()}.ptz"
     path.write_bytes(data)
     try:
-        gpt = load_artifact(path)
+        gpt = load_gpt(path)
     except UserError as error:
         message = str(error)
     else:
@@ -318,8 +318,8 @@ def test_bombs_are_refused_in_bounded_memory(tmp_path, obj):
     with (tmp_path / "large.ptz").open("wb") as file:
         file.truncate(2**31)
     code = (
-        "from plgolf import load_artifact\nlimit()\nfor path in sys.argv[1:]:\n"
-        "    try:\n        load_artifact(path)\n    except ValueError as error:\n"
+        "from plgolf.artifact import load_gpt\nlimit()\nfor path in sys.argv[1:]:\n"
+        "    try:\n        load_gpt(path)\n    except ValueError as error:\n"
         "        print(str(error).removeprefix(path))\n"
     )
     names = ("bomb", "lists", "header", "layers", "large")
@@ -335,4 +335,4 @@ def test_bombs_are_refused_in_bounded_memory(tmp_path, obj):
 
 def test_golden_files_still_load():
     for name in ("tied", "untied"):
-        load_artifact(GOLDEN / name / "trained.int8.ptz")
+        load_gpt(GOLDEN / name / "trained.int8.ptz")

@@ -80,8 +80,11 @@ def test_only_the_shell_knows_lightning():
             assert not outside or room(path) == "training", path
 
 
-def test_making_datasets_needs_no_torch():
-    code = "import sys; import plgolf.corpus.cli, plgolf.generation.cli, plgolf.cli; sys.exit('torch' in sys.modules)"
+def test_making_datasets_and_a_help_text_need_no_torch():
+    code = (
+        "import sys; import plgolf.corpus.cli, plgolf.generation.cli, plgolf.cli; "
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -57,7 +57,7 @@ def parsed(words: list[str]) -> Namespace:
     )
     # As it is: a parser would take a text for YAML.
     rest, prompt = _without_prompt(words)
-    settings = parser.parse_args(rest or ["--help"])
+    settings = parser.parse_args(rest if words else ["--help"])
     settings.prompt = prompt
     return settings
 

@@ -181,8 +181,9 @@ def load_artifact(
             f"{place} must be the one that {path} was trained with, sha256 {artifact.tokenizer_sha256}, "
             f"got {found.sha256}"
         )
+    seq_len = artifact.seq_len if seq_len is None else seq_len
     try:
-        return LanguageModel(artifact.gpt(config), found, seq_len or artifact.seq_len)
+        return LanguageModel(artifact.gpt(config), found, seq_len)
     except UserError as error:
         raise UserError(f"{path}: {error}{f' ({place})' if found else ''}") from error
 

@@ -69,27 +69,29 @@ def rows(folder: Path) -> list[tuple[int, str, float]]:
         )
 
 
+def signal_last_rank(trainer, signum: int) -> None:
+    if trainer.global_rank == trainer.world_size - 1:
+        os.kill(os.getpid(), signum)
+
+
 class SignalInValidation(Callback):
     def on_validation_batch_end(self, trainer, *_):
-        if trainer.global_rank == trainer.world_size - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+        signal_last_rank(trainer, signal.SIGTERM)
 
 
 class SignalInExport(Callback):
     def on_train_end(self, trainer, *_):
-        if trainer.global_rank == trainer.world_size - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+        signal_last_rank(trainer, signal.SIGTERM)
 
 
 class SignalAtStart(Callback):
     """Where Lightning's own handler would talk to the other ranks."""
 
     def on_sanity_check_start(self, trainer, *_):
-        if trainer.global_rank == trainer.world_size - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+        signal_last_rank(trainer, signal.SIGTERM)
 
 
 class KillLastRank(Callback):
     def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == 2 and trainer.global_rank == trainer.world_size - 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if trainer.global_step == 2:
+            signal_last_rank(trainer, signal.SIGKILL)

@@ -161,7 +161,8 @@ class TrainClock(Callback):
         self._pause()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        # A process that a signal has stopped is about to end: whoever sends another is not heard any more.
+        # After a signal the other callbacks have farewells to say, which another one must not cut short;
+        # Lightning puts the handlers back behind them.
         if not isinstance(exception, StoppedBySignal):
             self.signals.restore()
 

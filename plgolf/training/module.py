@@ -73,7 +73,6 @@ class GolfModule(LightningModule):
         self._factor: Callable[[int], float] = lambda step: 1.0  # noqa: ARG005
         self._group_settings: list[dict[str, Any]] = []
         self._numbers = StepNumbers()
-        self._skipped = 0
         self._seed: int | None = None
         self._validated_step = -1
 
@@ -156,7 +155,7 @@ class GolfModule(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         self._numbers.see_gradients(self.gpt.named_parameters())
         if self.nonfinite == "skip":
-            self._skipped = self._numbers.skip_if_nonfinite(self.trainer, optimizer, self._skipped)
+            self._numbers.skip_if_nonfinite(self.trainer, optimizer)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         clock = TrainClock.of(self.trainer)

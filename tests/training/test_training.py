@@ -151,7 +151,7 @@ def test_export_scores_the_file_and_brings_the_weights_back(tmp_path, capsys):
     trainer(tmp_path).validate(alone, golden_data(), verbose=False)
     assert alone.val_score.bpb == pytest.approx(result["roundtrip_val_bpb"], abs=1e-9)
     said = capsys.readouterr().out
-    assert "round-trip bpb" in said and "zlib -9" in said and "step 3/3 | train/loss" in said
+    assert "round-trip bpb" in said and "zlib -9" in said and "step 3/3  loss" in said
 
 
 def test_export_that_cannot_write_says_so_and_keeps_what_was_there(tmp_path):
@@ -259,7 +259,7 @@ def test_a_whole_sanity_check_is_the_score_of_step_zero(tmp_path, capsys):
     module = golden_module()
     fit.fit(module, golden_data())
     expected = meta("tied")["eval"]
-    assert f"step 0 | val/loss {expected['val_loss']:.4f} | val/bpb" in capsys.readouterr().out
+    assert f"step 0/1  val/loss {expected['val_loss']:.4f}  val/bpb" in capsys.readouterr().out
     rows = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()
     first = dict(zip(rows[0].split(","), rows[1].split(","), strict=True))
     assert float(first["val/loss"]) == pytest.approx(expected["val_loss"], rel=1e-5)

@@ -1,6 +1,5 @@
 """A run as one bar whose length is the time budget, with its figures beside it."""
 
-from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
@@ -50,10 +49,6 @@ class TimeBar:
 
     def say(self, line: str) -> None:
         self._bar.console.print(Text(printable(line)), soft_wrap=True)
-
-    def show(self, renderable: RenderableType) -> None:
-        """Prints above the bar."""
-        self._bar.console.print(renderable)
 
     def live(self, line: str) -> None:
         """Says beside the bar what is under way, until the next step."""

@@ -49,7 +49,7 @@ def assert_same_end(left: Path, right: Path, step: int) -> None:
         # How many batches were validated since the process began.
         end["loops"]["fit_loop"].pop("epoch_loop.val_loop.batch_progress")
         for state in end["callbacks"].values():
-            for name in ("elapsed_seconds", "banked_seconds", "dirpath"):
+            for name in ("elapsed_seconds", "banked_seconds", "dirpath", "metrics"):
                 state.pop(name, None)
     assert_same(*ends)
     results = [json.loads((folder / "result.json").read_text()) for folder in (left, right)]
@@ -69,27 +69,29 @@ def rows(folder: Path) -> list[tuple[int, str, float]]:
         )
 
 
+def signal_last_rank(trainer, signum: int) -> None:
+    if trainer.global_rank == trainer.world_size - 1:
+        os.kill(os.getpid(), signum)
+
+
 class SignalInValidation(Callback):
     def on_validation_batch_end(self, trainer, *_):
-        if trainer.global_rank == trainer.world_size - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+        signal_last_rank(trainer, signal.SIGTERM)
 
 
 class SignalInExport(Callback):
     def on_train_end(self, trainer, *_):
-        if trainer.global_rank == trainer.world_size - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+        signal_last_rank(trainer, signal.SIGTERM)
 
 
 class SignalAtStart(Callback):
     """Where Lightning's own handler would talk to the other ranks."""
 
     def on_sanity_check_start(self, trainer, *_):
-        if trainer.global_rank == trainer.world_size - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+        signal_last_rank(trainer, signal.SIGTERM)
 
 
 class KillLastRank(Callback):
     def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == 2 and trainer.global_rank == trainer.world_size - 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if trainer.global_step == 2:
+            signal_last_rank(trainer, signal.SIGKILL)

@@ -9,6 +9,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 
@@ -77,8 +78,9 @@ def open_shard(path: Path) -> Shard:
     return Shard(path, num_tokens, status.st_mtime_ns)
 
 
+@cache
 def fingerprint(shard: Shard) -> str:
-    """Returns what tells a shard from others of its name at the cost of two small reads.
+    """Returns what tells a shard from others of its name at the cost of two small reads, once.
 
     Returns:
         Number of tokens, and a hash of the first and the last 4096.

@@ -1,13 +1,11 @@
 """Checkpoints: when one is written, how many stay, which is the newest that is whole."""
 
 import contextlib
-import math
 import os
 import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -17,6 +15,7 @@ from plgolf.files import lock_folder
 from plgolf.training.checkpoint_io import CannotWriteError, CheckpointFiles, read_checkpoint
 from plgolf.training.clock import TrainClock
 from plgolf.training.console import say
+from plgolf.training.step_numbers import first_nonfinite, norms_of
 
 LIGHTNINGS_WORDS = ("best", "hpc")
 """Said in the place of a file, which Lightning then finds."""
@@ -149,9 +148,7 @@ class RunCheckpoint(Checkpoint):
 
 def _check_finite(trainer: Trainer) -> None:
     """Raises a RunError on every rank if a weight is no number: losses tell of it only a step later."""
-    weights = dict(trainer.lightning_module.named_parameters())
-    norms = torch.stack([norm.float() for norm in torch._foreach_norm(list(weights.values()))]).tolist()
-    bad = next((name for name, norm in zip(weights, norms, strict=True) if not math.isfinite(norm)), None)
+    bad = first_nonfinite(norms_of(dict(trainer.lightning_module.named_parameters())))
     if bad:
         message = f"step {trainer.global_step}: the weight {bad} is not finite"
         raise RunError(f"{message}; checkpoints are of earlier steps", silent=trainer.global_rank > 0)

@@ -1,7 +1,7 @@
 """Losses and gradients that are no numbers: found without waiting for a device, named, stopped or skipped."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from lightning.pytorch import Trainer
@@ -25,6 +25,7 @@ class StepNumbers:
     def __init__(self) -> None:
         self._losses: list[Tensor] = []
         self._norms: dict[str, Tensor] = {}
+        self._skipped = 0
 
     def begin(self) -> None:
         """Forgets the step before."""
@@ -36,9 +37,7 @@ class StepNumbers:
 
     def see_gradients(self, params: Iterable[tuple[str, nn.Parameter]]) -> None:
         """Takes the norm of every gradient; that of one with an infinity or NaN in it is not finite."""
-        gradients = {name: p.grad for name, p in params if p.grad is not None}
-        norms = torch._foreach_norm(list(gradients.values()))
-        self._norms = dict(zip(gradients, norms, strict=True))
+        self._norms = norms_of({name: p.grad for name, p in params if p.grad is not None})
 
     def facts(self) -> Tensor:
         """Returns the norm of the whole gradient and the losses, float64 (1 + micro-batches,)."""
@@ -56,29 +55,26 @@ class StepNumbers:
         if problem:
             raise RunError(f"{problem}; checkpoints are of earlier steps", silent=trainer.global_rank > 0)
 
-    def skip_if_nonfinite(self, trainer: Trainer, optimizer: Optimizer, skipped: int) -> int:
+    def skip_if_nonfinite(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Takes the gradients away if a number is none, so that the optimizer has nothing to do.
 
         Args:
             trainer: says which step is about to be made.
             optimizer: the one to make it.
-            skipped: steps that were skipped just before.
-
-        Returns:
-            Steps skipped with this one; 0 if it is not.
 
         Raises:
             RunError: it would be the eleventh in a row.
         """
         problem = self._problem(trainer, of_all_ranks(self.facts()), step=trainer.global_step + 1)
         if not problem:
-            return 0
-        if skipped == _MOST_SKIPS:
+            self._skipped = 0
+            return
+        if self._skipped == _MOST_SKIPS:
             silent = trainer.global_rank > 0
-            raise RunError(f"{problem}, after {skipped} skipped steps in a row", silent=silent)
+            raise RunError(f"{problem}, after {self._skipped} skipped steps in a row", silent=silent)
+        self._skipped += 1
         say(f"{problem}: step skipped")
         optimizer.zero_grad(set_to_none=True)
-        return skipped + 1
 
     def _problem(self, trainer: Trainer, everyones: Sequence[Sequence[float]], *, step: int) -> str | None:
         found = find_nonfinite(everyones)
@@ -94,11 +90,21 @@ class StepNumbers:
                 f"{accumulation} ({place})"
             )
         place = _place(trainer, first, first + accumulation - 1, range(trainer.world_size))
-        names = (name for name, norm in self._norms.items() if not math.isfinite(norm.item()))
         return (
-            f"step {step}: the gradient of {next(names, 'the model')} on rank {rank} is not finite, though "
-            f"every loss is ({place})"
+            f"step {step}: the gradient of {first_nonfinite(self._norms) or 'the model'} on rank {rank} "
+            f"is not finite, though every loss is ({place})"
         )
+
+
+def norms_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the norm () of each tensor, on its device; one with an infinity or NaN in it is not finite."""
+    return dict(zip(tensors, torch._foreach_norm(list(tensors.values())), strict=True))
+
+
+def first_nonfinite(norms: Mapping[str, Tensor]) -> str | None:
+    """Returns the name of the first norm that is not finite, waiting for the device once; None if all are."""
+    numbers = torch.stack([norm.float() for norm in norms.values()]).tolist()
+    return next((name for name, norm in zip(norms, numbers, strict=True) if not math.isfinite(norm)), None)
 
 
 def _place(trainer: Trainer, first: int, last: int, of_ranks: Sequence[int]) -> str:

@@ -18,6 +18,7 @@ from plgolf.version import __version__
 _COMMANDS = {
     "fit": "train a model, export it and score the file",
     "validate": "score a checkpoint or an artifact",
+    "generate": "write text with an artifact",
     "data": "prepare, verify, inspect and download datasets",
 }
 _FAILED = 1
@@ -90,6 +91,13 @@ def _run(words: list[str]) -> int:
         from plgolf.corpus import cli as data  # noqa: PLC0415 (fast)
 
         return data.run(words[1:])
+    if first == "generate":
+        from plgolf.generation import cli as generation  # noqa: PLC0415 (fast)
+
+        settings = generation.parsed(words[1:])
+        with _interrupted_at_once():
+            import plgolf.generation.language_model  # noqa: F401, PLC0415 (slow)
+        return generation.run(settings)
     if first not in _COMMANDS and not first.startswith("-"):
         close = difflib.get_close_matches(first, _COMMANDS, n=1)
         meant = f" (did you mean {close[0]}?)" if close else ""

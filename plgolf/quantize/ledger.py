@@ -13,7 +13,6 @@ from torch import Tensor
 
 from plgolf.quantize.int8_zlib import dequantize_state_dict
 from plgolf.quantize.rounding import LEVELS
-from plgolf.quantize.validation import TOKENIZER_KEY
 
 BUDGET_BYTES = 16_000_000
 """The challenge's limit, decimal."""
@@ -112,15 +111,15 @@ def weigh_tensors(obj: Mapping[str, Any], originals: Mapping[str, Tensor]) -> li
         was, now = original.detach().cpu().float(), restored[name].float()
         codes, scale = obj["quantized"].get(name), obj["scales"].get(name)
         stored = obj["passthrough"][name] if codes is None else codes
-        payload = b"".join(_raw(t) for t in (stored, scale) if t is not None)
+        payload = [stored] if scale is None else [stored, scale]
         entries.append(
             TensorEntry(
                 name=name,
                 shape=list(original.shape),
                 num_params=original.numel(),
                 kept=str(stored.dtype).removeprefix("torch."),
-                payload_bytes=len(payload),
-                compressed_bytes=len(zlib.compress(payload, level=9)),
+                payload_bytes=sum(tensor.numel() * tensor.element_size() for tensor in payload),
+                compressed_bytes=compressed_bytes(*payload),
                 relative_error=_relative_error(was, now),
                 clipped_fraction=0.0 if codes is None else _clipped_fraction(was, scale),
             )
@@ -128,13 +127,10 @@ def weigh_tensors(obj: Mapping[str, Any], originals: Mapping[str, Tensor]) -> li
     return entries
 
 
-def weigh_tokenizer(obj: Mapping[str, Any]) -> int:
-    """Returns what the tokenizer takes in an artifact, compressed by itself; 0 if it is not carried."""
-    return len(zlib.compress(_raw(obj[TOKENIZER_KEY]), level=9)) if TOKENIZER_KEY in obj else 0
-
-
-def _raw(tensor: Tensor) -> bytes:
-    return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+def compressed_bytes(*tensors: Tensor) -> int:
+    """Returns what tensors take when they are compressed by themselves, end to end."""
+    raw = (tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes() for tensor in tensors)
+    return len(zlib.compress(b"".join(raw), level=9))
 
 
 def _relative_error(was: Tensor, now: Tensor) -> float:

@@ -36,9 +36,9 @@ class ArtifactExport(Callback):
         budget_bytes: what model and packed code together may take.
         compressors: general compressors to measure on the same validation bytes, for comparison; meant for
             small validation splits.
+        hardest_documents: how many of the hardest documents ``analysis.json`` shows token by token.
         tokenizer: where the tokenizer's file goes: beside the artifact, or also inside of it, where it counts
             against the budget.
-        hardest_documents: how many of the hardest documents ``analysis.json`` shows token by token.
     """
 
     def __init__(
@@ -46,16 +46,16 @@ class ArtifactExport(Callback):
         dir: str | None = None,  # noqa: A002
         budget_bytes: int = BUDGET_BYTES,
         compressors: list[Literal["zlib", "xz"]] | None = None,
-        tokenizer: Literal["beside", "inside"] = "beside",
         hardest_documents: int = 8,
+        tokenizer: Literal["beside", "inside"] = "beside",
     ) -> None:
         if hardest_documents < 0:
             raise UserError(f"export.hardest_documents must be at least 0, got {hardest_documents}")
         self.dir = dir
         self.budget_bytes = budget_bytes
         self.compressors = compressors or []
-        self.tokenizer = tokenizer
         self.hardest_documents = hardest_documents
+        self.tokenizer = tokenizer
         self.provenance = Provenance()
         self.result: dict[str, Any] = {}
         """What ``result.json`` holds, on rank 0, once written."""

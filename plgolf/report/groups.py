@@ -145,8 +145,16 @@ def _distinct(groups: Iterable[Group]) -> list[str]:
     return names
 
 
-def settings_apart(reference: Group, group: Group) -> list[tuple[str, str, str]]:
-    """Returns the settings in which a group differs from another: key, there, here."""
-    there, here = (recipe_settings(each.runs[0]) for each in (reference, group))
-    keys = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
-    return [(key, there.get(key, "-"), here.get(key, "-")) for key in keys] if there and here else []
+def settings_apart(groups: Sequence[Group]) -> list[list[str]]:
+    """Returns the settings in which groups differ.
+
+    Returns:
+        A row for each setting: its key, then its value in each group's first run, a dash where it has none.
+        None at all if a group has no ``config.yaml``.
+    """
+    found = [recipe_settings(group.runs[0]) for group in groups]
+    if not all(found):
+        return []
+    keys = sorted(set().union(*found))
+    rows = [[key, *(settings.get(key, "-") for settings in found)] for key in keys]
+    return [row for row in rows if len(set(row[1:])) > 1]

@@ -24,7 +24,7 @@ from plgolf.report.style import (
 
 Axis = Literal["steps", "seconds"]
 _MOST_POINTS = 1200
-_SMOOTHED_PARTS = 60
+_SMOOTHED_PARTS = 30
 _SETTLED = 0.06
 """Of a run: before that, a loss is so high that nothing else could be seen beside it."""
 _LOG_STEPS = 200
@@ -193,7 +193,7 @@ def _thinned(x: NDArray[np.float64]) -> NDArray[np.int64]:
 
 def _smoothed(values: NDArray[np.float64], *, is_plain: bool) -> tuple[NDArray[np.float64], int]:
     """Returns moving means, over fewer values near the beginning, and how many values one is of at most."""
-    half = 0 if is_plain else values.size // _SMOOTHED_PARTS // 2
+    half = 0 if is_plain else values.size // _SMOOTHED_PARTS
     if half == 0:
         return values, 1
     i = np.arange(values.size)

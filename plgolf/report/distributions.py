@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from plgolf.report.analysis import Analysis
 from plgolf.report.comparison import Row
 from plgolf.report.groups import Group
 from plgolf.report.ledger import COLOURS
-from plgolf.report.records import Analysis, Histogram, Result
+from plgolf.report.records import Histogram, Result
 from plgolf.report.runs import Run
 from plgolf.report.statistics import REQUIRED_NATS, mean
 from plgolf.report.style import (

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,6 @@ from plgolf.report.groups import Group
 from plgolf.report.runs import Run
 from plgolf.report.style import (
     DASHES,
-    MUTED,
     PALETTE,
     Drawing,
     Picture,
@@ -44,7 +43,7 @@ class Line:
     run: Run
     label: str
     colour: str
-    dash: object
+    dash: Any
 
     @property
     def curves(self) -> Curves:
@@ -238,21 +237,15 @@ def _scale(
 def _legend(made: Drawing, lines: Sequence[Line], metrics: tuple[str, ...]) -> None:
     from matplotlib.lines import Line2D  # noqa: PLC0415 (an extra)
 
+    entries: list[tuple[str, str, Any]] = [
+        (line.label, line.colour, line.dash) for line in lines if line.label
+    ]
     if len(lines) == 1:
-        if len(metrics) < 2:
-            return
-        entries = [("training", PALETTE[0]), ("validation", PALETTE[1])]
-        present = [bool(len(lines[0].curves[metric])) for metric in metrics]
-        shown = [entry for entry, there in zip(entries, present, strict=True) if there]
-        handles = [Line2D([], [], color=colour) for _, colour in shown]
-        made.axes.legend(handles, [label for label, _ in shown], loc="upper right")
-        return
-    named = [line for line in lines if line.label]
-    handles = [Line2D([], [], color=line.colour, linestyle=line.dash) for line in named]  # type: ignore[arg-type]
-    legend = made.axes.legend(
-        handles, [line.label for line in named], loc="best" if len(named) < 8 else "upper right"
-    )
-    legend.get_frame().set_edgecolor(MUTED)
+        names = {"train/loss": ("training", PALETTE[0], "-"), "val/loss": ("validation", PALETTE[1], "-")}
+        entries = [names[metric] for metric in metrics if metric in names and len(lines[0].curves[metric])]
+    handles = [Line2D([], [], color=colour, linestyle=dash) for _, colour, dash in entries]
+    if handles:
+        made.axes.legend(handles, [label for label, _, _ in entries], loc="best")
 
 
 def _caption(window: int, *, is_cut: bool) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plgolf.console import printable
-from plgolf.report.records import Analysis, ScoredDocument
+from plgolf.report.analysis import Analysis, ScoredDocument
 from plgolf.report.style import Picture
 from plgolf.report.stylesheet import HEAT_STEPS, heat_class, stylesheet
 from plgolf.version import __version__

@@ -131,7 +131,10 @@ def test_what_is_no_record_is_one_line(tmp_path, name, text):
     assert str(error.value).startswith(str(folder / name)) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("tokens", [[["a"]], [["a", "b"]], [[1, 2]], [["a", True]], 3, [None]])
+@pytest.mark.parametrize(
+    "tokens",
+    [[["a"]], [["a", "b"]], [[1, 2]], [["a", True]], [["a", 10**400]], [["a", float("nan")]], 3, [None]],
+)
 def test_broken_tokens_are_one_line(tmp_path, tokens):
     folder = write_run(tmp_path)
     analysis = json.loads((folder / "analysis.json").read_text())

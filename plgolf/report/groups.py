@@ -14,7 +14,7 @@ from plgolf.report.runs import Run, read_run
 MAX_RUNS = 200
 _PATTERN = re.compile(r"[*?\[]")
 _NOT_THE_RECIPE = re.compile(
-    r"(seed_everything|run_name|ckpt_path|weights_only|resume|export\.dir|(console|checkpoint|peers)(\..*)?"
+    r"(seed_everything|(.*\.)?run_name|ckpt_path|weights_only|resume|export\.dir|(console|checkpoint|peers)(\..*)?"
     r"|trainer\.(default_root_dir|logger|enable_progress_bar|enable_model_summary|log_every_n_steps|profiler)(\..*)?)"
 )
 """Settings that no score depends on, and the seed."""

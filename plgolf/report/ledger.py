@@ -22,7 +22,7 @@ COLOURS: dict[Kind, str] = {
     "tokenizer": PALETTE[3],
     "code": PALETTE[1],
 }
-_DARK_TEXT_ON = {PALETTE[3], PALETTE[4]}
+_DARK_TEXT_ON = {PALETTE[1], PALETTE[3], PALETTE[4]}
 _FREE = "#8c96a3"
 _OVER = "#bb2222"
 _WIDTH, _HEIGHT = 9.5, 4.0

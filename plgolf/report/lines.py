@@ -23,7 +23,7 @@ from plgolf.report.style import (
 
 Axis = Literal["steps", "seconds"]
 _MOST_POINTS = 1200
-_SMOOTHED_PARTS = 30
+_SMOOTHED_PARTS, _EARLY_PART = 30, 4
 _SETTLED = 0.06
 """Of a run: before that, a loss is so high that nothing else could be seen beside it."""
 _LOG_STEPS = 200
@@ -196,7 +196,9 @@ def _smoothed(values: NDArray[np.float64], *, is_plain: bool) -> tuple[NDArray[n
     if half == 0:
         return values, 1
     i = np.arange(values.size)
-    low, high = i - np.minimum(i, half), np.minimum(i + np.minimum(i, half), values.size - 1)
+    # A loss falls by the logarithm of steps: a wide window near the beginning would lie above all it is of.
+    reach = np.minimum(i // _EARLY_PART, half)
+    low, high = i - reach, np.minimum(i + reach, values.size - 1)
     finite = np.isfinite(values)
     sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
     counts = np.concatenate([[0], np.cumsum(finite)])

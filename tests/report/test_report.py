@@ -233,7 +233,7 @@ def test_a_long_run_takes_seconds(tmp_path):
     write_report([str(folder)])  # Imports and fonts.
     start = time.process_time()
     write_report([str(folder)])
-    assert time.process_time() - start < 15  # 2.6 s of an idle core.
+    assert time.process_time() - start < 15  # The whole command takes 2.9 s of CPU time, imports and all.
 
 
 def test_columns_are_aligned():

@@ -112,7 +112,7 @@ def analysis(rng: np.random.Generator, loss: float) -> dict:
     pieces = re.findall(r"\s?\w{1,6}|\s|[^\w\s]", PROSE * 2)
     documents = [
         {
-            "index": 17 * (i + 1),
+            "shown_from": 0,
             "start_token": 40_961 * i,
             "num_tokens": 1200 if i == 0 else len(pieces),
             "num_bytes": 2 * len(PROSE.encode()),

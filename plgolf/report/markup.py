@@ -112,8 +112,8 @@ def documents(analysis: Analysis) -> str:
     if not analysis.documents:
         return ""
     return (
-        "<p>The documents of the validation split that cost most bits per byte. The darker a token, the "
-        "less the model expected it; point at one for its nats.</p>\n"
+        "<p>The documents of the validation split that cost most bits per byte. The stronger a "
+        "token's colour, the less the model expected it; point at one for its nats.</p>\n"
         + _legend()
         + "".join(_document(i + 1, document) for i, document in enumerate(analysis.documents))
     )

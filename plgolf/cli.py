@@ -20,6 +20,7 @@ _COMMANDS = {
     "validate": "score a checkpoint or an artifact",
     "data": "prepare, verify, inspect and download datasets",
 }
+_COMPLETION = "--print_completion"
 _FAILED = 1
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
@@ -86,11 +87,16 @@ def _run(words: list[str]) -> int:
     if first == "--version":
         sys.stdout.write(f"plgolf {__version__}\n")
         return 0
+    if first == _COMPLETION:
+        sys.stdout.write(_completion(words[1] if len(words) > 1 else ""))
+        return 0
+    if first.startswith("-"):
+        raise UserError(f"a command must come first, got {first:.100}; there are {', '.join(_COMMANDS)}")
     if first == "data":
         from plgolf.corpus import cli as data  # noqa: PLC0415 (fast)
 
         return data.run(words[1:])
-    if first not in _COMMANDS and not first.startswith("-"):
+    if first not in _COMMANDS:
         close = difflib.get_close_matches(first, _COMMANDS, n=1)
         meant = f" (did you mean {close[0]}?)" if close else ""
         raise UserError(f"no command {first}, there are {', '.join(_COMMANDS)}{meant}")
@@ -100,6 +106,15 @@ def _run(words: list[str]) -> int:
 
         training.run(words, parent_pid=parent_pid)
     return 0
+
+
+def _completion(shell: str) -> str:
+    """Writes the script that completes all commands in a shell; slow, since it asks each for its settings."""
+    from plgolf.arguments.completion import completion  # noqa: PLC0415
+    from plgolf.corpus import cli as data  # noqa: PLC0415
+    from plgolf.training import cli as training  # noqa: PLC0415
+
+    return completion(shell, {**training.commands(), "data": data.parser()})
 
 
 @contextlib.contextmanager
@@ -126,4 +141,5 @@ def _help() -> str:
         "usage: plgolf COMMAND ...\n\n"
         "Train the best small language model within a byte and a time budget.\n\n"
         f"commands:\n{commands}\nplgolf COMMAND --help says more.\n"
+        f"plgolf {_COMPLETION} bash|zsh|fish prints what completes commands and keys at a Tab.\n"
     )

@@ -54,7 +54,7 @@ class ArtifactExport(Callback):
     Args:
         dir: folder to write to; by default ``trainer.default_root_dir``.
         budget_bytes: what model and packed code together may take.
-        compressors: general compressors to measure on the same validation bytes, for comparison; meant for
+        compressors: general compressors to measure on the same validation bytes; for comparison, meant for
             small validation splits.
     """
 

@@ -1,0 +1,5 @@
+"""The command line and its YAML files: what they may say, help, and mistakes in one line."""
+
+from plgolf.arguments.parsing import OneLineErrors
+
+__all__ = ["OneLineErrors"]

@@ -1,6 +1,7 @@
 """The settings that differ from the defaults as a recipe, each with what it is."""
 
 import pydoc
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from plgolf.arguments.parsing import OneLineErrors
 
 _COLUMNS = 110
+_LEAST_ROOM = 20
 _ENDLESS = 2**30
 
 
@@ -101,7 +103,10 @@ def _lines(
 def _with_comment(line: str, setting: Setting | None) -> str:
     if setting is None:
         return line
-    text = fitted(setting.text, bracketed(setting), _COLUMNS - len(line) - 4)
+    default, room = bracketed(setting), _COLUMNS - len(line) - 4
+    text = fitted(setting.text, default, room)
+    if len(text) > room > _LEAST_ROOM + len(default):  # One long clause of someone else's.
+        text = f"{textwrap.shorten(setting.text, room - len(default) - 1, placeholder=' ...')} {default}"
     return f"{line}  # {''.join(letter if letter.isprintable() else '?' for letter in text)}"
 
 

@@ -37,7 +37,7 @@ def overview(parser: "OneLineErrors") -> str:
     """
     page = _Page()
     commands = parser.commands
-    page.say(_usage(parser))
+    page.paragraph(_usage(parser))
     page.paragraph(parser.description or "")
     if commands:
         page.heading("commands", "")
@@ -62,12 +62,7 @@ def overview(parser: "OneLineErrors") -> str:
     for group in sorted(groups, key=lambda group: group.prefix in parser.brief):
         if group not in untitled:
             _brief_group(page, group, parser.brief)
-    hidden = " or ".join(f"--help {prefix}" for prefix in parser.brief)
-    left_out = f" Keys of Lightning's that are left out here: {hidden}." if hidden else ""
-    page.paragraph(
-        f"In brackets is the default. A YAML file has the same keys, nested at the dots. More of a key or a "
-        f"group: --help KEY.{left_out}"
-    )
+    page.paragraph(" ".join(_notes(parser, groups)))
     return page.text
 
 
@@ -106,6 +101,17 @@ def _of_class(setting: Setting, name: str) -> list[Group]:
     if name.rpartition(".")[2] not in classes:
         raise UserError(f"{setting.key} must name one of {', '.join(classes)}, got {name:.100}")
     return settings_of_class(classes[name.rpartition(".")[2]], setting)
+
+
+def _notes(parser: "OneLineErrors", groups: list[Group]) -> Iterator[str]:
+    yield "In brackets is the default. --help KEY says more of a key or a group."
+    if parser.has_config:
+        yield "A YAML file has the same keys, nested at the dots."
+    named = [each.key for group in groups for each in group.settings if each.class_settings]
+    if named:
+        yield f"--help {named[0]}=CLASS says what another class takes."
+    for prefix in parser.brief:
+        yield f"--help {prefix} lists the keys of it that are left out here."
 
 
 def _brief_group(page: "_Page", group: Group, brief: dict[str, set[str]]) -> None:
@@ -165,12 +171,12 @@ class _Page:
     def text(self) -> str:
         return "".join(f"{line}\n" for line in self._lines)
 
-    def say(self, line: str) -> None:
-        self._lines.append(line)
-
     def paragraph(self, text: str) -> None:
         if text:
-            self._lines += ["", *textwrap.wrap(" ".join(text.split()), self._columns)]
+            self._lines += [
+                *([""] if self._lines else []),
+                *textwrap.wrap(" ".join(text.split()), self._columns),
+            ]
 
     def heading(self, prefix: str, title: str) -> None:
         self._lines.append("")

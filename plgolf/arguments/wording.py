@@ -3,10 +3,19 @@
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 _CLAUSE_ENDS = (". ", "; ", " (")
+_SIMPLE = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    Path: "a path",
+    NoneType: "null",
+}
 _ROLE = re.compile(r":\w+:`~?(?:[^`]*\.)?([^`]+)`")
 _DEFAULT = re.compile(r"\s*(?:If not set, defaults to|Default:?) +`*[^`.]*(?:\.\d)?`*\.(?= |$)")
 
@@ -52,7 +61,6 @@ def shown(value: Any) -> str:
 
 
 def _words(option: Any) -> list[str]:
-    simple = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
     origin, parts = get_origin(option), get_args(option)
     if origin is Literal:
         return [str(value) for value in parts]
@@ -65,7 +73,7 @@ def _words(option: Any) -> list[str]:
     if dict in (origin, option):
         return ["settings by name"]
     named = f"a subclass of {option.__name__}" if inspect.isclass(option) else str(option)
-    return [simple.get(option, named)]
+    return [_SIMPLE.get(option, named)]
 
 
 def _many(words: str) -> str:

@@ -54,7 +54,7 @@ class GolfParser(OneLineErrors, LightningArgumentParser):
             self.add_argument(
                 "--resume",
                 type=Literal["auto"] | None,
-                help="auto goes on from the newest whole checkpoint, if there is one",
+                help="auto goes on from the newest whole checkpoint; without one the run begins",
             )
         self.untitle_last_group()
         self.brief["trainer"] = set(_TRAINER_TEXTS)

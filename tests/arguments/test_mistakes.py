@@ -45,7 +45,7 @@ FLAGS = [
     ),
     (
         ["--model.schedule=collections.OrderedDict"],
-        "must name a subclass of Schedule, got collections.OrderedDict, which is none (known: Constant, Warmdown)",
+        "must name a subclass of Schedule, got collections.OrderedDict, which is none (known: Constant",
     ),
     (
         ["--model.optimizer.matrx.lr=3"],

@@ -117,7 +117,7 @@ def test_bare_folders_can_be_looked_at(tmp_path):
         (["inspect", "."], ".: holds no *_train_<number>.bin and no *_val_<number>.bin"),
         (
             ["prepar"],
-            "no command prepar of plgolf data, there are prepare, download, verify, inspect (did you mean prepare",
+            "no command prepar of plgolf data, there are prepare, download, verify, inspect (did you mean",
         ),
     ],
 )

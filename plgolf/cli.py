@@ -18,6 +18,7 @@ from plgolf.version import __version__
 _COMMANDS = {
     "fit": "train a model, export it and score the file",
     "validate": "score a checkpoint or an artifact",
+    "generate": "write text with an artifact",
     "data": "prepare, verify, inspect and download datasets",
 }
 _COMPLETION = "--print_completion"
@@ -96,6 +97,13 @@ def _run(words: list[str]) -> int:
         from plgolf.corpus import cli as data  # noqa: PLC0415 (fast)
 
         return data.run(words[1:])
+    if first == "generate":
+        from plgolf.generation import cli as generation  # noqa: PLC0415 (fast)
+
+        settings = generation.parsed(words[1:])
+        with _interrupted_at_once():
+            import plgolf.generation.language_model  # noqa: F401, PLC0415 (slow)
+        return generation.run(settings)
     if first not in _COMMANDS:
         close = difflib.get_close_matches(first, _COMMANDS, n=1)
         meant = f" (did you mean {close[0]}?)" if close else ""
@@ -112,9 +120,11 @@ def _completion(shell: str) -> str:
     """Writes the script that completes all commands in a shell; slow, since it asks each for its settings."""
     from plgolf.arguments.completion import completion  # noqa: PLC0415
     from plgolf.corpus import cli as data  # noqa: PLC0415
+    from plgolf.generation import cli as generation  # noqa: PLC0415
     from plgolf.training import cli as training  # noqa: PLC0415
 
-    return completion(shell, {**training.commands(), "data": data.parser()})
+    others = {"generate": generation.parser(), "data": data.parser()}
+    return completion(shell, {**training.commands(), **others})
 
 
 @contextlib.contextmanager

@@ -40,9 +40,14 @@ class Terminal:
         self._last = time.monotonic()
 
     def say(self, line: str) -> None:
-        clear = "\r\x1b[K" if self._rewrites else ""
-        self.stream.write(f"{clear}{self.prefix}{printable(line)}\n")
+        self.clear()
+        self.stream.write(f"{self.prefix}{printable(line)}\n")
         self.stream.flush()
+
+    def clear(self) -> None:
+        """Makes room where a live line is."""
+        if self._rewrites:
+            self.stream.write("\r\x1b[K")
 
     def live(self, line: str) -> None:
         now = time.monotonic()
@@ -56,7 +61,45 @@ class Terminal:
             self.say(line)
 
 
-class Progress:
+class Countdown:
+    """How far a job over equal parts is, and the time left by what has been done so far.
+
+    Args:
+        console: where to.
+        label: what is being done.
+        total: parts to do; 0 if that is not known.
+        noun: what a part is.
+    """
+
+    def __init__(self, console: Console, label: str, total: int, noun: str) -> None:
+        self.console, self.label, self.total, self.noun = console, label, total, noun
+        self._start = self._shown = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since the job began."""
+        return time.monotonic() - self._start
+
+    def show(self, done: int) -> None:
+        """Shows a live line, unless the last one was just now."""
+        if self._is_due():
+            self.console.live(f"{self.label}: {done:,} of {self.total:,} {self.noun}{self._left(done)}")
+
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        if now - self._shown < _SHOWN_SECONDS:
+            return False
+        self._shown = now
+        return True
+
+    def _left(self, done: int) -> str:
+        if not self.total or not done:
+            return ""
+        left = self.seconds * max(self.total - done, 0) / done
+        return f", {min(100 * done // self.total, 100)} %, {clock_time(left)} left"
+
+
+class Progress(Countdown):
     """How far a job over bytes is: MB/s and time left, by what has been done so far.
 
     Args:
@@ -66,36 +109,30 @@ class Progress:
     """
 
     def __init__(self, console: Console, label: str, total_bytes: int) -> None:
-        self.console, self.label, self.total_bytes = console, label, total_bytes
-        self._start = self._shown = time.monotonic()
+        super().__init__(console, label, total_bytes, "bytes")
 
-    @property
-    def seconds(self) -> float:
-        """Since the job began."""
-        return time.monotonic() - self._start
-
-    def show(self, done_bytes: int, *, text_bytes: int | None = None, **counts: int) -> None:
+    def show(self, done: int, *, text_bytes: int | None = None, **counts: int) -> None:
         """Shows a live line, unless the last one was just now.
 
         Args:
-            done_bytes: out of the total.
+            done: bytes, out of the total.
             text_bytes: what the speed is of, where that is something else: text, inflated and encoded.
             counts: what else to say, by name.
         """
-        now = time.monotonic()
-        if now - self._shown < _SHOWN_SECONDS:
+        if not self._is_due():
             return
-        self._shown = now
         said = [f"{count:,} {name}" for name, count in counts.items()]
-        through = done_bytes if text_bytes is None else text_bytes
+        through = done if text_bytes is None else text_bytes
         said.append(f"{through / max(self.seconds, 1e-9) / 1e6:.1f} MB/s")
-        if self.total_bytes and done_bytes:
-            left = self.seconds * max(self.total_bytes - done_bytes, 0) / done_bytes
-            said.append(f"{min(100 * done_bytes // self.total_bytes, 100)} %, {_clock(left)} left")
-        self.console.live(f"{self.label}: {', '.join(said)}")
+        self.console.live(f"{self.label}: {', '.join(said)}{self._left(done)}")
 
 
-def _clock(seconds: float) -> str:
+def clock_time(seconds: float) -> str:
+    """Writes seconds as a clock does.
+
+    >>> clock_time(3723.4), clock_time(9)
+    ('1:02:03', '0:09')
+    """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,11 +1,15 @@
 """Settings of all tests."""
 
+import signal
 from pathlib import Path
 
 import pytest
 import yaml
 from golden_data import GOLDEN, TOKENIZER, meta
 from hypothesis import settings
+
+# Shells start background jobs with SIGINT ignored, and the processes that tests interrupt would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A machine that others share is slow at times; a test that hangs meets pytest-timeout.
 settings.register_profile("plgolf", deadline=None)

@@ -85,7 +85,7 @@ def test_raw_bytes_are_scored_beside_the_challenges(golden_recipe, tmp_path, cap
     assert tokens[0] == 1
     assert result["dataset"]["root"] == "set" and len(result["dataset"]["manifest_sha256"]) == 64
     said = capfd.readouterr().out
-    assert "| val/bpb_raw " in said and "per raw byte" in said
+    assert "  val/bpb_raw " in said and "per raw byte" in said
     assert "val/bpb_raw" in metrics(Path("run"))[0]
     assert main(["validate", *run[:3], "--data.tokenizer=null", "--ckpt_path=run/model.int8.ptz"]) == 0
     said = capfd.readouterr().out

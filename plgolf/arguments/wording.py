@@ -55,8 +55,8 @@ def shown(value: Any) -> str:
         return str(value["class_path"])
     if isinstance(value, list | tuple):
         return f"[{', '.join(shown(item) for item in value)}]"
-    if value is None:
-        return "null"
+    if value in (None, ""):
+        return "null" if value is None else "''"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

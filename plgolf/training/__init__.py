@@ -2,7 +2,7 @@
 
 from plgolf.training.checkpoint import RunCheckpoint
 from plgolf.training.clock import TrainClock
-from plgolf.training.console import ConsoleLog
+from plgolf.training.console.log import ConsoleLog
 from plgolf.training.datamodule import ShardDataModule
 from plgolf.training.export import ArtifactExport
 from plgolf.training.module import GolfModule

@@ -32,9 +32,10 @@ from plgolf.training import (
 from plgolf.training.allowed_classes import check_allowed_classes
 from plgolf.training.checkpoint import LIGHTNINGS_WORDS, find_checkpoint
 from plgolf.training.checkpoint_io import CheckpointFiles, saved_architecture
-from plgolf.training.export import Provenance
+from plgolf.training.console.log import spelled_out
 from plgolf.training.parser import GolfParser, overrides
 from plgolf.training.peers import end_with_launcher
+from plgolf.training.provenance import Provenance
 from plgolf.training.resume import check_resume
 from plgolf.version import __version__
 
@@ -245,7 +246,7 @@ def run(words: list[str], *, parent_pid: int) -> None:
     """
     _quiet_libraries()
     try:
-        GolfCLI(words, parent_pid=parent_pid)
+        GolfCLI(spelled_out(words), parent_pid=parent_pid)
     except (UserError, MisconfigurationException) as error:
         rank = getattr(rank_zero_only, "rank", 0)
         raise UserError(f"rank {rank}: {error}" if rank else str(error)) from error

@@ -38,11 +38,13 @@ class TrainClock(Callback):
         self.now: Callable[[], float] = time.perf_counter
         self.elapsed_seconds = 0.0
         """Rank 0's training seconds at the end of the last optimizer step."""
-        self.phase_seconds = {"warmup": 0.0, "validate": 0.0, "export": 0.0}
+        self.phase_seconds = {"warmup": 0.0, "validate": 0.0, "export": 0.0, "roundtrip": 0.0}
         """This rank's seconds outside training."""
         self.signals = StopSignals()
         self.stopped_by = 0
         """The signal that all ranks agree to stop for; 0 for none."""
+        self.step_seconds: list[float] = []
+        """What each optimizer step of this fit took, by rank 0's reading."""
         self._reached_steps: int | None = None
         self._banked_seconds = 0.0
         self._started: float | None = None
@@ -68,6 +70,7 @@ class TrainClock(Callback):
 
     def agree(self, everyones: list[list[float]]) -> None:
         """Takes the facts of all ranks, so that all of them go on alike; called once per optimizer step."""
+        self.step_seconds.append(everyones[0][0] - self.elapsed_seconds)
         self.elapsed_seconds = everyones[0][0]
         self._take_signals(signum for _, signum in everyones)
 
@@ -129,6 +132,7 @@ class TrainClock(Callback):
             # Of an earlier fit; a checkpoint's are restored later.
             self.stopped_by, self._reached_steps, self._started = 0, None, None
             self.elapsed_seconds = self._banked_seconds = 0.0
+            self.step_seconds = []
             self.phase_seconds = dict.fromkeys(self.phase_seconds, 0.0)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -26,6 +26,7 @@ from plgolf.training.clock import TrainClock
 from plgolf.training.cuda import set_up_cuda
 from plgolf.training.peers import PeerWatch
 from plgolf.training.randomness import seed_generators
+from plgolf.training.rows import record, training_row
 from plgolf.training.score import Score
 from plgolf.training.step_numbers import StepNumbers
 from plgolf.training.warmup import CompileWarmup
@@ -174,7 +175,7 @@ class GolfModule(LightningModule):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         if step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._record({"train/loss": self.train_loss, "train/gradient_norm": self.gradient_norm})
+            record(self, training_row(trainer, self))
         # After all callbacks had their turn, RunCheckpoint among them.
         TrainClock.of(trainer).end_if_stopped(trainer)
 
@@ -186,19 +187,24 @@ class GolfModule(LightningModule):
         tables = (counts.base_bytes, counts.has_leading_space, counts.is_boundary)
         self._byte_counts = ByteCounts(*(torch.as_tensor(table, device=self.device) for table in tables))
 
-    def add_score(self, batch: Batch, metric: BitsPerByte) -> None:
-        """Scores a validation batch with the weights as they are and adds it to a metric."""
+    def add_score(self, batch: Batch, metric: BitsPerByte) -> Tensor:
+        """Scores a validation batch with the weights as they are and adds it to a metric.
+
+        Returns:
+            Loss in nats of each target (batch, time).
+        """
         assert self._byte_counts is not None
         input_ids, target_ids = batch.input_ids.long(), batch.target_ids.long()
         counted = target_ids.clone()
         counted[batch.num_sequences :] = -100
         # Token by token, so that the sum is the same however ranks and batches cut the split.
-        nats = self.gpt(input_ids, counted, reduction="none")
+        nats: Tensor = self.gpt(input_ids, counted, reduction="none")
         num_tokens = batch.num_sequences * target_ids.size(1)
         real = slice(batch.num_sequences)
         num_bytes = self._byte_counts(input_ids[real], target_ids[real])
         raw_bytes = 0 if batch.raw_bytes is None else batch.raw_bytes.long()
         metric.update(nats, num_tokens, num_bytes, raw_bytes)
+        return nats
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.add_score(batch, self.bits_per_byte)
@@ -211,7 +217,7 @@ class GolfModule(LightningModule):
         values = self.val_score.named("val")
         # A sanity check of the whole split is the score of step 0; one of a few batches is no score.
         if not self.trainer.sanity_checking or self.trainer.num_sanity_val_steps == float("inf"):
-            self._record(values)
+            record(self, values)
 
     def on_validation_end(self) -> None:
         if self.trainer.state.fn == "fit":
@@ -222,15 +228,6 @@ class GolfModule(LightningModule):
         clock = TrainClock.of(self.trainer)
         clock.agree_to_stop(self.device)
         clock.end_if_stopped(self.trainer)
-
-    def _record(self, values: dict[str, Any]) -> None:
-        """Tells callbacks through Lightning and loggers directly.
-
-        Lightning counts a logger's steps from 0, and would show a metric named ``step`` to callbacks too.
-        """
-        self.log_dict(values, logger=False)
-        for logger in self.trainer.loggers:
-            logger.log_metrics(values, step=self.trainer.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["gpt_config"] = config_to_dict(self.gpt.config)

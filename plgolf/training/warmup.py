@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from plgolf.data.stream import Batch
 from plgolf.errors import UserError
 from plgolf.training.clock import TrainClock
-from plgolf.training.console import say
+from plgolf.training.console import progress, say
 from plgolf.training.datamodule import ShardDataModule
 
 
@@ -43,7 +43,8 @@ class CompileWarmup(Callback):
         generator = torch.Generator().manual_seed(trainer.global_rank)
         shape = (data.plan.sequences, data.seq_len)
         with TrainClock.of(trainer).phase("warmup"):
-            for _ in range(steps):
+            shown = progress("warm-up", steps, "steps")
+            for done in range(steps):
                 tokens = torch.randint(data.vocab_size, (2, *shape), generator=generator)
                 inputs, targets = tokens.to(torch.uint16).to(pl_module.device)
                 loss = trainer.strategy.training_step(Batch(inputs, targets, shape[0]), 0)
@@ -51,5 +52,6 @@ class CompileWarmup(Callback):
                 trainer.strategy.backward(loss, optimizer)
                 optimizer.step()
                 optimizer.zero_grad()
+                shown.show(done + 1)
             pl_module.load_state_dict(weights)
             optimizer.load_state_dict(state)

@@ -53,7 +53,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
     ("words", "offered"),
     [
         (["fi"], ["fit"]),
-        ([""], ["data", "fit", "validate"]),
+        ([""], ["data", "fit", "generate", "validate"]),
         (["data", "pre"], ["prepare"]),
         (["data", ""], ["download", "inspect", "prepare", "verify"]),
         (["fit", "--clock.m"], ["--clock.max_seconds"]),

@@ -11,6 +11,7 @@ from plgolf.arguments.settings import settings_of
 from plgolf.arguments.wording import described, fitted, plain
 from plgolf.cli import main
 from plgolf.corpus.cli import parser as data_parser
+from plgolf.generation.cli import parser as generate_parser
 from plgolf.training.cli import commands
 
 OURS = ("model", "data", "clock", "warmup", "export", "checkpoint", "peers", "console")
@@ -29,10 +30,13 @@ def say(capfd):
     return say
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "data prepare", "data download", "data verify"])
+@pytest.mark.parametrize(
+    "command", ["fit", "validate", "data prepare", "data download", "data verify", "generate"]
+)
 def test_each_key_has_a_line_with_its_meaning_and_default(command, say):
     first, *rest = command.split()
-    parser = (data_parser().commands if first == "data" else commands())[rest[0] if rest else first]
+    parsers = {**commands(), **data_parser().commands, "generate": generate_parser()}
+    parser = parsers[rest[0] if rest else first]
     page = say(*command.split(), "--help")
     lines = page.splitlines()
     assert max(map(len, lines)) <= 100

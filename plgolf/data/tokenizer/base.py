@@ -37,7 +37,14 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
-        """Decodes ids; what is not UTF-8, as where a text is cut inside a character, becomes U+FFFD."""
+        """Decodes ids; what is not UTF-8, as where a text is cut inside a character, becomes U+FFFD.
+
+        An id that stands for no text cuts it, too.
+        """
+
+    @abstractmethod
+    def byte_of(self, index: int) -> int | None:
+        """Returns the byte that an id stands for, None if it is of a piece of text or of none."""
 
     @abstractmethod
     def normalize(self, text: str) -> str:

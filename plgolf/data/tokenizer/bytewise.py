@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,14 @@ class ByteTokenizer(Tokenizer):
         return [np.frombuffer(text.encode(), dtype=np.uint8) + np.uint16(self.offset) for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
-        return bytes(i - self.offset for i in ids if i >= self.offset).decode(errors="replace")
+        runs = groupby(ids, key=lambda index: index >= self.offset)
+        texts = (
+            bytes(i - self.offset for i in run).decode(errors="replace") for spoken, run in runs if spoken
+        )
+        return "".join(texts)
+
+    def byte_of(self, index: int) -> int | None:
+        return index - self.offset if index >= self.offset else None
 
     def normalize(self, text: str) -> str:
         return text

@@ -89,6 +89,9 @@ class SentencePieceTokenizer(Tokenizer):
         text: str = self.processor.decode(list(ids))
         return text
 
+    def byte_of(self, index: int) -> int | None:
+        return self._bytes.get(index)
+
     def normalize(self, text: str) -> str:
         if self.lossless:
             return text
@@ -96,6 +99,11 @@ class SentencePieceTokenizer(Tokenizer):
             return " ".join(map(str, self.encode(text).tolist()))
         normal: str = self.processor.normalize(text)
         return normal
+
+    @cached_property
+    def _bytes(self) -> dict[int, int]:
+        # They are called <0x00> to <0xFF>.
+        return {i: int(self.processor.id_to_piece(i)[3:5], base=16) for i in self._byte_ids.tolist()}
 
     @cached_property
     def byte_counts(self) -> ByteCounts[NDArray[np.generic]]:

@@ -1,0 +1,74 @@
+"""How a run ended, in one panel: scores, bytes against the budget, files, and what to do next."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+from rich.panel import Panel
+from rich.text import Text
+
+_BAR_LETTERS = 40
+_LABEL_LETTERS = 16
+
+
+def end_panel(result: Mapping[str, Any], folder: Path, *, framed: bool) -> RenderableType:
+    """Renders the end of a run.
+
+    Args:
+        result: what ``result.json`` holds.
+        folder: where the artifact and the records are.
+        framed: draws a frame around it; a file gets lines alone.
+    """
+    rows = [*_scores(result), Text(), *_bytes(result), Text(), *_files(result, folder)]
+    text = Text("\n").join(rows)
+    if not framed:
+        return Text("\n") + text
+    return Panel(text, title=result["run_name"], border_style="green", expand=False)
+
+
+def _row(label: str, value: str, note: str = "", style: str = "") -> Text:
+    return Text.assemble(f"{label:<{_LABEL_LETTERS}} ", (value, style), (f"  {note}" if note else "", "dim"))
+
+
+def _scores(result: Mapping[str, Any]) -> Iterator[Text]:
+    before, after = result["val_bpb"], result["roundtrip_val_bpb"]
+    yield _row("val/bpb", f"{before:.4f}", f"val/loss {result['val_loss']:.4f}", "bold")
+    yield _row(
+        "round-trip bpb",
+        f"{after:.4f}",
+        f"val/loss {result['roundtrip_val_loss']:.4f}, {after - before:+.4f} bpb, of the file on disk",
+        "bold green",
+    )
+    if result["val_raw_bytes"] not in (None, result["val_bytes"]):
+        yield _row(
+            "per raw byte",
+            f"{result['roundtrip_val_bpb_raw']:.4f}",
+            f"the tokens count for {result['val_bytes']:,} bytes, the text had {result['val_raw_bytes']:,}",
+        )
+    for name, bpb in result["compressors_bpb"].items():
+        yield _row(f"{name} -9", f"{bpb:.4f}", f"on the same {result['val_bytes']:,} bytes")
+    yield _row("steps", f"{result['steps']:,}", f"in {result['train_seconds']:.1f} s of training")
+
+
+def _bytes(result: Mapping[str, Any]) -> Iterator[Text]:
+    budget, total = result["budget_bytes"], result["total_bytes"]
+    parts = {"model": result["artifact_bytes"] - result["tokenizer_bytes"], "code": result["code_bytes"]}
+    if result["tokenizer_bytes"]:
+        parts["tokenizer"] = result["tokenizer_bytes"]
+    for name, size in parts.items():
+        yield _row(name, f"{size:>12,} bytes", f"{100 * size / budget:.2f} % of the budget")
+    over = total > budget
+    verdict = f"OVER the budget of {budget:,}" if over else f"within the budget of {budget:,}"
+    yield _row("total", f"{total:>12,} bytes", verdict, "bold red" if over else "bold")
+    full = min(round(_BAR_LETTERS * total / budget), _BAR_LETTERS)
+    bar = "█" * full + "░" * (_BAR_LETTERS - full)
+    yield Text.assemble(" " * (_LABEL_LETTERS + 1), (bar, "red" if over else "green"))
+
+
+def _files(result: Mapping[str, Any], folder: Path) -> Iterator[Text]:
+    yield _row("written to", f"{folder}/{{{result['artifact']},code.tar.xz,result.json,analysis.json}}")
+    artifact = shlex.quote(str(folder / result["artifact"]))
+    yield _row("next", f"plgolf generate --artifact {artifact}", style="cyan")
+    yield _row("", f"plgolf report {shlex.quote(str(folder))}", style="cyan")

@@ -1,0 +1,55 @@
+"""Where a result comes from: settings, sources, versions, hardware."""
+
+import platform
+import subprocess
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from plgolf.version import __version__
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a run's settings came from; the command line fills it in.
+
+    Args:
+        recipe: configuration files in order.
+        overrides: settings given on the command line.
+        seed: of everything random.
+        config: the complete configuration as YAML.
+    """
+
+    recipe: list[str] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
+    seed: int | None = None
+    config: str = ""
+
+
+def hardware(device: torch.device) -> str:
+    """Names what a rank computes on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of plgolf, Python and the libraries that a score depends on."""
+    packages = ("torch", "lightning", "torchmetrics", "sentencepiece", "numpy")
+    return {
+        "plgolf": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def git_commit() -> str | None:
+    """Returns the commit of the sources that run; None if they are no checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -11,18 +11,8 @@ from plgolf.report.writing import write_report
 _LONGEST_NAME = 40
 
 
-def run(words: list[str]) -> int:
-    """Runs the command.
-
-    Args:
-        words: the command line after ``plgolf report``.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        UserError: there is a mistake of the user's.
-    """
+def parser() -> OneLineErrors:
+    """Returns the parser of the command line."""
     parser = OneLineErrors(
         prog="plgolf report",
         description="Draw a run into one HTML file, or compare several. Runs whose configurations differ in "
@@ -42,7 +32,22 @@ def run(words: list[str]) -> int:
         help="HTML file to write; pictures go to a folder beside it that has its name without the ending. By "
         "default report.html, for one run in its folder",
     )
-    settings = parser.parse_args(words or ["--help"])
+    return parser
+
+
+def run(words: list[str]) -> int:
+    """Runs the command.
+
+    Args:
+        words: the command line after ``plgolf report``.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UserError: there is a mistake of the user's.
+    """
+    settings = parser().parse_args(words or ["--help"])
     written = write_report(settings.runs, Path(settings.out) if settings.out else None)
     terminal = Terminal()
     for sentence in written.notes:

@@ -19,6 +19,7 @@ _COMMANDS = {
     "fit": "train a model, export it and score the file",
     "validate": "score a checkpoint or an artifact",
     "generate": "write text with an artifact",
+    "report": "draw a run into one HTML file, or compare several",
     "data": "prepare, verify, inspect and download datasets",
 }
 _FAILED = 1
@@ -98,6 +99,10 @@ def _run(words: list[str]) -> int:
         with _interrupted_at_once():
             import plgolf.generation.language_model  # noqa: F401, PLC0415 (slow)
         return generation.run(settings)
+    if first == "report":
+        from plgolf.report import cli as report  # noqa: PLC0415 (fast)
+
+        return report.run(words[1:])
     if first not in _COMMANDS and not first.startswith("-"):
         close = difflib.get_close_matches(first, _COMMANDS, n=1)
         meant = f" (did you mean {close[0]}?)" if close else ""

@@ -23,7 +23,7 @@ def parser() -> OneLineErrors:
         "runs",
         nargs="+",
         type=str,
-        help="folders of runs, patterns such as 'checkpoints/base-*', or groups as NAME=FOLDER,FOLDER",
+        help="folders of runs, patterns such as 'base-*', or NAME=FOLDER,FOLDER",
     )
     parser.add_argument(
         "--out",

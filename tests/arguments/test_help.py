@@ -36,7 +36,12 @@ def say(capfd):
 )
 def test_each_key_has_a_line_with_its_meaning_and_default(command, say):
     first, *rest = command.split()
-    parsers = {**commands(), **data_parser().commands, "generate": generate_parser(), "report": report_parser()}
+    parsers = {
+        **commands(),
+        **data_parser().commands,
+        "generate": generate_parser(),
+        "report": report_parser(),
+    }
     parser = parsers[rest[0] if rest else first]
     page = say(*command.split(), "--help")
     lines = page.splitlines()

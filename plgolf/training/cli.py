@@ -26,6 +26,7 @@ from plgolf.training import (
     GolfModule,
     PeerWatch,
     RunCheckpoint,
+    SampleLog,
     ShardDataModule,
     TrainClock,
 )
@@ -36,6 +37,7 @@ from plgolf.training.console.log import spelled_out
 from plgolf.training.peers import end_with_launcher
 from plgolf.training.provenance import Provenance
 from plgolf.training.resume import check_resume
+from plgolf.training.run_log import log_settings
 from plgolf.version import __version__
 
 _REFUSALS = (
@@ -55,8 +57,7 @@ class SaveRunConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         text = self.parser.dump(self.config, skip_none=False)
         write_whole(Path(trainer.default_root_dir) / "config.yaml", text.encode())
-        for logger in trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load(text))
+        log_settings(trainer, pl_module, yaml.safe_load(text))
 
 
 class GolfParser(OneLineErrors, LightningArgumentParser):
@@ -114,6 +115,7 @@ class GolfCLI(LightningCLI):
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(PeerWatch, "peers")
         parser.add_lightning_class_args(ConsoleLog, "console")
+        parser.add_lightning_class_args(SampleLog, "samples")
         parser.link_arguments("model.gpt.vocab_size", "data.vocab_size")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

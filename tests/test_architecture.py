@@ -38,7 +38,9 @@ ALLOWED = {
     "interop": LEAVES | {"model", "quantize"},
     "artifact": LEAVES | {"model", "quantize", "interop"},
     "corpus": LEAVES | {"data"},
-    "training": LEAVES | {"model", "optim", "data", "corpus", "metrics", "quantize", "interop", "artifact"},
+    "training": LEAVES
+    | {"model", "optim", "data", "corpus", "metrics", "quantize", "interop", "artifact"}
+    | {"generation", "report"},
     "cli": LEAVES | {"corpus", "training"},
     "__init__": LEAVES | {"model", "optim", "metrics", "artifact"},
     "__main__": {"cli"},

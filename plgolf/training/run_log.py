@@ -1,15 +1,32 @@
 """What every logger is told of a run besides its curves: where it comes from, and what its bytes are."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from plgolf.files import write_whole
 from plgolf.training.media import log_picture, log_table, to_each
 from plgolf.training.provenance import git_commit, hardware, versions
 
 _PARTS = ("artifact_bytes", "code_bytes", "total_bytes", "budget_bytes", "tokenizer_bytes")
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes the complete configuration of a fit to ``config.yaml`` in the run's folder, and to loggers."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        text = self.parser.dump(self.config, skip_none=False)
+        write_whole(Path(trainer.default_root_dir) / "config.yaml", text.encode())
+        log_settings(trainer, pl_module, yaml.safe_load(text))
 
 
 def log_settings(trainer: Trainer, module: LightningModule, config: Mapping[str, Any]) -> None:
@@ -63,8 +80,8 @@ def log_ledger(loggers: Sequence[Logger], result: Mapping[str, Any], scores: Map
             logger.log_hyperparams(logger.hparams, {"val/bpb": result["val_bpb"], **values}, step)
 
     to_each(loggers, "export", send)
-    rows = [(name, value, value / result["budget_bytes"]) for name, value in parts.items()]
-    log_table(loggers, "ledger/parts", ("part", "bytes", "of_budget"), rows, step=step)
+    weights = [(name, value, value / result["budget_bytes"]) for name, value in parts.items()]
+    log_table(loggers, "ledger/parts", ("part", "bytes", "of_budget"), weights, step=step)
     tensors = result.get("tensors")
     if tensors:
         columns = list(tensors[0])

@@ -2,19 +2,21 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from plgolf.artifact import read_artifact
-from plgolf.data.tokenizer import Tokenizer
 from plgolf.errors import UserError
 from plgolf.model import GPT
 from plgolf.model.weights import gpt_with_weights
 from plgolf.training.console import say
+from plgolf.training.datamodule import ShardDataModule
 from plgolf.training.export import ArtifactExport
 from plgolf.training.media import log_table, takes_media
+
+if TYPE_CHECKING:
+    from plgolf.generation.language_model import LanguageModel
 
 
 class SampleLog(Callback):
@@ -49,49 +51,47 @@ class SampleLog(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         if self.when == "validation" and trainer.state.fn == "fit" and not trainer.sanity_checking:
-            gpt = pl_module.gpt
-
-            def in_training() -> GPT:
-                weights = {name: t.detach().cpu().clone() for name, t in gpt.state_dict().items()}
-                return gpt_with_weights(gpt.config, weights)
-
-            self._log(trainer, "samples/training", in_training)
+            self._log(trainer, "samples/training", lambda data: _in_training(pl_module.gpt, data))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # All that a run leaves is on disk by now, whatever a logger does.
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        export = next((c for c in callbacks if isinstance(c, ArtifactExport) and c.result), None)
-        if export is not None:
-            path = Path(export.dir or trainer.default_root_dir) / export.result["artifact"]
-            self._log(trainer, "samples/artifact", lambda: _exported(path))
+        export = ArtifactExport.of(trainer)
+        if export is not None and export.result:
+            path = export.folder(trainer) / export.result["artifact"]
+            self._log(trainer, "samples/artifact", lambda data: _exported(path, data))
 
-    def _log(self, trainer: Trainer, name: str, load: Callable[[], GPT]) -> None:
+    def _log(self, trainer: Trainer, name: str, load: Callable[[ShardDataModule], "LanguageModel"]) -> None:
         takers = [logger for logger in trainer.loggers if takes_media(logger)]
         if not takers or not trainer.is_global_zero:
             return
         try:
-            rows = self._write(load(), trainer.datamodule.tokenizer)  # type: ignore[attr-defined]
+            with torch.random.fork_rng(devices=[]):
+                rows = self._write(load(trainer.datamodule))  # type: ignore[attr-defined]
         except Exception as error:
             say(f"{name} could not be written: {type(error).__name__}: {error}")
             return
-        text = "\n\n".join(f"{_block(prompt)}{_block(written)}" for prompt, written in rows)
+        text = "\n---\n\n".join(_block(prompt + written) for prompt, written in rows)
         log_table(takers, name, ("prompt", "continuation"), rows, step=trainer.global_step, text=text)
 
-    def _write(self, gpt: GPT, tokenizer: Tokenizer) -> list[tuple[str, str]]:
-        from plgolf.generation import LanguageModel  # noqa: PLC0415 (not in a submission's code)
-
-        model = LanguageModel(gpt.eval(), tokenizer)
-        settings = {"max_tokens": self.max_tokens, "temperature": self.temperature, "seed": 0}
-        with torch.random.fork_rng(devices=[]):
-            return [(prompt, "".join(model.generate(prompt, **settings))) for prompt in self.prompts]
+    def _write(self, model: "LanguageModel") -> list[tuple[str, str]]:
+        settings: dict[str, Any] = {"max_tokens": self.max_tokens, "temperature": self.temperature}
+        return [(prompt, model.generate(prompt, **settings)) for prompt in self.prompts]
 
 
-def _exported(path: Path) -> GPT:
-    artifact = read_artifact(path)
-    assert artifact.config is not None  # It is of this run.
-    return gpt_with_weights(artifact.config, artifact.weights)
+def _in_training(gpt: GPT, data: ShardDataModule) -> "LanguageModel":
+    """Copies a model that trains, on any device and maybe compiled."""
+    from plgolf.generation.language_model import LanguageModel  # noqa: PLC0415 (no submission has it)
+
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in gpt.state_dict().items()}
+    return LanguageModel(gpt_with_weights(gpt.config, weights).eval(), data.tokenizer, data.seq_len)
+
+
+def _exported(path: Path, data: ShardDataModule) -> "LanguageModel":
+    from plgolf.generation.language_model import load_artifact  # noqa: PLC0415
+
+    return load_artifact(path, tokenizer=data.tokenizer, seq_len=data.seq_len)
 
 
 def _block(text: str) -> str:
     """Indents a text, which Markdown then shows letter by letter."""
-    return "".join(f"    {line}\n" for line in text.splitlines()) + "\n"
+    return "".join(f"    {line}\n" for line in text.splitlines())

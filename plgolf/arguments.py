@@ -27,17 +27,27 @@ class _OutOfBoundsError(yaml.YAMLError):
     """A YAML text is too large, too deep or grows too much."""
 
 
+def read_settings(path: Path) -> dict[str, Any]:
+    """Reads a recipe: YAML of a bounded size that holds settings by name.
+
+    Raises:
+        UserError: it cannot be read or is something else; the message starts with the path.
+    """
+    data = read_regular(path, max_bytes=_MAX_YAML_BYTES)
+    try:
+        loaded = _load_bounded_yaml(data.decode())
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: is no YAML recipe: {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path}: is no YAML recipe: it must hold settings by name")
+    return loaded
+
+
 class OneLineErrors(ArgumentParser):
     """Says what is wrong in one line instead of after a page of usage."""
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
-        data = read_regular(Path(os.fspath(path)), max_bytes=_MAX_YAML_BYTES)
-        try:
-            loaded = _load_bounded_yaml(data.decode())
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"{path}: is no YAML recipe: {' '.join(str(error).split())}") from error
-        if not isinstance(loaded, dict):
-            raise UserError(f"{path}: is no YAML recipe: it must hold settings by name")
+        read_settings(Path(os.fspath(path)))
         parsed: Namespace = super().parse_path(path, *args, **kwargs)
         return parsed
 

@@ -19,6 +19,7 @@ _COMMANDS = {
     "fit": "train a model, export it and score the file",
     "validate": "score a checkpoint or an artifact",
     "data": "prepare, verify, inspect and download datasets",
+    "report": "draw a run into one HTML file, or compare several",
 }
 _FAILED = 1
 _INTERRUPTED = 130
@@ -90,6 +91,10 @@ def _run(words: list[str]) -> int:
         from plgolf.corpus import cli as data  # noqa: PLC0415 (fast)
 
         return data.run(words[1:])
+    if first == "report":
+        from plgolf.report import cli as report  # noqa: PLC0415 (fast)
+
+        return report.run(words[1:])
     if first not in _COMMANDS and not first.startswith("-"):
         close = difflib.get_close_matches(first, _COMMANDS, n=1)
         meant = f" (did you mean {close[0]}?)" if close else ""

@@ -38,10 +38,11 @@ ALLOWED = {
     "interop": LEAVES | {"model", "quantize"},
     "artifact": LEAVES | {"model", "quantize", "interop"},
     "corpus": LEAVES | {"data"},
+    "report": LEAVES,
     "training": LEAVES
     | {"model", "optim", "data", "corpus", "metrics", "quantize", "interop", "artifact"}
     | {"generation", "report"},
-    "cli": LEAVES | {"corpus", "training"},
+    "cli": LEAVES | {"corpus", "report", "training"},
     "__init__": LEAVES | {"model", "optim", "metrics", "artifact"},
     "__main__": {"cli"},
 }
@@ -72,7 +73,7 @@ def test_imports_point_one_way():
 
 
 def test_only_the_shell_knows_lightning():
-    parsers = {"arguments.py", "corpus/cli.py"}
+    parsers = {"arguments.py", "corpus/cli.py", "report/cli.py"}
     for path in SOURCES:
         outside = {n.split(".")[0] for n in imported(path)} & {"lightning", "jsonargparse"}
         if path.relative_to(PACKAGE).as_posix() in parsers:
@@ -81,8 +82,11 @@ def test_only_the_shell_knows_lightning():
             assert not outside or room(path) == "training", path
 
 
-def test_making_datasets_needs_no_torch():
-    code = "import sys; import plgolf.corpus.cli, plgolf.cli; sys.exit('torch' in sys.modules)"
+def test_making_datasets_and_reports_needs_no_torch():
+    code = (
+        "import sys; import plgolf.corpus.cli, plgolf.report.cli, plgolf.cli; "
+        "sys.exit('torch' in sys.modules or 'lightning' in sys.modules or 'matplotlib' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

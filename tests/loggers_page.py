@@ -16,9 +16,9 @@ Series = dict[str, list[tuple[int, float]]]
 def from_page(*headings: str) -> dict[str, Any]:
     """The settings under some headings of the page, lists of loggers and callbacks joined."""
     merged: dict[str, Any] = {}
-    sections = dict(re.findall(r"^#{2,3} (.+?)\n(.*?)(?=^#|\Z)", PAGE.read_text(), re.M | re.S))
+    sections = dict(re.findall(r"^#{2,3} (.+?)\n(.*?)(?=^#|\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL))
     for heading in headings:
-        block = re.search(r"```yaml\n(.*?)```", sections[heading], re.S)
+        block = re.search(r"```yaml\n(.*?)```", sections[heading], re.DOTALL)
         assert block, heading
         for key, value in yaml.safe_load(block[1]).items():
             there = merged.setdefault(key, {})
@@ -69,11 +69,20 @@ def wandb_records(run: Path) -> list[Any]:
 
 
 def wandb_history(run: Path) -> list[dict[str, Any]]:
-    return [
-        {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
-        for record in wandb_records(run)
-        if record.WhichOneof("record_type") == "history"
-    ]
+    """Rows by name; a table or a picture is a dict that says where its file is."""
+    rows = []
+    for record in wandb_records(run):
+        if record.WhichOneof("record_type") == "history":
+            row: dict[str, Any] = {}
+            for item in record.history.item:
+                name, *inner = item.nested_key
+                value = json.loads(item.value_json)
+                if inner:
+                    row.setdefault(name, {})[inner[0]] = value
+                else:
+                    row[name] = value
+            rows.append(row)
+    return rows
 
 
 def wandb_config(run: Path) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 import csv
 import json
+import os
 import re
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -107,18 +110,28 @@ def of_wandb(run: Path) -> Series:
     return found
 
 
-def mlflow_run(uri: str) -> tuple[Any, Any]:
-    from mlflow.tracking import MlflowClient
+_READ_MLFLOW = """
+import json, sys
+from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(uri)
-    (experiment,) = (e for e in client.search_experiments() if e.name == "golf")
-    (run,) = client.search_runs([experiment.experiment_id])
-    return client, run
+client = MlflowClient(sys.argv[1])
+(experiment,) = (e for e in client.search_experiments() if e.name == "golf")
+(run,) = client.search_runs([experiment.experiment_id])
+name = run.info.run_id
+history = {m: [(p.step, p.value) for p in client.get_metric_history(name, m)] for m in run.data.metrics}
+
+def files(folder):
+    for entry in client.list_artifacts(name, folder):
+        yield from files(entry.path) if entry.is_dir else [entry.path]
+
+artifacts = {path: client.download_artifacts(name, path) for path in files("")}
+print(json.dumps({"status": run.info.status, "params": run.data.params, "metrics": history, "files": artifacts}))
+"""
 
 
-def of_mlflow(uri: str) -> Series:
-    client, run = mlflow_run(uri)
-    return {
-        name: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
-        for name in run.data.metrics
-    }
+def mlflow(uri: str, cwd: Path, **env: str) -> dict[str, Any]:
+    """What MLflow's client finds, in a process of its own: it leaves connections open."""
+    command = [sys.executable, "-c", _READ_MLFLOW, uri]
+    done = subprocess.run(command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)

@@ -125,7 +125,8 @@ def files(folder):
         yield from files(entry.path) if entry.is_dir else [entry.path]
 
 artifacts = {path: client.download_artifacts(name, path) for path in files("")}
-print(json.dumps({"status": run.info.status, "params": run.data.params, "metrics": history, "files": artifacts}))
+found = {"status": run.info.status, "params": run.data.params, "metrics": history, "files": artifacts}
+print(json.dumps(found))
 """
 
 

@@ -230,6 +230,8 @@ def _quiet_libraries() -> None:
     # What a callback is asked to say: these have nothing to say unasked.
     logging.getLogger("lightning.pytorch.callbacks").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # Of sharded layers, which there are none of.
+    warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with a model")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message=r"(?s).*deprecated in v4\.", category=DeprecationWarning)
 

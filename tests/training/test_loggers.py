@@ -1,4 +1,4 @@
-"""Every logger of docs/loggers.md runs with its YAML, and the logger's own reader finds what the page says."""
+"""Every logger of docs/loggers.md runs with its YAML, and its own reader finds what the page says."""
 
 import io
 import json
@@ -75,6 +75,7 @@ def store(folder):
     return mlflow("sqlite:///checkpoints/mlflow.db", cwd=folder)
 
 
+@pytest.mark.slow
 def test_csv_has_every_curve_at_the_steps_it_is_of(run, result):
     series = csv_series(run)
     assert [step for step, _ in series["train/loss"]] == [2, 4, 6]
@@ -88,6 +89,7 @@ def test_csv_has_every_curve_at_the_steps_it_is_of(run, result):
     assert series["lr/matrix"][-1] == (5, pytest.approx(0.02 / 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logger", ["tensorboard", "wandb", "mlflow"])
 def test_the_others_have_the_same_curves(logger, run, store):
     expected = csv_series(run)
@@ -104,6 +106,7 @@ def test_the_others_have_the_same_curves(logger, run, store):
         assert [v for _, v in theirs] == pytest.approx([v for _, v in mine], rel=precision), name
 
 
+@pytest.mark.slow
 def test_hyperparameters_and_commit_reach_every_logger(run, store, result):
     written = [yaml.safe_load(path.read_text()) for path in run.glob("*/version_*/hparams.yaml")]
     assert len(written) == 2
@@ -121,6 +124,7 @@ def test_hyperparameters_and_commit_reach_every_logger(run, store, result):
     assert params["versions/torch"] == result["versions"]["torch"]
 
 
+@pytest.mark.slow
 def test_a_run_is_a_row_of_tensorboards_table_with_its_scores(run, result):
     from tensorboard.plugins.hparams.metadata import parse_experiment_plugin_data as experiment_of
     from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin_data as start_of
@@ -134,6 +138,7 @@ def test_a_run_is_a_row_of_tensorboards_table_with_its_scores(run, result):
     assert {"val/bpb", "roundtrip/bpb", "export/bytes"} <= metrics and "hp_metric" not in metrics
 
 
+@pytest.mark.slow
 def test_the_ledger_is_text_where_text_is_taken(run, store, result):
     events = tensorboard(run)
     text = events.Tensors("ledger/parts/text_summary")[0].tensor_proto.string_val[0].decode()
@@ -147,6 +152,7 @@ def test_the_ledger_is_text_where_text_is_taken(run, store, result):
     assert Path(store["files"]["ledger/parts/step-000006.md"]).read_text() == text
 
 
+@pytest.mark.slow
 def test_what_the_model_writes_is_logged_after_validations_and_of_the_artifact(run, store):
     model = load_artifact(run / "model.int8.ptz", seq_len=64, tokenizer=golden_data().tokenizer_path)
     prompts = ["def main(", "import "]
@@ -165,6 +171,7 @@ def test_what_the_model_writes_is_logged_after_validations_and_of_the_artifact(r
     assert Path(store["files"]["samples/artifact/step-000006.md"]).read_text() == text
 
 
+@pytest.mark.slow
 def test_the_picture_of_the_ledger_is_an_image(run, store):
     drawn = tensorboard(run).Images("ledger/treemap")
     assert [image.step for image in drawn] == [6]
@@ -181,6 +188,7 @@ def pixels(png):
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
 
+@pytest.mark.slow
 def test_mlflows_retired_store_of_files_works_where_mlflow_is_told_so(golden_recipe, tmp_path):
     settings = {"class_path": "lightning.pytorch.loggers.MLFlowLogger"}
     settings["init_args"] = {"experiment_name": "golf", "tracking_uri": "file:./mlruns"}
@@ -244,6 +252,7 @@ def test_a_logger_that_fails_at_the_end_costs_a_line_and_no_artifact(tmp_path, c
         assert f"Full: {name} could not be logged: OSError: [Errno 28] No space left on device\n" in said
 
 
+@pytest.mark.slow
 def test_samples_change_nothing_of_a_run_on_two_ranks(golden_recipe_file, tmp_path):
     overlay = tmp_path / "logger.yaml"
     overlay.write_text(yaml.safe_dump(from_page("TensorBoard", "Sample text")))

@@ -23,8 +23,8 @@ except ImportError:
 with atheris.instrument_imports(include=["plgolf"]):
     import torch
 
-    from plgolf import GPT, GPTConfig, load_artifact
-    from plgolf.artifact import save_artifact
+    from plgolf import GPT, GPTConfig
+    from plgolf.artifact import load_gpt, save_artifact
     from plgolf.data.manifest import MANIFEST, FileEntry, Manifest, Split, TokenizerEntry, read_manifest
     from plgolf.data.shards import ShardReader, open_shard, shard_header
     from plgolf.data.tokenizer import ByteTokenizer
@@ -60,7 +60,7 @@ def small_manifest() -> bytes:
 
 def read_payload(data: bytes) -> None:
     ARTIFACT.write_bytes(zlib.compress(data, 1))
-    load_artifact(ARTIFACT)
+    load_gpt(ARTIFACT)
 
 
 def read_tensors(data: bytes) -> None:

@@ -6,19 +6,20 @@ from typing import TYPE_CHECKING, Any
 from plgolf.version import __version__
 
 if TYPE_CHECKING:
-    from plgolf.artifact import load_artifact
+    from plgolf.generation.language_model import LanguageModel, load_artifact
     from plgolf.metrics import BitsPerByte
     from plgolf.model import GPT, GPTConfig
     from plgolf.optim import MuonAdam
 
-__all__ = ["GPT", "BitsPerByte", "GPTConfig", "MuonAdam", "__version__", "load_artifact"]
+__all__ = ["GPT", "BitsPerByte", "GPTConfig", "LanguageModel", "MuonAdam", "__version__", "load_artifact"]
 
 _HOMES = {
     "GPT": "plgolf.model",
     "BitsPerByte": "plgolf.metrics",
     "GPTConfig": "plgolf.model",
+    "LanguageModel": "plgolf.generation.language_model",
     "MuonAdam": "plgolf.optim",
-    "load_artifact": "plgolf.artifact",
+    "load_artifact": "plgolf.generation.language_model",
 }
 
 

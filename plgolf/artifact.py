@@ -1,15 +1,20 @@
-"""One file that is a model: its quantised weights and its configuration.
+"""One file that is a model: its quantised weights, its configuration and, if wanted, its tokenizer.
 
-The file is a reference artifact (parameters under the reference's names) with one more key, which the
-reference ignores: ``__plgolf__``, a JSON string with the configuration. Nothing in it is ever run.
+The file is a reference artifact (parameters under the reference's names) with one or two more keys, which
+the reference ignores: ``__plgolf__``, a JSON string with the configuration, and ``__plgolf_tokenizer__``, the
+bytes of the tokenizer's file. Nothing in it is ever run. docs/artifact.md describes it byte by byte.
 """
 
+import hashlib
 import json
+import re
 import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from plgolf.config import config_from_dict, config_to_dict
@@ -30,12 +35,19 @@ from plgolf.quantize.int8_zlib import (
     pack,
     quantize_state_dict,
 )
+from plgolf.quantize.validation import HEADER_KEY, TOKENIZER_KEY
 from plgolf.roles import Role, parameter_roles
 
 SUFFIX = ".ptz"
-_HEADER = "__plgolf__"
-_HEADER_VERSION = 1
+_HEADER_VERSION = 2
+_FIELDS = {
+    1: {"version", "config"},
+    2: {"version", "config", "seq_len", "tokenizer_sha256"},
+}
+"""Of a header, by version."""
 _MAX_HEADER_LETTERS = 2**16
+_MAX_SEQ_LEN = 2**31 - 1
+_MAX_TOKENIZER_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -45,29 +57,76 @@ class Artifact:
     Args:
         config: the architecture, or None if the file does not say (the reference's files do not).
         weights: dequantised tensors by our names.
+        seq_len: tokens of the sequences that it was trained on, or None if the file does not say.
+        tokenizer_sha256: hash of the tokenizer's file, or None if the file does not say.
+        tokenizer: contents of the tokenizer's file, or None if it is not carried.
     """
 
     config: GPTConfig | None
     weights: dict[str, Tensor]
+    seq_len: int | None = None
+    tokenizer_sha256: str | None = None
+    tokenizer: bytes | None = None
+
+    def gpt(self, config: GPTConfig | None = None) -> GPT:
+        """Makes the model.
+
+        Args:
+            config: the architecture, if the file carries none; by default it is inferred from the weights,
+                with the reference's rotary base and soft cap.
+
+        Returns:
+            The model with dequantised weights, in eval mode, on the CPU.
+
+        Raises:
+            UserError: the weights do not fit the architecture.
+        """
+        config = self.config or config or gpt_config_from_weights(weights_to_reference(self.weights))
+        return gpt_with_weights(config, self.weights).eval()
 
 
-def save_artifact(gpt: GPT, path: str | Path) -> QuantizeStats:
+def save_artifact(
+    gpt: GPT,
+    path: str | Path,
+    *,
+    seq_len: int | None = None,
+    tokenizer: bytes | None = None,
+    carry_tokenizer: bool = False,
+) -> QuantizeStats:
     """Quantises a model and writes it to a file that appears whole or not at all.
 
     Args:
         gpt: the model; it is not changed.
         path: the file, by custom ``*.int8.ptz``.
+        seq_len: tokens of the sequences that the model was trained on.
+        tokenizer: contents of the tokenizer's file; the artifact gets their hash.
+        carry_tokenizer: the artifact gets the contents, too, which count against the budget.
 
     Returns:
         The quantiser's counters.
+
+    Raises:
+        UserError: the tokenizer or ``seq_len`` is out of bounds.
     """
     roles = parameter_roles(gpt)
     obj, stats = quantize_state_dict(
         weights_to_reference(gpt.state_dict()),
         is_control=lambda name: roles.get(weight_name_from_reference(name)) is Role.SCALAR,
     )
-    header = {"version": _HEADER_VERSION, "config": config_to_dict(gpt.config)}
-    obj[_HEADER] = json.dumps(header, separators=(",", ":"))
+    header = {
+        "version": _HEADER_VERSION,
+        "config": config_to_dict(gpt.config),
+        "seq_len": _checked_seq_len(seq_len),
+        "tokenizer_sha256": None if tokenizer is None else hashlib.sha256(tokenizer).hexdigest(),
+    }
+    obj[HEADER_KEY] = json.dumps(header, separators=(",", ":"))
+    if carry_tokenizer:
+        if not tokenizer or len(tokenizer) > _MAX_TOKENIZER_BYTES:
+            raise UserError(
+                f"a tokenizer to carry must have from 1 to {_MAX_TOKENIZER_BYTES} bytes, "
+                f"got {len(tokenizer or b'')}"
+            )
+        obj[TOKENIZER_KEY] = torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8)
     write_whole(Path(path), pack(obj))
     return stats
 
@@ -86,31 +145,78 @@ def read_artifact(path: str | Path) -> Artifact:
     """
     obj = read_artifact_dict(path)
     try:
+        weights = weights_from_reference(dequantize_state_dict(obj))
+        if HEADER_KEY not in obj:
+            if TOKENIZER_KEY in obj:
+                raise UserError("it carries a tokenizer, but no header")
+            return Artifact(config=None, weights=weights)
+        header = _checked_header(obj[HEADER_KEY])
         return Artifact(
-            config=_config_from_header(obj[_HEADER]) if _HEADER in obj else None,
-            weights=weights_from_reference(dequantize_state_dict(obj)),
+            config=config_from_dict(GPTConfig, header["config"]),
+            weights=weights,
+            seq_len=_checked_seq_len(header.get("seq_len")),
+            tokenizer_sha256=_checked_sha256(header.get("tokenizer_sha256")),
+            tokenizer=_carried_tokenizer(obj, header.get("tokenizer_sha256")),
         )
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
 
-def _config_from_header(header: Any) -> GPTConfig:
+def _checked_header(header: Any) -> dict[str, Any]:
     if not isinstance(header, str) or len(header) > _MAX_HEADER_LETTERS:
         raise UserError(f"its header must be a string of at most {_MAX_HEADER_LETTERS} letters")
     try:
         content = json.loads(header)
     except (ValueError, RecursionError) as error:
         raise UserError(f"its header is malformed: {error}") from error
-    if not isinstance(content, dict) or content.keys() != {"version", "config"}:
+    if not isinstance(content, dict) or "version" not in content:
         raise UserError("its header is malformed: it must have a version and a config")
     version = content["version"]
-    if type(version) is not int or version != _HEADER_VERSION:
-        raise UserError(f"its header version must be {_HEADER_VERSION}, got {reprlib.repr(version)}")
-    return config_from_dict(GPTConfig, content["config"])
+    if type(version) is not int or version not in _FIELDS:
+        raise UserError(
+            f"its header version must be {' or '.join(map(str, _FIELDS))}, got {reprlib.repr(version)}"
+        )
+    if content.keys() != _FIELDS[version]:
+        odd = min(content.keys() ^ _FIELDS[version])
+        raise UserError(
+            f"its header is malformed: version {version} must have {', '.join(sorted(_FIELDS[version]))}, "
+            f"and {odd!r:.100} is {'unknown' if odd in content else 'missing'}"
+        )
+    return content
 
 
-def load_artifact(path: str | Path, *, config: GPTConfig | None = None) -> GPT:
-    """Rebuilds the model that a file holds.
+def _checked_seq_len(seq_len: Any) -> int | None:
+    if seq_len is None or (type(seq_len) is int and 1 <= seq_len <= _MAX_SEQ_LEN):
+        return seq_len
+    raise UserError(f"seq_len must be a whole number from 1 to {_MAX_SEQ_LEN}, got {reprlib.repr(seq_len)}")
+
+
+def _checked_sha256(sha256: Any) -> str | None:
+    if sha256 is None or (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
+        return sha256
+    raise UserError(f"tokenizer_sha256 must be 64 hexadecimal digits, got {reprlib.repr(sha256)}")
+
+
+def _carried_tokenizer(obj: Mapping[str, Any], sha256: str | None) -> bytes | None:
+    if TOKENIZER_KEY not in obj:
+        return None
+    carried = obj[TOKENIZER_KEY]
+    if (
+        type(carried) is not Tensor
+        or carried.dtype is not torch.uint8
+        or carried.ndim != 1
+        or not 1 <= carried.numel() <= _MAX_TOKENIZER_BYTES
+    ):
+        raise UserError(f"its tokenizer must be a uint8 tensor of 1 to {_MAX_TOKENIZER_BYTES} bytes")
+    content = carried.numpy().tobytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise UserError(f"its tokenizer's sha256 must be {sha256}, as its header says, got {found}")
+    return content
+
+
+def load_gpt(path: str | Path, *, config: GPTConfig | None = None) -> GPT:
+    """Rebuilds the model that a file holds, without its tokenizer; ``plgolf.load_artifact`` brings both.
 
     Args:
         path: a file written by ``save_artifact`` or by the reference.
@@ -125,7 +231,6 @@ def load_artifact(path: str | Path, *, config: GPTConfig | None = None) -> GPT:
     """
     artifact = read_artifact(path)
     try:
-        config = artifact.config or config or gpt_config_from_weights(weights_to_reference(artifact.weights))
-        return gpt_with_weights(config, artifact.weights).eval()
+        return artifact.gpt(config)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

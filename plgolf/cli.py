@@ -18,6 +18,7 @@ from plgolf.version import __version__
 _COMMANDS = {
     "fit": "train a model, export it and score the file",
     "validate": "score a checkpoint or an artifact",
+    "generate": "write text with an artifact",
     "data": "prepare, verify, inspect and download datasets",
     "report": "draw a run into one HTML file, or compare several",
 }
@@ -95,6 +96,13 @@ def _run(words: list[str]) -> int:
         from plgolf.report import cli as report  # noqa: PLC0415 (fast)
 
         return report.run(words[1:])
+    if first == "generate":
+        from plgolf.generation import cli as generation  # noqa: PLC0415 (fast)
+
+        settings = generation.parsed(words[1:])
+        with _interrupted_at_once():
+            import plgolf.generation.language_model  # noqa: F401, PLC0415 (slow)
+        return generation.run(settings)
     if first not in _COMMANDS and not first.startswith("-"):
         close = difflib.get_close_matches(first, _COMMANDS, n=1)
         meant = f" (did you mean {close[0]}?)" if close else ""

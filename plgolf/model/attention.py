@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plgolf.errors import UserError
+from plgolf.model.cache import LayerCache
 from plgolf.model.linear import CastLinear
 from plgolf.model.norm import rms_norm
 from plgolf.model.rotary import rotate
@@ -80,12 +81,29 @@ class SelfAttention(nn.Module):
         batch, time, _ = x.shape
         return x.view(batch, time, -1, self.head_dim).transpose(1, 2)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        """Maps (batch, time, dim) to the same shape; ``rotary`` is what ``Rotary`` returned."""
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], cache: LayerCache | None = None) -> Tensor:
+        """Maps (batch, time, dim) to the same shape.
+
+        Args:
+            x: the stream, normalised.
+            rotary: what ``Rotary`` returned for these positions.
+            cache: the positions before these, which are then seen too; it gets these as well.
+        """
         q = rotate(rms_norm(self._heads(self.q_proj(x))), *rotary)
         k = rotate(rms_norm(self._heads(self.k_proj(x))), *rotary)
         v = self._heads(self.v_proj(x))
         q = q * self.qk_gain.to(q.dtype)[:, None, None]
-        y: Tensor = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.grouped)
-        y = self.out_proj(y.transpose(1, 2).reshape(x.shape))
+        if cache is not None:
+            k, v = cache.extend(k, v)
+        y: Tensor = self.out_proj(self._attend(q, k, v).transpose(1, 2).reshape(x.shape))
         return y
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Lets each query see the keys up to its own position; the last query is at the last key's."""
+        time, length = q.size(2), k.size(2)
+        mask = None
+        if 1 < time < length:
+            mask = torch.ones(time, length, dtype=torch.bool, device=q.device).tril(length - time)
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=time == length, enable_gqa=self.grouped
+        )

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from plgolf.model.attention import AttentionConfig, SelfAttention
+from plgolf.model.cache import LayerCache
 from plgolf.model.mlp import MLP, MLPConfig
 from plgolf.model.norm import rms_norm
 
@@ -23,10 +24,12 @@ class Block(nn.Module):
         self.attention = SelfAttention(dim, attention)
         self.mlp = MLP(dim, mlp)
 
-    def forward(self, x: Tensor, x0: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(
+        self, x: Tensor, x0: Tensor, rotary: tuple[Tensor, Tensor], cache: LayerCache | None = None
+    ) -> Tensor:
         """Maps the residual stream ``x`` (batch, time, dim); ``x0`` is the normalised embedding."""
         keep, restore = self.residual_mix.to(x.dtype)
         x = keep * x + restore * x0
-        x = x + self.attention_scale.to(x.dtype) * self.attention(rms_norm(x), rotary)
+        x = x + self.attention_scale.to(x.dtype) * self.attention(rms_norm(x), rotary, cache)
         x = x + self.mlp_scale.to(x.dtype) * self.mlp(rms_norm(x))
         return x

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from plgolf.errors import UserError
 from plgolf.model.attention import AttentionConfig
 from plgolf.model.block import Block
+from plgolf.model.cache import Cache, LayerCache
 from plgolf.model.depth import skip_sources
 from plgolf.model.head import Head, HeadConfig
 from plgolf.model.mlp import MLPConfig
@@ -91,15 +92,17 @@ class GPT(nn.Module):
         self.skip_weights = nn.Parameter(torch.ones(skips, config.dim), requires_grad=skips > 0)
         self.head = Head(config.vocab_size, config.dim, config.head)
 
-    def _residual_stream(self, input_ids: Tensor) -> Tensor:
+    def _residual_stream(self, input_ids: Tensor, cache: Cache | None = None) -> Tensor:
         x = x0 = rms_norm(self.embedding(input_ids))
-        rotary = self.rotary(input_ids.size(1), x.dtype)
+        time = input_ids.size(1)
+        rotary = self.rotary(time, x.dtype) if cache is None else cache.rotary(time)
+        layers = cache.layers if cache is not None else [None] * len(self.blocks)
         skip_weights = iter(self.skip_weights.to(x.dtype))
         outputs: list[Tensor] = []
-        for block, source in zip(self.blocks, self._skip_sources, strict=True):
+        for block, source, layer in zip(self.blocks, self._skip_sources, layers, strict=True):
             if source is not None:
                 x = x + next(skip_weights) * outputs[source]
-            x = block(x, x0, rotary)
+            x = block(x, x0, rotary, layer)
             outputs.append(x)
         return rms_norm(x)
 
@@ -125,3 +128,30 @@ class GPT(nn.Module):
             return logits
         loss = F.cross_entropy(logits.flatten(0, 1), target_ids.flatten(), reduction=reduction)
         return loss if reduction == "mean" else loss.view_as(target_ids)
+
+    def cache(self, capacity: int, *, batch: int = 1) -> Cache:
+        """Makes an empty cache for ``next_logits``.
+
+        Args:
+            capacity: positions it can hold.
+            batch: sequences side by side.
+        """
+        attention, weight = self.config.attention, self.embedding.weight
+        head_dim = attention.head_dim(self.config.dim)
+        shape = (batch, attention.num_kv_heads, capacity, head_dim)
+        layers = [LayerCache(shape, weight) for _ in self.blocks]
+        return Cache(layers, self.rotary(capacity, weight.dtype))
+
+    def next_logits(self, input_ids: Tensor, cache: Cache) -> Tensor:
+        """Scores what may follow the cached positions and these, which are then cached, too.
+
+        Args:
+            input_ids: int64 (batch, time), at least one position.
+            cache: of this model; it must have room for them.
+
+        Returns:
+            Float32 logits (batch, vocab): those that ``forward`` has at the last position of all of them.
+        """
+        x = self._residual_stream(input_ids, cache)[:, -1:]
+        logits: Tensor = self.head(x, self.embedding.weight)
+        return logits[:, 0]

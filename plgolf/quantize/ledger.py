@@ -111,15 +111,15 @@ def weigh_tensors(obj: Mapping[str, Any], originals: Mapping[str, Tensor]) -> li
         was, now = original.detach().cpu().float(), restored[name].float()
         codes, scale = obj["quantized"].get(name), obj["scales"].get(name)
         stored = obj["passthrough"][name] if codes is None else codes
-        payload = b"".join(_raw(t) for t in (stored, scale) if t is not None)
+        payload = [stored] if scale is None else [stored, scale]
         entries.append(
             TensorEntry(
                 name=name,
                 shape=list(original.shape),
                 num_params=original.numel(),
                 kept=str(stored.dtype).removeprefix("torch."),
-                payload_bytes=len(payload),
-                compressed_bytes=len(zlib.compress(payload, level=9)),
+                payload_bytes=sum(tensor.numel() * tensor.element_size() for tensor in payload),
+                compressed_bytes=compressed_bytes(*payload),
                 relative_error=_relative_error(was, now),
                 clipped_fraction=0.0 if codes is None else _clipped_fraction(was, scale),
             )
@@ -127,8 +127,10 @@ def weigh_tensors(obj: Mapping[str, Any], originals: Mapping[str, Tensor]) -> li
     return entries
 
 
-def _raw(tensor: Tensor) -> bytes:
-    return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+def compressed_bytes(*tensors: Tensor) -> int:
+    """Returns what tensors take when they are compressed by themselves, end to end."""
+    raw = (tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes() for tensor in tensors)
+    return len(zlib.compress(b"".join(raw), level=9))
 
 
 def _relative_error(was: Tensor, now: Tensor) -> float:

@@ -11,11 +11,14 @@ from plgolf.errors import UserError
 FORMAT = "int8_clean_per_row_v1"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """What a tensor may have been before."""
+HEADER_KEY = "__plgolf__"
+"""Of the configuration, and of all else that is said of the model."""
+TOKENIZER_KEY = "__plgolf_tokenizer__"
+"""Of the tokenizer's file, where it is carried."""
 
 _FORMAT_KEY = "__quant_format__"
 _REQUIRED = ("quantized", "scales", "dtypes", "passthrough")
 _OPTIONAL = ("qmeta", "passthrough_orig_dtypes")
-_HEADER = "__plgolf__"
 _LOWEST_CODE = -127
 _PER_ROW = {"scheme": "per_row", "axis": 0}
 
@@ -61,7 +64,7 @@ def _check_keys(obj: Mapping[str, Any]) -> None:
     if not isinstance(name, str) or name != FORMAT:
         raise UserError(f"quantisation format must be {FORMAT}, got {_named(name)}")
     for key in obj:
-        if key not in (_FORMAT_KEY, *_REQUIRED, *_OPTIONAL, _HEADER):
+        if key not in (_FORMAT_KEY, *_REQUIRED, *_OPTIONAL, HEADER_KEY, TOKENIZER_KEY):
             raise UserError(f"is no {FORMAT} artifact: it has an unknown key {key!r:.100}")
     for key in (*_REQUIRED, *(key for key in _OPTIONAL if key in obj)):
         value = obj.get(key)

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from plgolf.artifact import SUFFIX, load_artifact, read_artifact
+from plgolf.artifact import SUFFIX, load_gpt, read_artifact
 from plgolf.config import config_from_dict
 from plgolf.errors import UserError
 from plgolf.files import whole_file
@@ -95,7 +95,7 @@ def saved_architecture(path: str, otherwise: GPTConfig) -> GPTConfig:
             attention=replace(config.attention, rope_base=otherwise.attention.rope_base),
             head=replace(config.head, softcap=otherwise.head.softcap),
         )
-    return load_artifact(path, config=config).config
+    return load_gpt(path, config=config).config
 
 
 def _architecture_of(checkpoint: dict[str, Any], path: str) -> GPTConfig:

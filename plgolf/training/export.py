@@ -10,7 +10,7 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
-from plgolf.artifact import load_artifact, save_artifact
+from plgolf.artifact import load_gpt, save_artifact
 from plgolf.errors import UserError
 from plgolf.files import write_whole
 from plgolf.metrics import BitsPerByte
@@ -38,6 +38,8 @@ class ArtifactExport(Callback):
         compressors: general compressors to measure on the same validation bytes, for comparison; meant for
             small validation splits.
         hardest_documents: how many of the hardest documents ``analysis.json`` shows token by token.
+        tokenizer: where the tokenizer's file goes: beside the artifact, or also inside of it, where it counts
+            against the budget.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class ArtifactExport(Callback):
         budget_bytes: int = BUDGET_BYTES,
         compressors: list[Literal["zlib", "xz"]] | None = None,
         hardest_documents: int = 8,
+        tokenizer: Literal["beside", "inside"] = "beside",
     ) -> None:
         if hardest_documents < 0:
             raise UserError(f"export.hardest_documents must be at least 0, got {hardest_documents}")
@@ -53,6 +56,7 @@ class ArtifactExport(Callback):
         self.budget_bytes = budget_bytes
         self.compressors = compressors or []
         self.hardest_documents = hardest_documents
+        self.tokenizer = tokenizer
         self.provenance = Provenance()
         self.result: dict[str, Any] = {}
         """What ``result.json`` holds, on rank 0, once written."""
@@ -125,7 +129,12 @@ class ArtifactExport(Callback):
         stats, failure = None, None
         if trainer.is_global_zero:
             try:
-                stats = save_artifact(module.gpt, path)
+                data = trainer.datamodule  # type: ignore[attr-defined]
+                content, inside = data.tokenizer.to_bytes(), self.tokenizer == "inside"
+                stats = save_artifact(
+                    module.gpt, path, seq_len=data.seq_len, tokenizer=content, carry_tokenizer=inside
+                )
+                write_whole(path.parent / data.tokenizer.file_name, content)
                 write_whole(path.parent / "code.tar.xz", self._code())
             except OSError as error:
                 failure = f"{path}: cannot be written: {error.strerror}"
@@ -183,7 +192,7 @@ def _score_file(trainer: Trainer, module: GolfModule, path: Path, analysis: Scor
     failure = None
     if trainer.is_global_zero:
         try:
-            module.gpt.load_state_dict(load_artifact(path).state_dict())
+            module.gpt.load_state_dict(load_gpt(path).state_dict())
         except UserError as error:
             failure = str(error)
     _fail_together(trainer, failure)

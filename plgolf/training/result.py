@@ -11,7 +11,8 @@ from lightning.pytorch import Trainer
 from plgolf.interop import read_artifact_dict, weight_name_from_reference, weights_to_reference
 from plgolf.metrics.compressors import compressor_bits_per_byte
 from plgolf.quantize.int8_zlib import QuantizeStats
-from plgolf.quantize.ledger import Ledger, weigh_tensors
+from plgolf.quantize.ledger import Ledger, compressed_bytes, weigh_tensors
+from plgolf.quantize.validation import TOKENIZER_KEY
 from plgolf.roles import parameter_roles
 from plgolf.training.clock import TrainClock
 from plgolf.training.module import GolfModule
@@ -64,14 +65,15 @@ def describe_bytes(path: Path, ledger: Ledger, module: GolfModule, stats: Quanti
     """Says what the artifact at ``path`` weighs, tensor by tensor, and what each tensor lost in it."""
     roles = parameter_roles(module.gpt)
     originals = weights_to_reference(module.gpt.state_dict())
-    entries = [asdict(entry) for entry in weigh_tensors(read_artifact_dict(path), originals)]
+    obj = read_artifact_dict(path)
+    entries = [asdict(entry) for entry in weigh_tensors(obj, originals)]
     for entry in entries:
         entry["name"] = weight_name_from_reference(entry["name"])
         entry["role"] = roles[entry["name"]].value
     return {
         "artifact": path.name,
         **asdict(ledger),
-        "tokenizer_bytes": 0,
+        "tokenizer_bytes": compressed_bytes(obj[TOKENIZER_KEY]) if TOKENIZER_KEY in obj else 0,
         "total_bytes": ledger.total_bytes,
         "within_budget": ledger.within_budget,
         "quantize": stats.as_dict(),

@@ -1,5 +1,6 @@
 """Artifacts that are damaged, or made to do harm."""
 
+import hashlib
 import json
 import os
 import random
@@ -10,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_data import GOLDEN
+from golden_data import GOLDEN, VOCAB_SIZE
 from hostile.files import mutated, rezipped, run_bounded, saved
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plgolf import GPT, GPTConfig, load_artifact
-from plgolf.artifact import read_artifact, save_artifact
+from plgolf.artifact import load_gpt, read_artifact, save_artifact
 from plgolf.errors import UserError
 from plgolf.model import AttentionConfig, HeadConfig, MLPConfig
 from plgolf.model.weights import check_weights_fit
@@ -31,6 +32,7 @@ CONFIG = GPTConfig(
     head=HeadConfig(tied=False),
 )
 HEADER = "__plgolf__"
+TOKENIZER = "__plgolf_tokenizer__"
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def refused(tmp_path):
         path = tmp_path / "bad.ptz"
         path.write_bytes(data)
         with pytest.raises(UserError) as error:
-            load_artifact(path)
+            load_gpt(path)
         message = str(error.value)
         assert message.startswith(f"{path}: ") and "\n" not in message
         assert len(message) < 500 + len(str(path))
@@ -93,6 +95,17 @@ def with_header(change):
 
 def with_config(**values):
     return with_header(lambda header: {**header, "config": {**header["config"], **values}})
+
+
+RIGHT = "right"
+
+
+def carried(content, sha256=RIGHT):
+    """Puts in a tokenizer's file, and what the header says of it."""
+    found = hashlib.sha256(content).hexdigest() if sha256 is RIGHT else sha256
+    change = with_header(lambda header: {**header, "tokenizer_sha256": found})
+    file = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    return lambda obj: {**change(obj), TOKENIZER: file}
 
 
 def first(value):
@@ -155,8 +168,8 @@ STRUCTURES = {
     "a deep header": (top(HEADER, "[" * 60_000), "its header is malformed"),
     "many digits": (top(HEADER, "9" * 60_000), "its header is malformed"),
     "a list": (top(HEADER, "[]"), "must have a version and a config"),
-    "a version": (with_header(lambda h: {**h, "version": [9]}), "version must be 1, got [9]"),
-    "version true": (with_header(lambda h: {**h, "version": True}), "version must be 1, got True"),
+    "a version": (with_header(lambda h: {**h, "version": [9]}), "version must be 1 or 2, got [9]"),
+    "version true": (with_header(lambda h: {**h, "version": True}), "version must be 1 or 2, got True"),
     "a config": (with_header(lambda h: {**h, "config": [[]]}), "config must be a mapping, got [[]]"),
     "nesting": (with_config(head={"tied": {"tied": 1}}), "config.head.tied must be of type bool"),
     "a cap": (with_config(head={"softcap": float("nan")}), "config.head.softcap must be finite, got nan"),
@@ -173,6 +186,26 @@ STRUCTURES = {
     "wide MLP": (with_config(mlp={"expansion": 4096.0}), "up_proj.weight must have shape (1048576, 256)"),
     "tied": (with_config(head={"tied": True}), "'head.proj.weight' is no tensor of this architecture"),
     "compute dtype": (with_config(compute_dtype="float32"), "embedding.weight must be torch.float32"),
+    "no seq_len": (with_header(lambda h: without(h, "seq_len")), "and 'seq_len' is missing"),
+    "version 1 with more": (with_header(lambda h: {**h, "version": 1}), "and 'seq_len' is unknown"),
+    "another field": (with_header(lambda h: {**h, "run": "rm"}), "and 'run' is unknown"),
+    "seq_len 0": (with_header(lambda h: {**h, "seq_len": 0}), "from 1 to 2147483647, got 0"),
+    "seq_len true": (with_header(lambda h: {**h, "seq_len": True}), "a whole number from 1 to 2147483647"),
+    "seq_len 2**40": (with_header(lambda h: {**h, "seq_len": 2**40}), "to 2147483647, got 1099511627776"),
+    "seq_len text": (with_header(lambda h: {**h, "seq_len": "9" * 9999}), "from 1 to 2147483647, got '999"),
+    "a hash": (with_header(lambda h: {**h, "tokenizer_sha256": 7}), "must be 64 hexadecimal digits, got 7"),
+    "a hash's letters": (with_header(lambda h: {**h, "tokenizer_sha256": "Z" * 64}), "64 hexadecimal digits"),
+    "a tokenizer's hash": (carried(b"{}", sha256="0" * 64), "sha256 must be 0000000000000000000000000000000"),
+    "a tokenizer of no hash": (carried(b"{}", sha256=None), "sha256 must be None, as its header says, got 4"),
+    "a tokenizer of text": (top(TOKENIZER, "text"), "must be a uint8 tensor of 1 to 16777216 bytes"),
+    "a tokenizer of codes": (top(TOKENIZER, torch.ones(3, dtype=torch.int8)), "must be a uint8 tensor of 1"),
+    "a tokenizer of nothing": (top(TOKENIZER, torch.ones(0, dtype=torch.uint8)), "must be a uint8 tensor"),
+    "a square tokenizer": (top(TOKENIZER, torch.ones(2, 2, dtype=torch.uint8)), "must be a uint8 tensor of"),
+    "a large tokenizer": (top(TOKENIZER, torch.ones(2**24 + 1, dtype=torch.uint8)), "a uint8 tensor of 1 to"),
+    "only a tokenizer": (
+        lambda o: without(carried(b"{}")(o), HEADER),
+        "it carries a tokenizer, but no header",
+    ),
 }
 
 
@@ -197,7 +230,67 @@ def test_files_of_another_kind_cost_one_line(whole, refused, tmp_path):
     os.mkfifo(tmp_path / "pipe.ptz")
     for path in (tmp_path, tmp_path / "none.ptz", tmp_path / "pipe.ptz", "/dev/zero"):
         with pytest.raises(UserError, match="cannot be read"):
+            load_gpt(path)
+
+
+def test_a_carried_file_that_is_no_tokenizer_costs_one_line(obj, tmp_path):
+    path = tmp_path / "a.ptz"
+    model = (GOLDEN / "tied" / "tokenizer.model").read_bytes()
+    for content, message in [
+        (b"{", "its tokenizer is no JSON"),
+        (b"{}", "its tokenizer is not the description of the 260-id byte tokenizer"),
+        (b"\0", "its tokenizer is no SentencePiece model"),
+        (b"[" * 100_000, "its tokenizer is no SentencePiece model"),
+        (b'{"a":' * 100_000, "its tokenizer is no JSON"),
+        (model[:-3], "its tokenizer is no SentencePiece model"),
+        (model, "the tokenizer must have the 300 ids of the model"),
+    ]:
+        path.write_bytes(pack(carried(content)(obj)))
+        # The weights are fine, and load without it.
+        assert load_gpt(path).config == CONFIG
+        with pytest.raises(UserError) as error:
             load_artifact(path)
+        assert str(error.value).startswith(f"{path}: {message}") and "\n" not in str(error.value)
+
+
+@settings(max_examples=100)
+@given(seed=st.integers(0, 2**32))
+def test_mutated_tokenizers_load_or_are_refused(byte_artifact, seed):
+    content, obj = byte_artifact
+    path = Path(tempfile.gettempdir()) / f"hostile-{os.getpid()}.ptz"
+    path.write_bytes(zlib.compress(saved(carried(mutated(content, seed) or b"x")(obj)), 1))
+    try:
+        model = load_artifact(path)
+    except UserError as error:
+        message = str(error)
+    else:
+        assert model.score("a text").num_bytes == 6
+        assert isinstance(model.generate("a", max_tokens=2), str)
+        return
+    finally:
+        path.unlink()
+    assert message.startswith(f"{path}: ") and "\n" not in message
+
+
+@pytest.fixture(scope="module")
+def byte_artifact(tmp_path_factory):
+    """The golden tokenizer's file, and the dict of an artifact that has as many ids."""
+    path = tmp_path_factory.mktemp("artifact") / "a.ptz"
+    content = (GOLDEN / "tied" / "tokenizer.model").read_bytes()
+    config = GPTConfig(vocab_size=VOCAB_SIZE, dim=16, num_layers=1, compute_dtype="float32")
+    save_artifact(GPT(config), path, seq_len=8)
+    return content, unpack(path.read_bytes())
+
+
+def test_a_length_of_billions_takes_no_memory(obj, tmp_path):
+    change = with_header(lambda header: {**header, "seq_len": 2**31 - 1})
+    (tmp_path / "a.ptz").write_bytes(pack(change(obj)))
+    code = (
+        "import plgolf\nfrom plgolf.generation.decoding import Context\nlimit()\n"
+        "model = plgolf.load_artifact(sys.argv[1])\nassert model.seq_len == 2**31 - 1\n"
+        "print(Context(model.gpt, seq_len=model.seq_len, expected=9).next_logits([1, 2]).shape)\n"
+    )
+    assert run_bounded(code, tmp_path / "a.ptz", mebibytes=200) == "torch.Size([300])\n"
 
 
 def test_what_compresses_well_still_loads(tmp_path):
@@ -208,7 +301,7 @@ def test_what_compresses_well_still_loads(tmp_path):
             parameter.zero_()
     save_artifact(gpt, tmp_path / "zero.ptz")
     for name in ("fresh", "zero"):
-        load_artifact(tmp_path / f"{name}.ptz")
+        load_gpt(tmp_path / f"{name}.ptz")
     assert (tmp_path / "zero.ptz").stat().st_size < 10_000
 
 
@@ -216,7 +309,7 @@ def test_a_loaded_model_is_an_ordinary_one(tmp_path, whole):
     path = tmp_path / "a.ptz"
     path.write_bytes(whole)
     before = torch.random.get_rng_state()
-    gpt = load_artifact(path)
+    gpt = load_gpt(path)
     assert torch.equal(torch.random.get_rng_state(), before)
     reference = GPT(CONFIG)
     reference.load_state_dict(gpt.state_dict())
@@ -234,7 +327,7 @@ def test_names_may_share_data_in_the_file_and_not_in_the_model(obj, tmp_path):
     names = (SCALE, "blocks.0.attn_scale")
     spoilt = {**obj, "passthrough": {**obj["passthrough"], **dict.fromkeys(names, torch.ones(256))}}
     (tmp_path / "a.ptz").write_bytes(pack(spoilt))
-    block = load_artifact(tmp_path / "a.ptz").blocks[0]
+    block = load_gpt(tmp_path / "a.ptz").blocks[0]
     with torch.no_grad():
         block.mlp_scale.zero_()
     assert block.attention_scale.sum() == 256
@@ -291,11 +384,11 @@ def test_configurations_with_a_leaf_replaced_load_or_are_refused(obj, seed, valu
 
 
 def load_or_refuse(data: bytes) -> None:
-    """Reads an artifact as ``load_artifact`` does, which may only refuse it in a line."""
+    """Reads an artifact as ``load_gpt`` does, which may only refuse it in a line."""
     path = Path(tempfile.gettempdir()) / f"hostile-{os.getpid()}.ptz"
     path.write_bytes(data)
     try:
-        gpt = load_artifact(path)
+        gpt = load_gpt(path)
     except UserError as error:
         message = str(error)
     else:
@@ -318,8 +411,8 @@ def test_bombs_are_refused_in_bounded_memory(tmp_path, obj):
     with (tmp_path / "large.ptz").open("wb") as file:
         file.truncate(2**31)
     code = (
-        "from plgolf import load_artifact\nlimit()\nfor path in sys.argv[1:]:\n"
-        "    try:\n        load_artifact(path)\n    except ValueError as error:\n"
+        "from plgolf.artifact import load_gpt\nlimit()\nfor path in sys.argv[1:]:\n"
+        "    try:\n        load_gpt(path)\n    except ValueError as error:\n"
         "        print(str(error).removeprefix(path))\n"
     )
     names = ("bomb", "lists", "header", "layers", "large")
@@ -335,4 +428,4 @@ def test_bombs_are_refused_in_bounded_memory(tmp_path, obj):
 
 def test_golden_files_still_load():
     for name in ("tied", "untied"):
-        load_artifact(GOLDEN / name / "trained.int8.ptz")
+        load_gpt(GOLDEN / name / "trained.int8.ptz")

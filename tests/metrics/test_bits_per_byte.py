@@ -6,7 +6,8 @@ from golden_data import GOLDEN, MODELS, TOKENIZER, VOCAB_SIZE, golden_gpt, meta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plgolf import BitsPerByte, interop, load_artifact
+from plgolf import BitsPerByte, interop
+from plgolf.artifact import load_gpt
 from plgolf.data.shards import ShardReader, find_shards
 from plgolf.data.stream import ValidationSplit
 from plgolf.data.tokenizer import load_tokenizer
@@ -41,7 +42,7 @@ def test_the_golden_weights_score_as_in_the_reference(name):
 @MODELS
 def test_the_references_trained_artifact_scores_as_in_the_reference(name):
     config = interop.gpt_config_from_reference(meta(name)["config"], compute_dtype="float32")
-    metric = score(load_artifact(GOLDEN / name / "trained.int8.ptz", config=config), name)
+    metric = score(load_gpt(GOLDEN / name / "trained.int8.ptz", config=config), name)
     expected = meta(name)["roundtrip"]
     assert metric.loss().item() == pytest.approx(expected["val_loss"], rel=1e-5)
     assert metric.compute().item() == pytest.approx(expected["val_bpb"], rel=1e-5)

@@ -13,8 +13,8 @@ from golden_data import GOLDEN, MODELS, arrays, golden_gpt, meta, reference_weig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plgolf import GPT, GPTConfig, interop, load_artifact
-from plgolf.artifact import read_artifact, save_artifact
+from plgolf import GPT, GPTConfig, interop
+from plgolf.artifact import load_gpt, read_artifact, save_artifact
 from plgolf.config import config_from_dict, config_to_dict
 from plgolf.model import AttentionConfig, HeadConfig
 from plgolf.quantize.int8_zlib import (
@@ -83,11 +83,11 @@ def test_dequantised_tensors_are_the_references():
 def test_the_references_artifact_becomes_a_model(name):
     path = GOLDEN / name / "trained.int8.ptz"
     config = interop.gpt_config_from_reference(meta(name)["config"], compute_dtype="float32")
-    gpt = load_artifact(path, config=config)
+    gpt = load_gpt(path, config=config)
     assert not gpt.training and gpt.config == config
     expected = interop.weights_from_reference(interop.read_reference_artifact(path))
     assert all(torch.equal(gpt.state_dict()[k], v) for k, v in expected.items())
-    inferred = load_artifact(path).config
+    inferred = load_gpt(path).config
     assert inferred.attention.num_kv_heads == config.attention.num_kv_heads
     assert (inferred.dim, inferred.num_layers, inferred.mlp) == (config.dim, config.num_layers, config.mlp)
     assert inferred.head.tied is config.head.tied
@@ -107,7 +107,7 @@ def test_artifact_rebuilds_the_model_alone_and_the_reference_can_read_it(tmp_pat
     stats = save_artifact(gpt, path)
     assert all(torch.equal(v, before[k]) for k, v in gpt.state_dict().items())
     assert stats.param_count == sum(p.numel() for p in gpt.parameters())
-    loaded = load_artifact(path)
+    loaded = load_gpt(path)
     assert loaded.config == CONFIG
     names = interop.read_reference_artifact(path)
     assert "lm_head.weight" in names and "blocks.1.attn.c_q.weight" in names
@@ -117,7 +117,7 @@ def test_artifact_rebuilds_the_model_alone_and_the_reference_can_read_it(tmp_pat
         step = before[key].float().abs().max() / 127
         assert (tensor.float() - before[key].float()).abs().max() <= step
     tokens = torch.randint(300, (2, 16))
-    assert torch.equal(load_artifact(path)(tokens), loaded(tokens))
+    assert torch.equal(load_gpt(path)(tokens), loaded(tokens))
 
 
 @settings(max_examples=100, deadline=None)
@@ -169,17 +169,17 @@ def test_damaged_and_hostile_files_are_refused_without_running_anything(tmp_path
         (pack({**good, "__quant_format__": "int9"}), "format must be int8_clean_per_row_v1, got 'int9'"),
         (pack(bad_header), r"config\.dims is no setting of GPTConfig"),
         (pack({**good, "__plgolf__": "{"}), "header is malformed"),
-        (pack({**good, "__plgolf__": '{"version":9,"config":{}}'}), "version must be 1, got 9"),
+        (pack({**good, "__plgolf__": '{"version":9,"config":{}}'}), "version must be 1 or 2, got 9"),
         (pack(short), r"weights do not fit: \S+ is missing"),
         (pack(misshapen), r"weights do not fit: skip_weights must have shape \(1, 256\), got \(3,\)"),
     ]:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=message) as error:
-            load_artifact(path)
+            load_gpt(path)
         assert str(path) in str(error.value) and "\n" not in str(error.value)
     assert not ran.exists()
     with pytest.raises(ValueError, match="cannot be read"):
-        load_artifact(tmp_path / "none.int8.ptz")
+        load_gpt(tmp_path / "none.int8.ptz")
     with pytest.raises(ValueError, match="inflates to more than 1000 bytes"):
         unpack(whole, max_bytes=1000)
 
@@ -188,7 +188,7 @@ def test_foreign_weights_have_no_inferred_shape(tmp_path):
     interop.write_reference_artifact({"w": torch.ones(3)}, tmp_path / "w.ptz")
     assert read_artifact(tmp_path / "w.ptz").config is None
     with pytest.raises(ValueError, match="holds no model of the reference"):
-        load_artifact(tmp_path / "w.ptz")
+        load_gpt(tmp_path / "w.ptz")
 
 
 def test_config_survives_a_dict_and_is_checked():

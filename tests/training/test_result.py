@@ -13,7 +13,7 @@ from golden_run import golden_data, golden_module, trainer
 from lightning.pytorch.loggers import CSVLogger
 from runs import fit as fit_ranks
 
-from plgolf.artifact import load_artifact
+from plgolf.artifact import load_gpt
 from plgolf.cli import main
 from plgolf.interop import read_artifact_dict, weight_name_to_reference
 from plgolf.quantize.ledger import weigh_tensors
@@ -34,7 +34,7 @@ def run(tmp_path_factory):
 def test_the_ledger_has_every_tensor_with_what_it_lost(run):
     folder, module, _, result = run
     entries = {entry["name"]: entry for entry in result["tensors"]}
-    restored = load_artifact(folder / "model.int8.ptz").state_dict()
+    restored = load_gpt(folder / "model.int8.ptz").state_dict()
     obj = read_artifact_dict(folder / "model.int8.ptz")
     assert entries.keys() == module.gpt.state_dict().keys()
     assert {name: entry["role"] for name, entry in entries.items()} == {
@@ -88,7 +88,7 @@ def test_the_analysis_adds_up_to_the_score(run):
 def test_the_hardest_documents_are_the_hardest(run):
     folder, _, data, _ = run
     documents = json.loads((folder / "analysis.json").read_text())["documents"]
-    gpt = load_artifact(folder / "model.int8.ptz")
+    gpt = load_gpt(folder / "model.int8.ptz")
     tokens = data.val_split.tokens().astype(np.int64)
     inputs = torch.from_numpy(tokens[:-1]).view(-1, data.seq_len)
     targets = torch.from_numpy(tokens[1:]).view(-1, data.seq_len)

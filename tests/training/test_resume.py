@@ -164,11 +164,11 @@ def test_auto_starts_fresh_where_there_is_nothing(golden_recipe, tmp_path, capfd
     assert main([*words, "--ckpt_path=last"]) == 2
     assert capfd.readouterr().err == "plgolf: error: run: holds no checkpoint (ckpt_path: last)\n"
     assert main([*words, "--resume=auto"]) == 0
-    assert "step 1/2 |" in capfd.readouterr().out
+    assert "step 1/2  loss" in capfd.readouterr().out
     # A run that is at its end is exported again, without a step.
     Path("run/result.json").unlink()
     assert main([*words, "--resume=auto"]) == 0
-    assert "step 1/2 |" not in capfd.readouterr().out
+    assert "step 1/2  loss" not in capfd.readouterr().out
     assert Path("run/result.json").exists()
 
 

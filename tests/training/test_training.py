@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from plgolf import load_artifact
+from plgolf.artifact import load_gpt
 from plgolf.training import ArtifactExport, CompileWarmup, ConsoleLog, TrainClock
 
 
@@ -148,7 +148,7 @@ def test_export_scores_the_file_and_brings_the_weights_back(tmp_path, capsys):
     assert 1.0 < result["compressors_bpb"]["xz"] < 8.0
     # The same file, scored by itself, gives the same number.
     alone = golden_module()
-    alone.gpt.load_state_dict(load_artifact(tmp_path / "model.int8.ptz").state_dict())
+    alone.gpt.load_state_dict(load_gpt(tmp_path / "model.int8.ptz").state_dict())
     trainer(tmp_path).validate(alone, golden_data(), verbose=False)
     assert alone.val_score.bpb == pytest.approx(result["roundtrip_val_bpb"], abs=1e-9)
     said = capsys.readouterr().out

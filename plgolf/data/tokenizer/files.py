@@ -9,6 +9,8 @@ from plgolf.data.tokenizer.sentencepiece import SentencePieceTokenizer
 from plgolf.errors import UserError
 from plgolf.regular_files import read_regular
 
+FILE_NAMES = (SentencePieceTokenizer.file_name, ByteTokenizer.file_name)
+"""What a tokenizer's file is called beside what it belongs to."""
 MAX_FILE_BYTES = 2**24
 """Bound on a tokenizer's file. One of 65,536 pieces, the most that shards can hold, has some 1.5 MB."""
 
@@ -29,11 +31,19 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise UserError(f"{path}: no tokenizer there")
     content = read_regular(path, max_bytes=MAX_FILE_BYTES)
     try:
-        if path.suffix == ".json":
-            return _byte_tokenizer(content)
-        return SentencePieceTokenizer(content)
+        return _byte_tokenizer(content) if path.suffix == ".json" else SentencePieceTokenizer(content)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def tokenizer_of(content: bytes) -> Tokenizer:
+    """Makes a tokenizer of the contents of a file without a name.
+
+    Raises:
+        UserError: they are of no tokenizer.
+    """
+    # No SentencePiece model begins so: a brace would be a field that it does not have.
+    return _byte_tokenizer(content) if content.startswith(b"{") else SentencePieceTokenizer(content)
 
 
 def _byte_tokenizer(content: bytes) -> Tokenizer:

@@ -1,6 +1,7 @@
 """What a run says on rank 0: lines that stay, progress that is rewritten, and ``ConsoleLog``'s styles."""
 
 import sys
+from typing import Protocol
 
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console as RichConsole
@@ -10,54 +11,68 @@ from rich.panel import Panel
 from plgolf.console import Console, Countdown, Terminal
 
 
-class _Screen:
-    """The place of what is said: standard output, unless a bar has taken it over."""
+class Screen(Console, Protocol):
+    """A console that can show what Rich renders."""
 
-    def __init__(self) -> None:
-        self.taken_by: Console | None = None
+    def show(self, renderable: RenderableType) -> None:
+        """Prints it."""
+
+
+class _Output(Terminal):
+    """Standard output: in colour on a terminal, plain and unwrapped elsewhere."""
+
+    def show(self, renderable: RenderableType) -> None:
+        self.clear()
+        rich = RichConsole(file=self.stream, highlight=False, emoji=False, markup=False)
+        rich.print(renderable, soft_wrap=not isinstance(renderable, Panel))
+        self.stream.flush()
+
+
+class _Silence:
+    """Where the other ranks speak."""
 
     def say(self, line: str) -> None:
-        (self.taken_by or Terminal(sys.stdout)).say(line)
+        pass
+
+    def live(self, line: str) -> None:
+        pass
+
+    def show(self, renderable: RenderableType) -> None:
+        pass
 
 
-_screen = _Screen()
+_taken_by: list[Screen] = []
 
 
-def take_over(console: Console | None) -> None:
-    """Sends what is said from now on through another console; None gives it back to standard output."""
-    _screen.taken_by = console
+def take_over(screen: Screen | None) -> None:
+    """Sends what is said from now on to another screen; None gives it back to standard output."""
+    if screen is not None:
+        _Output(sys.stdout).clear()
+    _taken_by[:] = [] if screen is None else [screen]
 
 
-@rank_zero_only
+def _screen() -> Screen:
+    if getattr(rank_zero_only, "rank", 0):
+        return _Silence()
+    return _taken_by[0] if _taken_by else _Output(sys.stdout)
+
+
 def say(line: str) -> None:
     """Prints a line on rank 0, at once even into a pipe."""
-    _screen.say(line)
+    _screen().say(line)
 
 
-@rank_zero_only
 def show(renderable: RenderableType) -> None:
-    """Prints what Rich can render on rank 0: in colour on a terminal, plain and unwrapped elsewhere."""
-    Terminal(sys.stdout).clear()
-    rich = RichConsole(file=sys.stdout, highlight=False, emoji=False, markup=False)
-    rich.print(renderable, soft_wrap=not isinstance(renderable, Panel))
-    sys.stdout.flush()
+    """Prints what Rich can render, on rank 0."""
+    _screen().show(renderable)
 
 
 def progress(label: str, total: int, noun: str) -> Countdown:
-    """Returns what shows how far a job of a run is, on rank 0.
+    """Returns what shows on rank 0 how far a job of a run is.
 
     Args:
         label: what is being done.
         total: parts to do.
         noun: what a part is.
     """
-    silent = getattr(rank_zero_only, "rank", 0) != 0
-    return Countdown(_Silence() if silent else _screen.taken_by or Terminal(sys.stdout), label, total, noun)
-
-
-class _Silence:
-    def say(self, line: str) -> None:
-        pass
-
-    def live(self, line: str) -> None:
-        pass
+    return Countdown(_screen(), label, total, noun)

@@ -1,5 +1,6 @@
 """A run as one bar whose length is the time budget, with its figures beside it."""
 
+from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
@@ -26,6 +27,7 @@ class TimeBar:
             refresh_per_second=_REFRESHES_PER_SECOND,
             expand=True,
         )
+        self._figures = ""
         self._task = self._bar.add_task("starting", total=total)
 
     def start(self) -> None:
@@ -35,20 +37,27 @@ class TimeBar:
         self._bar.console.show_cursor(True)
 
     def stop(self) -> None:
-        """Ends the drawing; the bar stays as it is."""
+        """Ends the drawing; the bar stays, with the last step's figures."""
+        self._bar.update(self._task, description=self._figures)
         self._bar.stop()
 
     def step(self, facts: StepFacts) -> None:
         """Moves the bar; it is drawn by a thread of its own, a few times a second."""
+        budget = "" if facts.max_seconds is None else f"/{facts.max_seconds:g}"
         words = [f"step {facts.step}", f"loss {facts.loss:.4f}", f"{facts.recent_ms:.1f} ms/step"]
-        words.append(f"lr x{facts.lr_factor:.3f}")
+        words += [f"lr x{facts.lr_factor:.3f}", f"{facts.elapsed_seconds:.0f}{budget} s"]
         if facts.seconds_left is not None:
             words.append(f"{clock_time(facts.seconds_left)} left")
+        self._figures = "  ".join(words)
         done = facts.elapsed_seconds if self._by_time else facts.step
-        self._bar.update(self._task, completed=done, description="  ".join(words))
+        self._bar.update(self._task, completed=done, description=self._figures)
 
     def say(self, line: str) -> None:
         self._bar.console.print(Text(printable(line)), soft_wrap=True)
+
+    def show(self, renderable: RenderableType) -> None:
+        """Prints above the bar."""
+        self._bar.console.print(renderable)
 
     def live(self, line: str) -> None:
         """Says beside the bar what is under way, until the next step."""

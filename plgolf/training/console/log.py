@@ -47,8 +47,8 @@ class ConsoleLog(Callback):
         self._said_step = trainer.global_step
         if self.style == "bar" and trainer.is_global_zero and sys.stdout.isatty():
             self._bar = TimeBar(TrainClock.of(trainer).max_seconds, _max_steps(trainer))
-            self._bar.start()
             take_over(self._bar)
+            self._bar.start()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int

@@ -25,7 +25,7 @@ def end_panel(result: Mapping[str, Any], folder: Path, *, framed: bool) -> Rende
     text = Text("\n").join(rows)
     if not framed:
         return Text("\n") + text
-    return Panel(text, title=f" {result['run_name']} ", border_style="green", expand=False)
+    return Panel(text, title=result["run_name"], border_style="green", expand=False)
 
 
 def _row(label: str, value: str, note: str = "", style: str = "") -> Text:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from plgolf.report.analysis import Analysis
 from plgolf.report.comparison import Row
 from plgolf.report.groups import Group
 from plgolf.report.ledger import COLOURS
-from plgolf.report.records import Analysis, Histogram, Result
+from plgolf.report.records import Histogram, Result
 from plgolf.report.runs import Run
 from plgolf.report.statistics import REQUIRED_NATS, mean
 from plgolf.report.style import (
@@ -209,6 +210,8 @@ def quantisation_picture(result: Result) -> Picture | None:
         if max(errors) > 20 * min(errors):
             axes.set_xscale("log")
             axes.xaxis.set_minor_formatter(lambda _value, _: "")
+        else:
+            axes.set_xlim(0, 1.06 * max(errors))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
         axes.set_xlabel("root mean square of the error, relative to the weights")
         axes.set_title(title)

@@ -14,7 +14,7 @@ from plgolf.report.runs import Run, read_run
 MAX_RUNS = 200
 _PATTERN = re.compile(r"[*?\[]")
 _NOT_THE_RECIPE = re.compile(
-    r"(seed_everything|run_name|ckpt_path|weights_only|resume|export\.dir|(console|checkpoint|peers)(\..*)?"
+    r"(seed_everything|(.*\.)?run_name|ckpt_path|weights_only|resume|export\.dir|(console|checkpoint|peers)(\..*)?"
     r"|trainer\.(default_root_dir|logger|enable_progress_bar|enable_model_summary|log_every_n_steps|profiler)(\..*)?)"
 )
 """Settings that no score depends on, and the seed."""
@@ -145,8 +145,16 @@ def _distinct(groups: Iterable[Group]) -> list[str]:
     return names
 
 
-def settings_apart(reference: Group, group: Group) -> list[tuple[str, str, str]]:
-    """Returns the settings in which a group differs from another: key, there, here."""
-    there, here = (recipe_settings(each.runs[0]) for each in (reference, group))
-    keys = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
-    return [(key, there.get(key, "-"), here.get(key, "-")) for key in keys] if there and here else []
+def settings_apart(groups: Sequence[Group]) -> list[list[str]]:
+    """Returns the settings in which groups differ.
+
+    Returns:
+        A row for each setting: its key, then its value in each group's first run, a dash where it has none.
+        None at all if a group has no ``config.yaml``.
+    """
+    found = [recipe_settings(group.runs[0]) for group in groups]
+    if not all(found):
+        return []
+    keys = sorted(set().union(*found))
+    rows = [[key, *(settings.get(key, "-") for settings in found)] for key in keys]
+    return [row for row in rows if len(set(row[1:])) > 1]

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from plgolf.report.records import Result, TensorRecord
 from plgolf.report.style import INK, MUTED, PALETTE, PAPER, Drawing
@@ -22,7 +22,7 @@ COLOURS: dict[Kind, str] = {
     "tokenizer": PALETTE[3],
     "code": PALETTE[1],
 }
-_DARK_TEXT_ON = {PALETTE[3], PALETTE[4]}
+_DARK_TEXT_ON = {PALETTE[1], PALETTE[3], PALETTE[4]}
 _FREE = "#8c96a3"
 _OVER = "#bb2222"
 _WIDTH, _HEIGHT = 9.5, 4.0
@@ -32,7 +32,7 @@ _MAP = Rectangle(0.0, 0.0, _WIDTH, 3.22)
 _LETTER = 0.0086
 """Width of a letter, in inches, at a size of one point: DejaVu Sans at its wider ones."""
 _LINE = 0.0165
-_EASY_TYPE = 7.5
+_EASY_TYPE, _SMALLEST_TYPE = 7.5, 4.8
 
 
 @dataclass(frozen=True)
@@ -192,25 +192,28 @@ def _say(
     axes: "Axes", whole: str, box: Rectangle, colour: str, *, detail: str = "", bold: bool = False
 ) -> None:
     """Writes a text into a box and a detail below it, as large as they fit, if that can be read."""
-    room = box.width - 0.06
+    is_upright = box.height > 2 * box.width
+    room, depth = (box.height, box.width) if is_upright else (box.width, box.height)
     for text in (whole, whole.rpartition(".")[2]):
-        size = min(9.0, room / (_LETTER * max(len(text), 1)), (box.height - 0.02) / _LINE)
+        size = min(9.0, (room - 0.06) / (_LETTER * max(len(text), 1)), (depth - 0.02) / _LINE)
         if size >= _EASY_TYPE:
             break
-    if size < 4.8:
+    if size < _SMALLEST_TYPE:
         return
+    style: dict[str, Any] = {
+        "color": colour,
+        "ha": "center",
+        "va": "center",
+        "rotation": 90 if is_upright else 0,
+    }
     height = size * _LINE
-    detailed = detail and box.height > 2.2 * height and room > _LETTER * size * len(detail) * 0.85
-    middle = box.y + box.height / 2
-    axes.text(
-        box.x + box.width / 2, middle + (height / 2 if detailed else 0), text,
-        color=colour, size=size, ha="center", va="center", weight="bold" if bold else "normal",
-    )  # fmt: skip
+    detailed = detail and depth > 2.2 * height and room - 0.06 > _LETTER * size * len(detail) * 0.85
+    x, y = box.x + box.width / 2, box.y + box.height / 2
+    up = height / 2 if detailed else 0.0
+    across, along = (up, 0.0) if is_upright else (0.0, up)
+    axes.text(x - across, y + along, text, size=size, weight="bold" if bold else "normal", **style)
     if detailed:
-        axes.text(
-            box.x + box.width / 2, middle - height / 2, detail,
-            color=colour, size=size * 0.85, ha="center", va="center", alpha=0.85,
-        )  # fmt: skip
+        axes.text(x + across, y - along, detail, size=size * 0.85, alpha=0.85, **style)
 
 
 def _bytes(value: float) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,6 @@ from plgolf.report.groups import Group
 from plgolf.report.runs import Run
 from plgolf.report.style import (
     DASHES,
-    MUTED,
     PALETTE,
     Drawing,
     Picture,
@@ -24,7 +23,7 @@ from plgolf.report.style import (
 
 Axis = Literal["steps", "seconds"]
 _MOST_POINTS = 1200
-_SMOOTHED_PARTS = 60
+_SMOOTHED_PARTS, _EARLY_PART = 30, 4
 _SETTLED = 0.06
 """Of a run: before that, a loss is so high that nothing else could be seen beside it."""
 _LOG_STEPS = 200
@@ -44,7 +43,7 @@ class Line:
     run: Run
     label: str
     colour: str
-    dash: object
+    dash: Any
 
     @property
     def curves(self) -> Curves:
@@ -193,11 +192,13 @@ def _thinned(x: NDArray[np.float64]) -> NDArray[np.int64]:
 
 def _smoothed(values: NDArray[np.float64], *, is_plain: bool) -> tuple[NDArray[np.float64], int]:
     """Returns moving means, over fewer values near the beginning, and how many values one is of at most."""
-    half = 0 if is_plain else values.size // _SMOOTHED_PARTS // 2
+    half = 0 if is_plain else values.size // _SMOOTHED_PARTS
     if half == 0:
         return values, 1
     i = np.arange(values.size)
-    low, high = i - np.minimum(i, half), np.minimum(i + np.minimum(i, half), values.size - 1)
+    # A loss falls by the logarithm of steps: a wide window near the beginning would lie above all it is of.
+    reach = np.minimum(i // _EARLY_PART, half)
+    low, high = i - reach, np.minimum(i + reach, values.size - 1)
     finite = np.isfinite(values)
     sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
     counts = np.concatenate([[0], np.cumsum(finite)])
@@ -238,21 +239,15 @@ def _scale(
 def _legend(made: Drawing, lines: Sequence[Line], metrics: tuple[str, ...]) -> None:
     from matplotlib.lines import Line2D  # noqa: PLC0415 (an extra)
 
+    entries: list[tuple[str, str, Any]] = [
+        (line.label, line.colour, line.dash) for line in lines if line.label
+    ]
     if len(lines) == 1:
-        if len(metrics) < 2:
-            return
-        entries = [("training", PALETTE[0]), ("validation", PALETTE[1])]
-        present = [bool(len(lines[0].curves[metric])) for metric in metrics]
-        shown = [entry for entry, there in zip(entries, present, strict=True) if there]
-        handles = [Line2D([], [], color=colour) for _, colour in shown]
-        made.axes.legend(handles, [label for label, _ in shown], loc="upper right")
-        return
-    named = [line for line in lines if line.label]
-    handles = [Line2D([], [], color=line.colour, linestyle=line.dash) for line in named]  # type: ignore[arg-type]
-    legend = made.axes.legend(
-        handles, [line.label for line in named], loc="best" if len(named) < 8 else "upper right"
-    )
-    legend.get_frame().set_edgecolor(MUTED)
+        names = {"train/loss": ("training", PALETTE[0], "-"), "val/loss": ("validation", PALETTE[1], "-")}
+        entries = [names[metric] for metric in metrics if metric in names and len(lines[0].curves[metric])]
+    handles = [Line2D([], [], color=colour, linestyle=dash) for _, colour, dash in entries]
+    if handles:
+        made.axes.legend(handles, [label for label, _, _ in entries], loc="best")
 
 
 def _caption(window: int, *, is_cut: bool) -> str:

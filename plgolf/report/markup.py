@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plgolf.console import printable
-from plgolf.report.records import Analysis, ScoredDocument
+from plgolf.report.analysis import Analysis, ScoredDocument
 from plgolf.report.style import Picture
 from plgolf.report.stylesheet import HEAT_STEPS, heat_class, stylesheet
 from plgolf.version import __version__
@@ -49,7 +49,7 @@ def table(heading: Sequence[Cell], rows: Sequence[tuple[str, Sequence[Cell]]]) -
     """Returns a table that scrolls where it is wider than the page.
 
     Args:
-        heading: its first row.
+        heading: its first row; empty for none.
         rows: classes and cells of each.
     """
     head = "".join(f'<th class="{cell.css}">{cell.markup}</th>' for cell in heading)
@@ -59,7 +59,8 @@ def table(heading: Sequence[Cell], rows: Sequence[tuple[str, Sequence[Cell]]]) -
         + "</tr>\n"
         for css, cells in rows
     )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>\n'
+    head = f"<thead><tr>{head}</tr></thead>" if head else ""
+    return f'<div class="scroll"><table>{head}<tbody>\n{body}</tbody></table></div>\n'
 
 
 def figures(pictures: Sequence[Picture]) -> str:

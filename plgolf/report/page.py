@@ -13,11 +13,9 @@ from plgolf.report.markup import (
     number_cell,
     page,
     section,
+    table,
     text_cell,
     tiles,
-)
-from plgolf.report.markup import (
-    table as table,
 )
 from plgolf.report.records import Result, TensorRecord
 from plgolf.report.runs import Run
@@ -177,7 +175,7 @@ def _settings(run: Run) -> str:
             ("commit", result.git_commit or ""),
         ]
     cells = [("", [text_cell(name), text_cell(value, is_long=True)]) for name, value in rows if value]
-    found = table([text_cell(""), text_cell("")], cells) if cells else ""
+    found = table([], cells) if cells else ""
     if run.settings:
         every = [
             ("", [text_cell(key), text_cell(value, is_long=True)]) for key, value in run.settings.items()

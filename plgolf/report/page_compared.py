@@ -58,8 +58,8 @@ def _comparison(rows: Sequence[Row]) -> str:
     return markup.table(head, cells) + (
         "<p>Losses are nats per token and bits per byte of the file on disk, means and sample standard "
         "deviations over seeds. p is the chance to see such losses if the group were not better than the "
-        f"reference, or not by {REQUIRED_NATS} nats (Welch's t-test, one-sided). The challenge's bar: that an improvement of "
-        f"{REQUIRED_NATS} nats is shown at p &lt; {REQUIRED_P}.</p>\n"
+        f"reference, or not by {REQUIRED_NATS} nats (Welch's t-test, one-sided). The challenge's bar: that "
+        f"an improvement of {REQUIRED_NATS} nats is shown at p &lt; {REQUIRED_P}.</p>\n"
     )
 
 
@@ -95,16 +95,11 @@ def _run_cells(run: Run) -> list[str]:
 
 
 def _differences(groups: Sequence[Group]) -> str:
-    found = ""
-    for group in groups[1:]:
-        apart = settings_apart(groups[0], group)
-        if not apart:
-            continue
-        rows = [
-            ("", [text_cell(cell, is_long=i > 0) for i, cell in enumerate(line)])
-            for line in apart[:_MOST_SETTINGS]
-        ]
-        heading = [text_cell("setting"), text_cell(groups[0].name), text_cell(group.name)]
-        more = f"<p>and {len(apart) - _MOST_SETTINGS} more</p>" if len(apart) > _MOST_SETTINGS else ""
-        found += markup.table(heading, rows) + more
-    return found
+    apart = settings_apart(groups)
+    if not apart:
+        return ""
+    shown = [
+        ("", [text_cell(cell, is_long=i > 0) for i, cell in enumerate(row)]) for row in apart[:_MOST_SETTINGS]
+    ]
+    more = f"<p>and {len(apart) - _MOST_SETTINGS} more</p>\n" if len(apart) > _MOST_SETTINGS else ""
+    return markup.table([text_cell("setting"), *(text_cell(group.name) for group in groups)], shown) + more

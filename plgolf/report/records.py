@@ -1,19 +1,14 @@
-"""``result.json`` and ``analysis.json`` as dataclasses, those of older runs too."""
+"""``result.json`` as a dataclass, that of an older run too."""
 
 import itertools
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from plgolf.config import config_from_dict
 from plgolf.errors import UserError
-from plgolf.regular_files import read_regular
-
-T = TypeVar("T")
-_MAX_JSON_BYTES = 2**25
-_ANALYSIS_FORMAT = 1
+from plgolf.report.json_files import known_fields, located, read_json
 
 
 @dataclass(frozen=True)
@@ -122,59 +117,6 @@ class Result:
             raise UserError(f"total_bytes must be artifact and code together, got {self.total_bytes}")
 
 
-@dataclass(frozen=True)
-class Position:
-    """The loss at a range of positions in a sequence.
-
-    Args:
-        first: position, from 0.
-        last: included.
-        loss: mean nats a token.
-        bpb: bits per byte.
-    """
-
-    first: int
-    last: int
-    loss: float
-    bpb: float
-
-
-@dataclass(frozen=True)
-class ScoredDocument:
-    """A document of the validation split, token by token.
-
-    Args:
-        index: of the document in the split.
-        start_token: where it begins in the split.
-        num_tokens: its length.
-        num_bytes: bytes it counts for.
-        bpb: of the whole document.
-        tokens: text and nats of its first tokens.
-    """
-
-    index: int
-    start_token: int
-    num_tokens: int
-    num_bytes: int
-    bpb: float
-    tokens: list[tuple[str, float]]
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """What ``analysis.json`` says.
-
-    Args:
-        seq_len: of the sequences that were scored.
-        positions: loss by position.
-        documents: the hardest of the validation split, hardest first.
-    """
-
-    seq_len: int
-    positions: list[Position]
-    documents: list[ScoredDocument]
-
-
 def result_of(values: Mapping[str, Any]) -> Result:
     """Reads a result.
 
@@ -184,19 +126,14 @@ def result_of(values: Mapping[str, Any]) -> Result:
     Raises:
         UserError: something is missing, of a wrong type or out of range.
     """
-    values = _known(Result, values, "result")
+    values = known_fields(Result, values, "result")
     if isinstance(values.get("tensors"), list):
-        values["tensors"] = [_known(TensorRecord, tensor, "tensors") for tensor in values["tensors"]]
+        values["tensors"] = [known_fields(TensorRecord, tensor, "tensors") for tensor in values["tensors"]]
     if isinstance(values.get("step_ms_histogram"), Mapping):
-        values["step_ms_histogram"] = _known(Histogram, values["step_ms_histogram"], "step_ms_histogram")
+        values["step_ms_histogram"] = known_fields(
+            Histogram, values["step_ms_histogram"], "step_ms_histogram"
+        )
     return config_from_dict(Result, values, where="result")
-
-
-def _known(cls: type[Any], values: Any, where: str) -> dict[str, Any]:
-    if not isinstance(values, Mapping):
-        raise UserError(f"{where} must be a mapping, got {type(values).__name__}")
-    names = {entry.name for entry in fields(cls)}
-    return {key: value for key, value in values.items() if key in names}
 
 
 def read_result(path: Path) -> Result:
@@ -206,60 +143,6 @@ def read_result(path: Path) -> Result:
         UserError: it cannot be read or is none; the message starts with the path.
     """
     try:
-        return result_of(_read_json(path))
+        return result_of(read_json(path))
     except UserError as error:
-        raise _located(path, error) from error
-
-
-def read_analysis(path: Path) -> Analysis:
-    """Reads ``analysis.json``.
-
-    Raises:
-        UserError: it cannot be read or is none; the message starts with the path.
-    """
-    try:
-        values = _read_json(path)
-        if not isinstance(values, Mapping) or values.get("format") != _ANALYSIS_FORMAT:
-            raise UserError(f"format must be {_ANALYSIS_FORMAT}")
-        known = _known(Analysis, values, "analysis")
-        documents = known.pop("documents", [])
-        if not isinstance(documents, list):
-            raise UserError("documents must be a list")
-        scored = [_document(document, f"documents.{i}") for i, document in enumerate(documents)]
-        known["positions"] = [_known(Position, p, "positions") for p in _list(known, "positions")]
-        analysis = config_from_dict(Analysis, {**known, "documents": []}, where="analysis")
-        return Analysis(analysis.seq_len, analysis.positions, scored)
-    except UserError as error:
-        raise _located(path, error) from error
-
-
-def _list(values: Mapping[str, Any], name: str) -> list[Any]:
-    found = values.get(name)
-    if not isinstance(found, list):
-        raise UserError(f"{name} must be a list, got {type(found).__name__}")
-    return found
-
-
-def _document(values: Any, where: str) -> ScoredDocument:
-    known = _known(ScoredDocument, values, where)
-    tokens = []
-    for pair in _list(known, "tokens"):
-        text, nats = pair if isinstance(pair, list) and len(pair) == 2 else (None, None)
-        if not isinstance(text, str) or isinstance(nats, bool) or not isinstance(nats, (int, float)):
-            raise UserError(f"{where}.tokens must be pairs of a text and its nats")
-        tokens.append((text, float(nats)))
-    head = config_from_dict(ScoredDocument, {**known, "tokens": []}, where=where)
-    return ScoredDocument(head.index, head.start_token, head.num_tokens, head.num_bytes, head.bpb, tokens)
-
-
-def _read_json(path: Path) -> Any:
-    data = read_regular(path, max_bytes=_MAX_JSON_BYTES)
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is no JSON: {error}") from error
-
-
-def _located(path: Path, error: UserError) -> UserError:
-    message = str(error)
-    return error if message.startswith(str(path)) else UserError(f"{path}: {message}")
+        raise located(path, error) from error

@@ -8,8 +8,9 @@ from typing import Any
 
 from plgolf.arguments import read_settings
 from plgolf.errors import UserError
+from plgolf.report.analysis import Analysis, read_analysis
 from plgolf.report.curves import Curves, read_curves
-from plgolf.report.records import Analysis, Result, read_analysis, read_result
+from plgolf.report.records import Result, read_result
 
 _MAX_SETTINGS = 10_000
 

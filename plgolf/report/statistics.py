@@ -70,7 +70,11 @@ def t_survival(t: float, degrees: float) -> float:
         t: the value.
         degrees: of freedom, positive, not needed to be whole.
     """
-    tail = incomplete_beta(degrees / 2, 0.5, degrees / (degrees + t * t)) / 2
+    square = t * t
+    if square < 1:  # Where degrees / (degrees + square) could be so near to one that it rounds.
+        tail = (1 - incomplete_beta(0.5, degrees / 2, square / (degrees + square))) / 2
+    else:
+        tail = incomplete_beta(degrees / 2, 0.5, degrees / (degrees + square)) / 2
     return tail if t >= 0 else 1 - tail
 
 

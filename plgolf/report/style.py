@@ -1,4 +1,4 @@
-"""How every figure looks, in colours that colour-blind people tell apart, and its rendering to SVG and PNG."""
+"""How every figure looks, in colours that colour-blind people tell apart; rendering to SVG and PNG."""
 
 import contextlib
 import html

@@ -125,8 +125,8 @@ def files(folder):
         yield from files(entry.path) if entry.is_dir else [entry.path]
 
 artifacts = {path: client.download_artifacts(name, path) for path in files("")}
-found = {"status": run.info.status, "params": run.data.params, "metrics": history, "files": artifacts}
-print(json.dumps(found))
+found = {"run_id": name, "status": run.info.status, "params": run.data.params}
+print(json.dumps({**found, "metrics": history, "files": artifacts}))
 """
 
 

@@ -200,6 +200,13 @@ def test_mlflows_retired_store_of_files_works_where_mlflow_is_told_so(golden_rec
     found = mlflow("file:./mlruns", cwd=tmp_path, **told)
     assert found["metrics"]["roundtrip/bpb"] == [[1, result["roundtrip_val_bpb"]]]
     assert found["status"] == "FINISHED"
+    # Parameters are never changed there; the curves go on.
+    again = (f"--trainer.logger.run_id={found['run_id']}", "--resume=auto", "--trainer.max_steps=2")
+    said = plgolf("fit", *words, *again, cwd=tmp_path, **told)
+    assert said.count("MLFlowLogger: settings could not be logged: MlflowException") == 1
+    found = mlflow("file:./mlruns", cwd=tmp_path, **told)
+    assert [step for step, _ in found["metrics"]["train/loss"]] == [1, 2]
+    assert found["params"]["trainer/max_steps"] == "1"
 
 
 class Plain(Logger):

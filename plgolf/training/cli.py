@@ -1,9 +1,7 @@
 """``plgolf fit`` and ``plgolf validate``: LightningCLI, artifacts as checkpoints, a record of every run."""
 
 import errno
-import logging
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +35,7 @@ from plgolf.training.parser import GolfParser, overrides
 from plgolf.training.peers import end_with_launcher
 from plgolf.training.profiling import profiler_named
 from plgolf.training.provenance import Provenance
+from plgolf.training.quiet import quiet_libraries
 from plgolf.training.resume import check_resume
 from plgolf.training.run_log import SaveRunConfig
 from plgolf.version import __version__
@@ -223,19 +222,6 @@ def commands() -> dict[str, OneLineErrors]:
     return parser.commands
 
 
-def _quiet_libraries() -> None:
-    """Keeps the libraries' notices to their own developers off the console."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # What a callback is asked to say: these have nothing to say unasked.
-    logging.getLogger("lightning.pytorch.callbacks").setLevel(logging.INFO)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    # Of sharded layers, which there are none of.
-    warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with a model")
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-    warnings.filterwarnings("ignore", message=r"(?s).*deprecated in v4\.", category=DeprecationWarning)
-
-
 def run(words: list[str], *, parent_pid: int) -> None:
     """Runs a subcommand.
 
@@ -248,7 +234,7 @@ def run(words: list[str], *, parent_pid: int) -> None:
         RunError: the run cannot go on.
         StoppedBySignal: a signal has ended it.
     """
-    _quiet_libraries()
+    quiet_libraries()
     try:
         GolfCLI(spelled_out(words), parent_pid=parent_pid)
     except (UserError, MisconfigurationException) as error:

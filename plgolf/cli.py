@@ -19,6 +19,7 @@ _COMMANDS = {
     "fit": "train a model, export it and score the file",
     "validate": "score a checkpoint or an artifact",
     "generate": "write text with an artifact",
+    "report": "draw a run into one HTML file, or compare several",
     "data": "prepare, verify, inspect and download datasets",
 }
 _COMPLETION = "--print_completion"
@@ -82,17 +83,9 @@ def entry() -> NoReturn:
 
 def _run(words: list[str]) -> int:
     first = words[0] if words else "--help"
-    if first in ("-h", "--help"):
-        sys.stdout.write(_help())
-        return 0
-    if first == "--version":
-        sys.stdout.write(f"plgolf {__version__}\n")
-        return 0
-    if first == _COMPLETION:
-        sys.stdout.write(_completion(words[1] if len(words) > 1 else ""))
-        return 0
     if first.startswith("-"):
-        raise UserError(f"a command must come first, got {first:.100}; there are {', '.join(_COMMANDS)}")
+        sys.stdout.write(_told(first, words[1:]))
+        return 0
     if first == "data":
         from plgolf.corpus import cli as data  # noqa: PLC0415 (fast)
 
@@ -104,6 +97,10 @@ def _run(words: list[str]) -> int:
         with _interrupted_at_once():
             import plgolf.generation.language_model  # noqa: F401, PLC0415 (slow)
         return generation.run(settings)
+    if first == "report":
+        from plgolf.report import cli as report  # noqa: PLC0415 (fast)
+
+        return report.run(words[1:])
     if first not in _COMMANDS:
         close = difflib.get_close_matches(first, _COMMANDS, n=1)
         meant = f" (did you mean {close[0]}?)" if close else ""
@@ -116,14 +113,27 @@ def _run(words: list[str]) -> int:
     return 0
 
 
+def _told(option: str, values: list[str]) -> str:
+    """Returns what an option in the place of a command asks to be told."""
+    if option in ("-h", "--help"):
+        return _help()
+    if option == "--version":
+        return f"plgolf {__version__}\n"
+    if option.partition("=")[0] == _COMPLETION:
+        return _completion(option.partition("=")[2] or "".join(values[:1]))
+    raise UserError(f"a command must come first, got {option:.100}; there are {', '.join(_COMMANDS)}")
+
+
 def _completion(shell: str) -> str:
     """Writes the script that completes all commands in a shell; slow, since it asks each for its settings."""
     from plgolf.arguments.completion import completion  # noqa: PLC0415
     from plgolf.corpus import cli as data  # noqa: PLC0415
     from plgolf.generation import cli as generation  # noqa: PLC0415
+    from plgolf.report import cli as report  # noqa: PLC0415
     from plgolf.training import cli as training  # noqa: PLC0415
 
-    others = {"generate": generation.parser(), "data": data.parser()}
+    rooms = {"generate": generation, "report": report, "data": data}
+    others = {name: room.parser() for name, room in rooms.items()}
     return completion(shell, {**training.commands(), **others})
 
 

@@ -10,13 +10,12 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from plgolf.arguments.bounded_yaml import MAX_YAML_BYTES, OutOfBoundsError, check_string, load_bounded_yaml
+from plgolf.arguments.bounded_yaml import OutOfBoundsError, check_string, read_settings
 from plgolf.arguments.commented import commented
 from plgolf.arguments.help import details, overview
 from plgolf.arguments.mistakes import check_keys, explain
 from plgolf.arguments.settings import CONFIG
 from plgolf.errors import UserError
-from plgolf.regular_files import read_regular
 
 _FULL, _MINIMAL = "full", "minimal"
 
@@ -82,13 +81,7 @@ class OneLineErrors(ArgumentParser):
         return overview(self)
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
-        data = read_regular(Path(os.fspath(path)), max_bytes=MAX_YAML_BYTES)
-        try:
-            loaded = load_bounded_yaml(data.decode())
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"{path}: is no YAML recipe: {' '.join(str(error).split())}") from error
-        if not isinstance(loaded, dict):
-            raise UserError(f"{path}: is no YAML recipe: it must hold settings by name")
+        loaded = read_settings(Path(os.fspath(path)))
         check_keys(loaded, str(path), self)
         parsed: Namespace = super().parse_path(path, *args, **kwargs)
         return parsed

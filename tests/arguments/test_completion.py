@@ -53,7 +53,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
     ("words", "offered"),
     [
         (["fi"], ["fit"]),
-        ([""], ["data", "fit", "generate", "validate"]),
+        ([""], ["data", "fit", "generate", "report", "validate"]),
         (["data", "pre"], ["prepare"]),
         (["data", ""], ["download", "inspect", "prepare", "verify"]),
         (["fit", "--clock.m"], ["--clock.max_seconds"]),

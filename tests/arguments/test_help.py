@@ -12,6 +12,7 @@ from plgolf.arguments.wording import described, fitted, plain
 from plgolf.cli import main
 from plgolf.corpus.cli import parser as data_parser
 from plgolf.generation.cli import parser as generate_parser
+from plgolf.report.cli import parser as report_parser
 from plgolf.training.cli import commands
 
 OURS = ("model", "data", "clock", "warmup", "export", "checkpoint", "peers", "console")
@@ -31,11 +32,16 @@ def say(capfd):
 
 
 @pytest.mark.parametrize(
-    "command", ["fit", "validate", "data prepare", "data download", "data verify", "generate"]
+    "command", ["fit", "validate", "data prepare", "data download", "data verify", "generate", "report"]
 )
 def test_each_key_has_a_line_with_its_meaning_and_default(command, say):
     first, *rest = command.split()
-    parsers = {**commands(), **data_parser().commands, "generate": generate_parser()}
+    parsers = {
+        **commands(),
+        **data_parser().commands,
+        "generate": generate_parser(),
+        "report": report_parser(),
+    }
     parser = parsers[rest[0] if rest else first]
     page = say(*command.split(), "--help")
     lines = page.splitlines()

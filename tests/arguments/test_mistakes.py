@@ -111,7 +111,7 @@ OTHERS = [
     (["validate", "--resume=auto"], "resume is no setting of plgolf validate, only of plgolf fit"),
     (
         ["-c", "configs/quickstart.yaml", "fit"],
-        "a command must come first, got -c; there are fit, validate, generate, data",
+        "a command must come first, got -c; there are fit, validate, generate, report, data",
     ),
     (["data", "prepare", "x"], "root must be given"),
     (

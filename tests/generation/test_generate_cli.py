@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -99,6 +101,18 @@ def test_a_prompt_is_taken_as_it_is(artifact, prompt, capfd):
     assert capfd.readouterr().out == once
 
 
+def test_the_example_of_the_documentation_runs(run, tmp_path, monkeypatch, capfd):
+    page = (Path(__file__).parents[2] / "docs" / "generation.md").read_text()
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
+    shutil.copytree(run, tmp_path / "checkpoints" / "quickstart")
+    (tmp_path / "some.txt").write_text("some text")
+    monkeypatch.chdir(tmp_path)
+    written: dict = {}
+    exec(compile(code, "generation.md", "exec"), written)
+    assert written["score"].num_bytes == 9 and not written["gpt"].training
+    assert str(written["score"].bpb) in capfd.readouterr().out
+
+
 def test_the_prompt_comes_from_stdin(artifact):
     words = ("--artifact", artifact, "--max_tokens=9")
     done = generate(*words, "--prompt", "-", input="two\nlines é".encode())
@@ -136,7 +150,7 @@ def test_a_reader_that_goes_away_ends_it(artifact):
         (["--artifact", "ARTIFACT", "--samples=0"], "samples must be at least 1, got 0"),
         (["--artifact", "ARTIFACT", "--top_p=0"], "top_p must be above 0 and at most 1, got 0.0"),
         (["--artifact", "ARTIFACT", "--tokenizer=none.model"], "none.model: no tokenizer there"),
-        (["--artifact", "ARTIFACT", "--temprature=1"], "did you mean temperature?"),
+        (["--artifact", "ARTIFACT", "--temprature=1"], "did you mean --temperature?"),
         (["--artifact", "ARTIFACT", "--seq_len=0"], "seq_len must be at least 1, got 0"),
     ],
 )

@@ -82,46 +82,46 @@ def entry() -> NoReturn:
 
 
 def _run(words: list[str]) -> int:
-    first = words[0] if words else "--help"
-    if first.startswith("-"):
-        sys.stdout.write(_told(first, words[1:]))
-        return 0
-    if first == "data":
+    first, *rest = words or ["--help"]
+    if first in ("-h", "--help"):
+        sys.stdout.write(_help())
+    elif first == "--version":
+        sys.stdout.write(f"plgolf {__version__}\n")
+    elif first == _COMPLETION:
+        sys.stdout.write(_completion(rest[0] if rest else ""))
+    elif first.startswith("-"):
+        raise UserError(f"a command must come first, got {first:.100}; there are {', '.join(_COMMANDS)}")
+    else:
+        return _run_command(first, rest)
+    return 0
+
+
+def _run_command(command: str, words: list[str]) -> int:
+    if command not in _COMMANDS:
+        close = difflib.get_close_matches(command, _COMMANDS, n=1)
+        meant = f" (did you mean {close[0]}?)" if close else ""
+        raise UserError(f"no command {command:.100}, there are {', '.join(_COMMANDS)}{meant}")
+    if command == "data":
         from plgolf.corpus import cli as data  # noqa: PLC0415 (fast)
 
-        return data.run(words[1:])
-    if first == "generate":
+        return data.run(words)
+    if command == "report":
+        from plgolf.report import cli as report  # noqa: PLC0415 (fast)
+
+        return report.run(words)
+    if command == "generate":
         from plgolf.generation import cli as generation  # noqa: PLC0415 (fast)
 
-        settings = generation.parsed(words[1:])
+        settings = generation.parsed(words)
         with _interrupted_at_once():
             import plgolf.generation.language_model  # noqa: F401, PLC0415 (slow)
         return generation.run(settings)
-    if first == "report":
-        from plgolf.report import cli as report  # noqa: PLC0415 (fast)
-
-        return report.run(words[1:])
-    if first not in _COMMANDS:
-        close = difflib.get_close_matches(first, _COMMANDS, n=1)
-        meant = f" (did you mean {close[0]}?)" if close else ""
-        raise UserError(f"no command {first}, there are {', '.join(_COMMANDS)}{meant}")
     parent_pid = os.getppid()
     with _interrupted_at_once():
         from plgolf.training import cli as training  # noqa: PLC0415 (slow)
 
-        training.run(words, parent_pid=parent_pid)
+        training.run([command, *words], parent_pid=parent_pid)
     return 0
-
-
-def _told(option: str, values: list[str]) -> str:
-    """Returns what an option in the place of a command asks to be told."""
-    if option in ("-h", "--help"):
-        return _help()
-    if option == "--version":
-        return f"plgolf {__version__}\n"
-    if option.partition("=")[0] == _COMPLETION:
-        return _completion(option.partition("=")[2] or "".join(values[:1]))
-    raise UserError(f"a command must come first, got {option:.100}; there are {', '.join(_COMMANDS)}")
 
 
 def _completion(shell: str) -> str:
@@ -132,8 +132,7 @@ def _completion(shell: str) -> str:
     from plgolf.report import cli as report  # noqa: PLC0415
     from plgolf.training import cli as training  # noqa: PLC0415
 
-    rooms = {"generate": generation, "report": report, "data": data}
-    others = {name: room.parser() for name, room in rooms.items()}
+    others = {"generate": generation.parser(), "report": report.parser(), "data": data.parser()}
     return completion(shell, {**training.commands(), **others})
 
 

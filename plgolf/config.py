@@ -35,6 +35,11 @@ def config_from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "c
 
     Raises:
         UserError: a key is unknown or missing, or a value has the wrong type or is out of range.
+
+    >>> from plgolf.optim import AdamConfig
+    >>> config_from_dict(AdamConfig, {"lr": "fast"}, where="head")
+    Traceback (most recent call last):
+    plgolf.errors.UserError: head.lr must be of type float, got 'fast'
     """
     if not isinstance(values, Mapping):
         raise UserError(f"{where} must be a mapping, got {_shown.repr(values)}")

@@ -42,7 +42,11 @@ _CONTROL = re.compile(r"attn_scale|mlp_scale|resid_mix|q_gain|skip_weight")
 
 
 def weight_name_from_reference(name: str) -> str:
-    """Translates a parameter name, ``blocks.0.attn.c_q.weight`` to ``blocks.0.attention.q_proj.weight``."""
+    """Translates a parameter name; one that the reference does not know stays as it is.
+
+    >>> weight_name_from_reference("blocks.0.attn.c_q.weight")
+    'blocks.0.attention.q_proj.weight'
+    """
     return _rename(name, _NAMES)
 
 

@@ -50,6 +50,10 @@ def parameter_roles(model: nn.Module) -> dict[str, Role]:
     Returns:
         Role by parameter name, in the order of ``model.named_parameters()``. A shared parameter is
         listed once, under its first name.
+
+    >>> model = nn.ModuleDict({"table": nn.Embedding(4, 2), "map": nn.Linear(2, 2)})
+    >>> {name: role.value for name, role in parameter_roles(model).items()}
+    {'table.weight': 'embedding', 'map.weight': 'matrix', 'map.bias': 'scalar'}
     """
     roles = dict(_walk(model, "", None))
     return {name: roles[name] for name, _ in model.named_parameters()}

@@ -1,5 +1,7 @@
 """Settings of all tests."""
 
+import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -7,6 +9,8 @@ import pytest
 import yaml
 from golden_data import GOLDEN, TOKENIZER, meta
 from hypothesis import settings
+
+from plgolf.cli import main
 
 # Shells start background jobs with SIGINT ignored, and the processes that tests interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -26,6 +30,26 @@ def golden_recipe(tmp_path) -> Path:
 def golden_recipe_file(tmp_path_factory) -> Path:
     """The same for runs that several tests share."""
     return write_recipe(tmp_path_factory.mktemp("recipe") / "golden.yaml")
+
+
+@pytest.fixture(scope="session")
+def quickstart(tmp_path_factory) -> Path:
+    """A folder as the quickstart leaves it, with fewer texts and steps: configs, a dataset, an artifact."""
+    folder, repository = tmp_path_factory.mktemp("quickstart"), Path(__file__).parent.parent
+    shutil.copytree(repository / "configs", folder / "configs")
+    (folder / "books").mkdir()
+    for source in sorted((repository / "plgolf").rglob("*.py")):
+        (folder / "books" / f"{'-'.join(source.parts[-2:])}.txt").write_text(source.read_text())
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        prepare = ["prepare", "books/*.txt", "--root", "data/quickstart", "--val_documents", "15"]
+        assert main(["data", *prepare]) == 0
+        short = ["--data.corpus=null", "--trainer.max_steps=2", "--export.compressors=null"]
+        assert main(["fit", "-c", "configs/quickstart.yaml", *short]) == 0
+    finally:
+        os.chdir(before)
+    return folder
 
 
 def write_recipe(path: Path) -> Path:

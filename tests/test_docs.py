@@ -1,9 +1,15 @@
 """What the documentation says of this repository is there."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parent.parent
+import pytest
+from hook_order import PAGE, on_page, rewritten, sections
+from pages import PAGES, REPOSITORY, blocks
 
 
 def test_every_fault_of_the_matrix_has_its_test():
@@ -24,3 +30,36 @@ def test_links_lead_somewhere():
     for page in (page for folder in folders for page in folder.glob("*.md")):
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page}: {link}"
+
+
+def python_of(page: Path) -> list[str]:
+    """The page's Python that is no file; what is fenced as ``python no-run`` is left out."""
+    return [b.text for b in blocks(page) if b.language == "python" and not b.path and b.info != "no-run"]
+
+
+def test_the_pages_that_are_to_be_read_are_short():
+    for name, most in (("extending", 250), ("own_classes", 250), ("troubleshooting", 250), ("recipes", 200)):
+        assert len((REPOSITORY / "docs" / f"{name}.md").read_text().splitlines()) <= most, name
+
+
+@pytest.mark.slow
+def test_the_hooks_of_a_run_come_in_the_order_of_the_page(golden_recipe, tmp_path):
+    page = {title: [name for name, _ in lines] for title, lines in on_page(PAGE.read_text()).items()}
+    recorded = sections(golden_recipe, tmp_path)
+    assert list(page) == list(recorded)
+    for title, names in recorded.items():
+        assert page[title] == names, f"{title}: `python tests/hook_order.py` corrects the page"
+    # A change of the order would show.
+    title, names = next(iter(recorded.items()))
+    assert rewritten(PAGE.read_text(), {**recorded, title: names[::-1]}) != PAGE.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if python_of(page)], ids=lambda path: path.stem)
+def test_python_blocks_run(page, quickstart, tmp_path):
+    code = python_of(page)
+    shutil.copytree(quickstart, tmp_path, dirs_exist_ok=True)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    words = [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", "\n".join(code)]
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ from jsonargparse import get_loader, set_loader
 from plgolf.errors import UserError
 from plgolf.regular_files import read_regular
 
-_MAX_YAML_BYTES = 2**18
+MAX_YAML_BYTES = 2**18
 _MAX_YAML_VALUES = 10_000
 _MAX_YAML_DEPTH = 50
 _MAX_STRING_LETTERS = 4096
@@ -23,22 +23,6 @@ class OutOfBoundsError(yaml.YAMLError):
     """A YAML text is too large, too deep or grows too much."""
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """Reads a recipe: YAML of a bounded size that holds settings by name.
-
-    Raises:
-        UserError: it cannot be read or is something else; the message starts with the path.
-    """
-    data = read_regular(path, max_bytes=_MAX_YAML_BYTES)
-    try:
-        loaded = load_bounded_yaml(data.decode())
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: is no YAML recipe: {' '.join(str(error).split())}") from error
-    if not isinstance(loaded, dict):
-        raise UserError(f"{path}: is no YAML recipe: it must hold settings by name")
-    return loaded
-
-
 def load_bounded_yaml(text: str) -> Any:
     """Loads YAML whose size, depth and growth by aliases are bounded.
 
@@ -47,13 +31,29 @@ def load_bounded_yaml(text: str) -> Any:
     Raises:
         YAMLError: it is not bounded, or malformed.
     """
-    if len(text) > _MAX_YAML_BYTES:
-        raise OutOfBoundsError(f"it must have at most {_MAX_YAML_BYTES} letters, got {len(text)}")
+    if len(text) > MAX_YAML_BYTES:
+        raise OutOfBoundsError(f"it must have at most {MAX_YAML_BYTES} letters, got {len(text)}")
     _check_yaml_values(text)
     try:
         return _load_yaml(text)
     except (ValueError, RecursionError) as error:  # Of a text that is said to be a number.
         raise yaml.YAMLError(str(error)) from error
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Reads a recipe: YAML of a bounded size that holds settings by name.
+
+    Raises:
+        UserError: it cannot be read or is something else; the message starts with the path.
+    """
+    data = read_regular(path, max_bytes=MAX_YAML_BYTES)
+    try:
+        loaded = load_bounded_yaml(data.decode())
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: is no YAML recipe: {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path}: is no YAML recipe: it must hold settings by name")
+    return loaded
 
 
 def _check_yaml_values(text: str) -> None:

@@ -24,6 +24,13 @@ class ByteCounts(Generic[Table]):
         base_bytes: int32 (vocab,); UTF-8 bytes of the piece without its leading space mark.
         has_leading_space: bool (vocab,); the piece starts with the mark.
         is_boundary: bool (vocab,); control, unknown and unused pieces, after which no space is counted.
+
+    >>> pieces = ["<s>", " a", "b"]  # The space is a mark of its own.
+    >>> counts = ByteCounts(
+    ...     np.array([0, 1, 1]), np.array([False, True, False]), np.array([True, False, False])
+    ... )
+    >>> counts(input_ids=np.array([0, 1, 2]), target_ids=np.array([1, 1, 2])).tolist()
+    [1, 2, 1]
     """
 
     base_bytes: Table

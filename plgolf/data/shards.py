@@ -121,6 +121,13 @@ def find_shards(root: Path, split: str) -> list[Shard]:
 
     Raises:
         UserError: there is none, or one is not whole.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     write_shard(Path(folder, "books_train_000000.bin"), np.arange(5, dtype=np.uint16))
+    ...     reader = ShardReader(find_shards(Path(folder), "train"))
+    ...     reader.read(3, 4).tolist()  # The last token is followed by the first.
+    [3, 4, 0, 1]
     """
     paths = _numbered(root, split)
     if not paths:

@@ -66,6 +66,10 @@ def plan_batches(
 
     Raises:
         UserError: something does not divide; the message has the numbers.
+
+    >>> settings = {"global_batch_tokens": 393_216, "seq_len": 4096, "micro_batch_sequences": 12}
+    >>> [plan_batches(**settings, world_size=ranks).accumulation for ranks in (1, 2, 8)]
+    [8, 4, 1]
     """
     if global_batch_tokens % seq_len:
         raise UserError(

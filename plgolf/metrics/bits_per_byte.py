@@ -18,6 +18,10 @@ def bits_per_byte(nats: Tensor, num_bytes: Tensor) -> Tensor:
 
     Returns:
         Bits per byte, float64.
+
+    >>> two_bits_each = math.log(4) * torch.tensor(100.0)
+    >>> round(bits_per_byte(two_bits_each, num_bytes=torch.tensor(400)).item(), 4)
+    0.5
     """
     return nats.double() / (math.log(2) * num_bytes.double())
 

@@ -47,6 +47,11 @@ class Warmdown(Schedule):
 
     Args:
         steps: length of the warm-down in optimizer steps; 0 for none.
+
+    >>> [Warmdown(4).factor(Progress(step=step, elapsed_seconds=0.0, max_steps=10)) for step in (5, 6, 8, 9)]
+    [1.0, 1.0, 0.5, 0.25]
+    >>> Warmdown(4).factor(Progress(step=90, elapsed_seconds=90.0, max_seconds=92.0))
+    0.5
     """
 
     def __init__(self, steps: int = 3000) -> None:

@@ -51,6 +51,9 @@ def assign_owners(shapes: tuple[torch.Size, ...], world_size: int) -> tuple[int,
 
     Returns:
         The owning rank by matrix; the same on every rank.
+
+    >>> assign_owners((torch.Size([64, 64]), torch.Size([8, 8]), torch.Size([8, 8])), world_size=2)
+    (0, 1, 1)
     """
     load = [0] * world_size
     owners = [0] * len(shapes)

@@ -29,6 +29,10 @@ class Ledger:
         artifact_bytes: the model file.
         code_bytes: the packed sources.
         budget_bytes: what both together may take.
+
+    >>> ledger = Ledger(artifact_bytes=15_900_000, code_bytes=100_001)
+    >>> ledger.total_bytes, ledger.within_budget
+    (16000001, False)
     """
 
     artifact_bytes: int

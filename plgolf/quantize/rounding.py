@@ -20,6 +20,10 @@ def quantize_int8(tensor: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         Codes int8 of the same shape, and the scale: float16 (rows,) for a matrix, else float32 ().
+
+    >>> codes, scale = quantize_int8(torch.tensor([[127.0, -63.6], [0.0, 2.0]]))
+    >>> codes.tolist(), scale.tolist()
+    ([[127, -64], [0, 127]], [1.0, 0.0157470703125])
     """
     values = tensor.float()
     if values.ndim == 2:
@@ -46,6 +50,9 @@ def dequantize_int8(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 
     Returns:
         ``codes * scale``, multiplied in float32 and then cast.
+
+    >>> dequantize_int8(torch.tensor([[2, -3]], dtype=torch.int8), torch.tensor([0.5]), torch.float32)
+    tensor([[ 1.0000, -1.5000]])
     """
     shape = (-1,) + (1,) * (codes.ndim - 1) if scale.ndim else ()
     return (codes.float() * scale.float().view(shape)).to(dtype).contiguous()

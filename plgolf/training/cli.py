@@ -1,23 +1,20 @@
 """``plgolf fit`` and ``plgolf validate``: LightningCLI, artifacts as checkpoints, a record of every run."""
 
 import errno
-import logging
-import warnings
+import re
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import dict_to_namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from plgolf.arguments import OneLineErrors
 from plgolf.config import config_from_dict, config_to_dict
 from plgolf.errors import UserError
-from plgolf.files import write_whole
 from plgolf.model import GPTConfig
 from plgolf.training import (
     ArtifactExport,
@@ -26,6 +23,7 @@ from plgolf.training import (
     GolfModule,
     PeerWatch,
     RunCheckpoint,
+    SampleLog,
     ShardDataModule,
     TrainClock,
 )
@@ -35,8 +33,11 @@ from plgolf.training.checkpoint_io import CheckpointFiles, saved_architecture
 from plgolf.training.console.log import spelled_out
 from plgolf.training.parser import GolfParser, overrides
 from plgolf.training.peers import end_with_launcher
+from plgolf.training.profiling import profiler_named
 from plgolf.training.provenance import Provenance
+from plgolf.training.quiet import quiet_libraries
 from plgolf.training.resume import check_resume
+from plgolf.training.run_log import SaveRunConfig
 from plgolf.version import __version__
 
 _REFUSALS = (
@@ -44,20 +45,6 @@ _REFUSALS = (
     *(errno.EACCES, errno.ENAMETOOLONG),
 )
 """What a file system says no with, to a logger for example."""
-
-
-class SaveRunConfig(SaveConfigCallback):
-    """Writes the complete configuration of a fit to ``config.yaml`` in the run's folder, and to loggers."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            super().setup(trainer, pl_module, stage)
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        text = self.parser.dump(self.config, skip_none=False)
-        write_whole(Path(trainer.default_root_dir) / "config.yaml", text.encode())
-        for logger in trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load(text))
 
 
 class GolfCLI(LightningCLI):
@@ -111,6 +98,7 @@ class GolfCLI(LightningCLI):
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(PeerWatch, "peers")
         parser.add_lightning_class_args(ConsoleLog, "console")
+        parser.add_lightning_class_args(SampleLog, "samples")
         parser.link_arguments("model.gpt.vocab_size", "data.vocab_size")
         # Said, so that its settings are found in the help and set without naming it.
         parser.set_defaults({"model.schedule": {"class_path": "plgolf.optim.Warmdown"}})
@@ -141,10 +129,21 @@ class GolfCLI(LightningCLI):
             settings.model.gpt = dict_to_namespace(config_to_dict(saved))
             settings.data.vocab_size = saved.vocab_size
 
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except (ValueError, ModuleNotFoundError) as error:
+            missing = re.search(r"Requirement .* not met.*|No module named .*", str(error))
+            if isinstance(error, UserError) or not missing:
+                raise
+            raise UserError(f"a class of the configuration needs more: {missing[0]}") from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._get(self.config_init, "trainer")
         if settings.logger in (None, True):
             kwargs["logger"] = CSVLogger(settings.default_root_dir, name="logs")
+        if isinstance(settings.profiler, str):
+            kwargs["profiler"] = profiler_named(settings.profiler, settings.default_root_dir)
         plugins = settings.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), CheckpointFiles()]
         try:
@@ -223,15 +222,6 @@ def commands() -> dict[str, OneLineErrors]:
     return parser.commands
 
 
-def _quiet_libraries() -> None:
-    """Keeps the libraries' notices to their own developers off the console."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-    warnings.filterwarnings("ignore", message=r"(?s).*deprecated in v4\.", category=DeprecationWarning)
-
-
 def run(words: list[str], *, parent_pid: int) -> None:
     """Runs a subcommand.
 
@@ -244,7 +234,7 @@ def run(words: list[str], *, parent_pid: int) -> None:
         RunError: the run cannot go on.
         StoppedBySignal: a signal has ended it.
     """
-    _quiet_libraries()
+    quiet_libraries()
     try:
         GolfCLI(spelled_out(words), parent_pid=parent_pid)
     except (UserError, MisconfigurationException) as error:

@@ -22,6 +22,7 @@ from plgolf.training.console import progress, say
 from plgolf.training.module import GolfModule
 from plgolf.training.provenance import Provenance
 from plgolf.training.result import compare_compressors, describe_bytes, describe_run, describe_scores
+from plgolf.training.run_log import log_ledger
 from plgolf.training.score import Score
 
 
@@ -122,9 +123,7 @@ class ArtifactExport(Callback):
             }
             _write(path.parent / "analysis.json", json.dumps(analysed))
             _write(path.parent / "result.json", json.dumps(self.result, indent=2))
-            values = {**after.named("roundtrip"), "export/bytes": float(ledger.total_bytes)}
-            for logger in trainer.loggers:
-                logger.log_metrics(values, step=trainer.global_step)
+            log_ledger(trainer.loggers, self.result, after.named("roundtrip"))
 
     def _export(self, trainer: Trainer, module: GolfModule, path: Path) -> QuantizeStats | None:
         stats, failure = None, None

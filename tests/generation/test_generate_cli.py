@@ -150,7 +150,7 @@ def test_a_reader_that_goes_away_ends_it(artifact):
         (["--artifact", "ARTIFACT", "--samples=0"], "samples must be at least 1, got 0"),
         (["--artifact", "ARTIFACT", "--top_p=0"], "top_p must be above 0 and at most 1, got 0.0"),
         (["--artifact", "ARTIFACT", "--tokenizer=none.model"], "none.model: no tokenizer there"),
-        (["--artifact", "ARTIFACT", "--temprature=1"], "did you mean temperature?"),
+        (["--artifact", "ARTIFACT", "--temprature=1"], "did you mean --temperature?"),
         (["--artifact", "ARTIFACT", "--seq_len=0"], "seq_len must be at least 1, got 0"),
     ],
 )

@@ -74,19 +74,19 @@ def test_imports_point_one_way():
 
 
 def test_only_the_shell_knows_lightning():
-    parsers = {"arguments.py", "corpus/cli.py", "generation/cli.py"}
+    parsers = {"corpus/cli.py", "generation/cli.py"}
     for path in SOURCES:
         outside = {n.split(".")[0] for n in imported(path)} & {"lightning", "jsonargparse"}
-        if path.relative_to(PACKAGE).as_posix() in parsers:
-            assert outside == {"jsonargparse"}, path
+        if room(path) == "arguments" or path.relative_to(PACKAGE).as_posix() in parsers:
+            assert outside <= {"jsonargparse"}, path
         else:
             assert not outside or room(path) == "training", path
 
 
-def test_making_datasets_and_reports_and_a_help_text_need_no_torch():
+def test_making_datasets_reports_and_help_texts_needs_no_torch():
     code = (
         "import sys; import plgolf.corpus.cli, plgolf.generation.cli, plgolf.report.cli, plgolf.cli; "
-        "sys.exit('torch' in sys.modules or 'lightning' in sys.modules or 'matplotlib' in sys.modules)"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'lightning', 'matplotlib')))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

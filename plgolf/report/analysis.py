@@ -1,7 +1,7 @@
 """``analysis.json`` as a dataclass: losses by position, and the hardest documents."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +35,19 @@ class ScoredDocument:
     """A document of the validation split, token by token.
 
     Args:
-        index: of the document in the split.
         start_token: where it begins in the split.
         num_tokens: its length.
         num_bytes: bytes it counts for.
         bpb: of the whole document.
-        tokens: text and nats of its first tokens.
+        shown_from: which of its tokens is the first that is shown, from 0.
+        tokens: text and nats of those that are shown.
     """
 
-    index: int
     start_token: int
     num_tokens: int
     num_bytes: int
     bpb: float
+    shown_from: int
     tokens: list[tuple[str, float]]
 
 
@@ -102,7 +102,7 @@ def _document(values: Any, where: str) -> ScoredDocument:
             raise UserError(f"{where}.tokens must be pairs of a text and its nats")
         tokens.append((pair[0], float(pair[1])))
     head = config_from_dict(ScoredDocument, {**known, "tokens": []}, where=where)
-    return ScoredDocument(head.index, head.start_token, head.num_tokens, head.num_bytes, head.bpb, tokens)
+    return replace(head, tokens=tokens)
 
 
 def _is_text_and_nats(text: Any, nats: Any) -> bool:

@@ -212,6 +212,7 @@ def quantisation_picture(result: Result) -> Picture | None:
             axes.xaxis.set_minor_formatter(lambda _value, _: "")
         else:
             axes.set_xlim(0, 1.06 * max(errors))
+            axes.locator_params(axis="x", nbins=5)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
         axes.set_xlabel("root mean square of the error, relative to the weights")
         axes.set_title(title)

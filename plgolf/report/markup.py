@@ -112,10 +112,10 @@ def documents(analysis: Analysis) -> str:
     if not analysis.documents:
         return ""
     return (
-        "<p>The documents of the validation split that cost most bits per byte. The darker a token, the "
-        "less the model expected it; point at one for its nats.</p>\n"
+        "<p>The documents of the validation split that cost most bits per byte. The stronger a "
+        "token's colour, the less the model expected it; point at one for its nats.</p>\n"
         + _legend()
-        + "".join(map(_document, analysis.documents))
+        + "".join(_document(i + 1, document) for i, document in enumerate(analysis.documents))
     )
 
 
@@ -125,13 +125,15 @@ def _legend() -> str:
     return f'<p class="legend">nats from&nbsp;{spans}</p>\n'
 
 
-def _document(document: ScoredDocument) -> str:
-    shown = len(document.tokens)
-    cut = f", the first {shown:,} shown" if shown < document.num_tokens else ""
+def _document(place: int, document: ScoredDocument) -> str:
+    shown, first = len(document.tokens), document.shown_from + 1
+    cut = (
+        f"; its tokens {first:,} to {first + shown - 1:,}, the hardest" if shown < document.num_tokens else ""
+    )
     heading = (
-        f"Document {document.index:,}: {document.bpb:.3f} bits per byte "
+        f"{place}. {document.bpb:.3f} bits per byte "
         f"({document.num_tokens:,} tokens, {document.num_bytes:,} bytes, "
-        f"from token {document.start_token:,}{cut})"
+        f"from token {document.start_token:,} of the split{cut})"
     )
     spans = "".join(_token(text, nats) for text, nats in document.tokens)
     text = f'<div class="text-of" dir="auto">{spans}</div>'

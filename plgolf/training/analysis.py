@@ -66,7 +66,7 @@ class ScoreAnalysis:
             "format": FORMAT,
             "seq_len": seq_len,
             "positions": _by_position(totals.cpu().numpy()),
-            "documents": [{"index": index, **document} for index, document in enumerate(documents)],
+            "documents": documents,
         }
 
     def _first_few(self, documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -124,6 +124,7 @@ def _by_position(totals: NDArray[np.float64]) -> list[dict[str, Any]]:
         end = min(max(first + 1, int(first * _POSITION_GROWTH)), seq_len)
         nats, num_bytes, sequences = totals[:, first:end].sum(1)
         group = {"first": first, "last": end - 1, "loss": nats / max(sequences, 1)}
-        groups.append({**group, "bpb": nats / math.log(2) / num_bytes if num_bytes else None})
+        if num_bytes:  # Of a few tokens, all of them may stand for none.
+            groups.append({**group, "bpb": nats / math.log(2) / num_bytes})
         first = end
     return groups

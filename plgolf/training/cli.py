@@ -5,7 +5,7 @@ import logging
 import re
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jsonargparse import dict_to_namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -33,6 +33,7 @@ from plgolf.training.allowed_classes import check_allowed_classes
 from plgolf.training.checkpoint import LIGHTNINGS_WORDS, find_checkpoint
 from plgolf.training.checkpoint_io import CheckpointFiles, saved_architecture
 from plgolf.training.console.log import spelled_out
+from plgolf.training.parser import GolfParser, overrides
 from plgolf.training.peers import end_with_launcher
 from plgolf.training.profiling import profiler_named
 from plgolf.training.provenance import Provenance
@@ -45,10 +46,6 @@ _REFUSALS = (
     *(errno.EACCES, errno.ENAMETOOLONG),
 )
 """What a file system says no with, to a logger for example."""
-
-
-class GolfParser(OneLineErrors, LightningArgumentParser):
-    """LightningCLI's parser with short errors."""
 
 
 class GolfCLI(LightningCLI):
@@ -79,8 +76,8 @@ class GolfCLI(LightningCLI):
                 "prog": "plgolf",
                 "version": __version__,
                 "description": "Train the best small language model within a byte and a time budget.",
-                "fit": dict(strict),
-                "validate": dict(strict),
+                "fit": {**strict, "description": "Train a model, export it and score the file."},
+                "validate": {**strict, "description": "Score a checkpoint or an artifact."},
             },
             parser_class=GolfParser,
             args=args,
@@ -104,6 +101,8 @@ class GolfCLI(LightningCLI):
         parser.add_lightning_class_args(ConsoleLog, "console")
         parser.add_lightning_class_args(SampleLog, "samples")
         parser.link_arguments("model.gpt.vocab_size", "data.vocab_size")
+        # Said, so that its settings are found in the help and set without naming it.
+        parser.set_defaults({"model.schedule": {"class_path": "plgolf.optim.Warmdown"}})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
@@ -113,12 +112,8 @@ class GolfCLI(LightningCLI):
         self, klass: Any, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand == "fit":
-            parser.add_argument(
-                "--resume",
-                type=Literal["auto"] | None,
-                help="auto goes on from the newest whole checkpoint of the run's folder, if there is one",
-            )
+        assert isinstance(parser, GolfParser)
+        parser.finish(subcommand)
         return parser
 
     def _parse_ckpt_path(self) -> None:
@@ -190,7 +185,7 @@ class GolfCLI(LightningCLI):
         settings = self.config.fit
         self._export.provenance = Provenance(
             recipe=[str(path) for path in settings.config or []],
-            overrides=_overrides(self.arguments),
+            overrides=overrides(self.arguments),
             seed=settings.seed_everything,
             config=self._parser("fit").dump(settings, skip_none=False),
         )
@@ -210,17 +205,22 @@ class GolfCLI(LightningCLI):
         return export
 
 
-def _overrides(arguments: list[str]) -> list[str]:
-    """Leaves out the subcommand and the configuration files."""
-    rest, skip = [], False
-    for argument in arguments[1:]:
-        if skip:
-            skip = False
-        elif argument in ("-c", "--config"):
-            skip = True
-        elif not argument.startswith(("--config=", "-c=")):
-            rest.append(argument)
-    return rest
+class _ParserReady(Exception):  # noqa: N818 (no error)
+    """There is a parser; nothing is to be parsed."""
+
+
+class _ParserOnly(GolfCLI):
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        raise _ParserReady(parser)
+
+
+def commands() -> dict[str, OneLineErrors]:
+    """Returns the parsers of the commands, for who wants to know what there is to set."""
+    try:
+        _ParserOnly([], parent_pid=0)
+    except _ParserReady as ready:
+        parser: OneLineErrors = ready.args[0]
+    return parser.commands
 
 
 def _quiet_libraries() -> None:

@@ -34,7 +34,7 @@ class ShardDataModule(LightningDataModule):
         root: folder of the shards.
         tokenizer: SentencePiece ``.model`` file, or ``.json`` of the byte tokenizer; by default the one that
             the dataset brings along.
-        corpus: text that ``root`` is built from if it is not there: ``stdlib`` is the source code of this
+        corpus: text that ``root`` is built from if it is not there; ``stdlib`` is the source code of this
             Python's standard library, null builds nothing.
         vocab_size: size of the tokenizer; on the command line it is ``model.gpt.vocab_size``.
         seq_len: tokens in a sequence.

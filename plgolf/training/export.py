@@ -35,10 +35,10 @@ class ArtifactExport(Callback):
     Args:
         dir: folder to write to; by default ``trainer.default_root_dir``.
         budget_bytes: what model and packed code together may take.
-        compressors: general compressors to measure on the same validation bytes, for comparison; meant for
+        compressors: general compressors to measure on the same validation bytes; for comparison, meant for
             small validation splits.
-        hardest_documents: how many of the hardest documents ``analysis.json`` shows token by token.
-        tokenizer: where the tokenizer's file goes: beside the artifact, or also inside of it, where it counts
+        hardest_documents: documents that ``analysis.json`` shows token by token; the hardest ones.
+        tokenizer: where the tokenizer's file goes; beside the artifact, or also inside of it, where it counts
             against the budget.
     """
 

@@ -165,6 +165,14 @@ def test_scores_count_each_token_and_each_byte_once(model, documents):
         assert model.score(documents[0]) == score
 
 
+def test_a_bfloat16_model_is_scored_in_its_own_dtype():
+    model = LanguageModel(lively(compute_dtype="bfloat16"), ByteTokenizer(), SEQ_LEN)
+    text = "".join(some_texts())[:700]
+    score = model.score(text)
+    assert score.nats == pytest.approx(nats_by_hand(model, [text])[0], rel=1e-4)
+    assert score.nats != LanguageModel(model._fast_gpt, ByteTokenizer(), SEQ_LEN).score(text).nats
+
+
 def test_long_texts_are_scored_in_bounded_batches(model, monkeypatch):
     from plgolf.generation import scoring
 

@@ -22,6 +22,7 @@ _COMMANDS = {
     "report": "draw a run into one HTML file, or compare several",
     "data": "prepare, verify, inspect and download datasets",
 }
+_COMPLETION = "--print_completion"
 _FAILED = 1
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
@@ -81,38 +82,58 @@ def entry() -> NoReturn:
 
 
 def _run(words: list[str]) -> int:
-    first = words[0] if words else "--help"
+    first, *rest = words or ["--help"]
     if first in ("-h", "--help"):
         sys.stdout.write(_help())
-        return 0
-    if first == "--version":
+    elif first == "--version":
         sys.stdout.write(f"plgolf {__version__}\n")
-        return 0
-    if first == "data":
+    elif first == _COMPLETION:
+        sys.stdout.write(_completion(rest[0] if rest else ""))
+    elif first.startswith("-"):
+        raise UserError(f"a command must come first, got {first:.100}; there are {', '.join(_COMMANDS)}")
+    else:
+        return _run_command(first, rest)
+    return 0
+
+
+def _run_command(command: str, words: list[str]) -> int:
+    if command not in _COMMANDS:
+        close = difflib.get_close_matches(command, _COMMANDS, n=1)
+        meant = f" (did you mean {close[0]}?)" if close else ""
+        raise UserError(f"no command {command:.100}, there are {', '.join(_COMMANDS)}{meant}")
+    if command == "data":
         from plgolf.corpus import cli as data  # noqa: PLC0415 (fast)
 
-        return data.run(words[1:])
-    if first == "generate":
+        return data.run(words)
+    if command == "report":
+        from plgolf.report import cli as report  # noqa: PLC0415 (fast)
+
+        return report.run(words)
+    if command == "generate":
         from plgolf.generation import cli as generation  # noqa: PLC0415 (fast)
 
-        settings = generation.parsed(words[1:])
+        settings = generation.parsed(words)
         with _interrupted_at_once():
             import plgolf.generation.language_model  # noqa: F401, PLC0415 (slow)
         return generation.run(settings)
-    if first == "report":
-        from plgolf.report import cli as report  # noqa: PLC0415 (fast)
-
-        return report.run(words[1:])
-    if first not in _COMMANDS and not first.startswith("-"):
-        close = difflib.get_close_matches(first, _COMMANDS, n=1)
-        meant = f" (did you mean {close[0]}?)" if close else ""
-        raise UserError(f"no command {first}, there are {', '.join(_COMMANDS)}{meant}")
     parent_pid = os.getppid()
     with _interrupted_at_once():
         from plgolf.training import cli as training  # noqa: PLC0415 (slow)
 
-        training.run(words, parent_pid=parent_pid)
+        training.run([command, *words], parent_pid=parent_pid)
     return 0
+
+
+def _completion(shell: str) -> str:
+    """Writes the script that completes all commands in a shell; slow, since it asks each for its settings."""
+    from plgolf.arguments.completion import completion  # noqa: PLC0415
+    from plgolf.corpus import cli as data  # noqa: PLC0415
+    from plgolf.generation import cli as generation  # noqa: PLC0415
+    from plgolf.report import cli as report  # noqa: PLC0415
+    from plgolf.training import cli as training  # noqa: PLC0415
+
+    others = {"generate": generation.parser(), "report": report.parser(), "data": data.parser()}
+    return completion(shell, {**training.commands(), **others})
 
 
 @contextlib.contextmanager
@@ -139,4 +160,5 @@ def _help() -> str:
         "usage: plgolf COMMAND ...\n\n"
         "Train the best small language model within a byte and a time budget.\n\n"
         f"commands:\n{commands}\nplgolf COMMAND --help says more.\n"
+        f"plgolf {_COMPLETION} bash|zsh|fish prints what completes commands and keys at a Tab.\n"
     )

@@ -233,12 +233,12 @@ facts = (fit.global_step, clock.elapsed_seconds, record.factors, record.validati
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--trainer.max_step=3"], "did you mean trainer.max_steps?"),
-        (["--model.gpt.num_layer=3"], "did you mean model.gpt.num_layers?"),
+        (["--trainer.max_step=3"], "did you mean --trainer.max_steps?"),
+        (["--model.gpt.num_layer=3"], "did you mean --model.gpt.num_layers?"),
         (["--model.gpt.head.softcap=0"], "head.softcap must be finite and positive, got 0.0"),
         (["--model.gpt.attention.num_heads=5"], "must be a multiple of attention.num_kv_heads (2), got 5"),
         (["--model.gpt.dim=66"], "dim must be a multiple of attention.num_heads (4), got 66"),
-        (["--model.gpt.dim=many"], "Expected a <class 'int'>. Got value: many"),
+        (["--model.gpt.dim=many"], "model.gpt.dim must be a whole number, such as 512, got many"),
         (["--model.gpt.vocab_size=1024"], "vocab_size must equal the 512 pieces of"),
         (["--data.root=nowhere"], "nowhere: no such folder (data.root)"),
         (["--data.root=."], "no token shard matches"),
@@ -253,7 +253,7 @@ facts = (fit.global_step, clock.elapsed_seconds, record.factors, record.validati
         (["--trainer.accumulate_grad_batches=3"], "must be left alone, it follows from"),
         (["--trainer.val_check_interval=3"], "must be left alone, data.val_every_steps decides, got 3"),
         (["--trainer.precision=bf16-mixed"], "model.gpt.compute_dtype decides"),
-        (["-c", "none.yaml"], "File does not exist"),
+        (["-c", "none.yaml"], "none.yaml: no such file (-c)"),
         (["-c", "misspelt.yaml"], "did you mean data.seq_len?"),
     ],
 )
@@ -337,7 +337,7 @@ def test_overlays_merge_in_order_and_print_config_shows_the_result(
     (tmp_path / "a.yaml").write_text("model: {gpt: {num_layers: 6, head: {softcap: 15}}}\n")
     (tmp_path / "b.yaml").write_text("model: {gpt: {num_layers: 8}}\n")
     with pytest.raises(SystemExit) as end:
-        main(["fit", "-c", golden_recipe.name, "-c", "a.yaml", "-c", "b.yaml", "--print_config"])
+        main(["fit", "-c", golden_recipe.name, "-c", "a.yaml", "-c", "b.yaml", "--print_config=full"])
     assert end.value.code == 0
     config = yaml.safe_load(capfd.readouterr().out)
     gpt = config["model"]["gpt"]

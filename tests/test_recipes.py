@@ -1,7 +1,9 @@
 """Every recipe parses, builds, and says in its header how to run it and what to expect."""
 
+import itertools
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -9,20 +11,29 @@ import torch
 import yaml
 from golden_data import GOLDEN, TOKENIZER
 
-from plgolf import GPT, GPTConfig
+from plgolf import GPT, GPTConfig, load_artifact
 from plgolf.cli import main
 from plgolf.config import config_from_dict
 from plgolf.data.stream import plan_batches
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-RECIPES = sorted(CONFIGS.glob("*.yaml"))
-OVERLAYS = sorted(CONFIGS.glob("*/*.yaml"))
+OVERLAYS = sorted(path for path in CONFIGS.rglob("*.yaml") if "# Overlay:" in path.read_text())
+RECIPES = sorted(set(CONFIGS.rglob("*.yaml")) - set(OVERLAYS))
+WITH_OVERLAYS = [(recipe,) for recipe in RECIPES] + [(CONFIGS / "baseline.yaml", over) for over in OVERLAYS]
 
 
-def resolved(capfd, *files: Path) -> dict:
-    arguments = [word for file in files for word in ("-c", str(file))]
+def names(files: tuple[Path, ...]) -> str:
+    return "+".join(file.stem for file in files)
+
+
+def given(files: Iterable[Path | str]) -> list[str]:
+    return [word for file in files for word in ("-c", str(file))]
+
+
+def resolved(capfd, *files: Path | str) -> dict:
+    arguments = given(files)
     with pytest.raises(SystemExit) as end:
-        main(["fit", *arguments, "--print_config"])
+        main(["fit", *arguments, "--print_config=full"])
     assert end.value.code == 0
     return yaml.safe_load(capfd.readouterr().out)
 
@@ -35,10 +46,50 @@ def test_recipe_parses_and_builds(recipe, capfd):
     if recipe.stem == "baseline":
         assert sum(p.numel() for p in gpt.parameters()) == 17_059_912
         assert gpt.config == GPTConfig()
-    header = recipe.read_text().split("\nseed_everything")[0]
-    assert f"plgolf fit -c configs/{recipe.name}" in header
+    header = header_of(recipe)
+    assert f"plgolf fit -c configs/{recipe.relative_to(CONFIGS)}" in header
     assert re.search(r"val/bpb", header)
     assert re.search(r"\d s\b", header)
+
+
+def header_of(recipe: Path) -> str:
+    comments = itertools.takewhile(lambda line: line.startswith("#"), recipe.read_text().splitlines())
+    return " ".join(line.removeprefix("#").strip() for line in comments)
+
+
+def test_the_readme_lists_every_file_with_the_figures_of_its_header():
+    table = (CONFIGS / "README.md").read_text()
+    rows = {row.split("](")[1].split(")")[0]: row for row in table.splitlines() if row.startswith("| [")}
+    assert set(rows) == {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
+    for file, row in rows.items():
+        header = header_of(CONFIGS / file)
+        *_, seconds, score, command, _ = (cell.strip() for cell in row.split("|"))
+        assert command.strip("`") in header
+        for figure in re.findall(r"\d+\.\d{3,}", score) + re.findall(r"\d+(?= s\b)", seconds):
+            assert re.search(rf"(?<![\d.]){re.escape(figure)}(?![\d.]*\d)", header), (file, figure)
+
+
+@pytest.mark.parametrize("files", WITH_OVERLAYS, ids=names)
+def test_the_printed_recipe_is_the_same(files, capfd, tmp_path):
+    """Minimal, commented, and complete."""
+    with pytest.raises(SystemExit):
+        main(["fit", *given(files), "--print_config"])
+    text = capfd.readouterr().out
+    (tmp_path / "printed.yaml").write_text(text)
+    assert resolved(capfd, tmp_path / "printed.yaml") == resolved(capfd, *files)
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_the_readmes_own_overlay_works(capfd, tmp_path):
+    blocks = re.findall(r"```yaml\n(.*?)```", (CONFIGS / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 1
+    (tmp_path / "wide.yaml").write_text(blocks[0])
+    config = resolved(capfd, CONFIGS / "quickstart.yaml", tmp_path / "wide.yaml")
+    assert config["model"]["gpt"]["dim"] == 192 and config["model"]["gpt"]["num_layers"] == 4
+    matrix = config["model"]["optimizer"]["init_args"]["matrix"]
+    assert (matrix["lr"], matrix["momentum"]) == (0.005, 0.95)
+    with torch.device("meta"):
+        GPT(config_from_dict(GPTConfig, config["model"]["gpt"]))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.stem)
@@ -66,6 +117,46 @@ def test_without_its_data_or_gpus_the_baseline_ends_in_one_line(tmp_path, monkey
     assert not list(tmp_path.iterdir())
 
 
+SMALL = {
+    "model": {"gpt": {"vocab_size": 512, "dim": 32}, "compile": False},
+    "data": {
+        "root": str(GOLDEN / "tied"),
+        "tokenizer": str(TOKENIZER),
+        "corpus": None,
+        "seq_len": 64,
+        "global_batch_tokens": 256,
+        "micro_batch_sequences": 2,
+        "val_batch_sequences": 4,
+        "val_max_tokens": 512,
+    },
+    "warmup": {"steps": 1},
+    "trainer": {
+        "accelerator": "cpu",
+        "devices": 1,
+        "strategy": "auto",
+        "max_steps": 2,
+        "num_sanity_val_steps": 0,
+        "default_root_dir": "run",
+    },
+}
+"""Two steps of any recipe on any machine: its own layers, heads, dtypes and settings, narrow and short."""
+
+
+@pytest.mark.parametrize("files", WITH_OVERLAYS, ids=names)
+def test_two_steps_of_a_recipe_end_with_an_artifact(files, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(yaml.safe_dump(SMALL))
+    config = resolved(capfd, *files)
+    assert main(["fit", *given([*files, "small.yaml"])]) == 0
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["steps"] == 2 and result["within_budget"] and result["seed"] == config["seed_everything"]
+    gpt = load_artifact("run/model.int8.ptz")
+    gpt = getattr(gpt, "gpt", gpt)
+    assert gpt.config.num_layers == config["model"]["gpt"]["num_layers"]
+    assert gpt.config.attention.num_heads == config["model"]["gpt"]["attention"]["num_heads"]
+    assert result["roundtrip_val_loss"] == pytest.approx(result["val_loss"], rel=0.05)
+
+
 def test_the_baseline_trains_on_a_cpu(tmp_path, monkeypatch):
     """The real model in its real dtypes, on other data and short sequences."""
     monkeypatch.chdir(tmp_path)
@@ -84,7 +175,7 @@ def test_the_baseline_trains_on_a_cpu(tmp_path, monkeypatch):
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(overlay))
     files = [CONFIGS / "baseline.yaml", CONFIGS / "hardware/cpu.yaml", Path("small.yaml")]
-    assert main(["fit", *(word for file in files for word in ("-c", str(file)))]) == 0
+    assert main(["fit", *given(files)]) == 0
     result = json.loads((tmp_path / "checkpoints/baseline/result.json").read_text())
     assert result["num_params"] == 17_059_912 - 512 * 512
     assert result["within_budget"]

@@ -33,7 +33,7 @@ class Output:
         shard_tokens: tokens in a full shard.
         shuffle: puts the training documents in an order that depends on the seed alone; the validation
             documents keep theirs.
-        seed: of that order, and of what is held out by hash.
+        seed: seed of that order, and of what is held out by hash.
         workers: threads that encode; null takes one for each core.
     """
 

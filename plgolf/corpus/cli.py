@@ -48,6 +48,17 @@ def run(words: list[str]) -> int:
     Raises:
         UserError: there is a mistake of the user's.
     """
+    settings = parser().parse_args(words or ["--help"])
+    try:
+        return _COMMANDS[settings.subcommand].run(settings[settings.subcommand])
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"{error.filename or settings.subcommand}: {error.strerror or error}") from error
+
+
+def parser() -> OneLineErrors:
+    """Returns the parser of all its subcommands."""
     parser = OneLineErrors(
         prog="plgolf data", description="Make, check and look at datasets.", allow_abbrev=False
     )
@@ -56,13 +67,7 @@ def run(words: list[str]) -> int:
         subparser = OneLineErrors(description=command.description, allow_abbrev=False)
         command.add_arguments(subparser)
         subcommands.add_subcommand(name, subparser, help=command.description)
-    settings = parser.parse_args(words or ["--help"])
-    try:
-        return _COMMANDS[settings.subcommand].run(settings[settings.subcommand])
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise UserError(f"{error.filename or settings.subcommand}: {error.strerror or error}") from error
+    return parser
 
 
 def _prepare_arguments(parser: OneLineErrors) -> None:
@@ -73,7 +78,7 @@ def _prepare_arguments(parser: OneLineErrors) -> None:
         "--on_error",
         type=Literal["stop", "skip"],
         default="stop",
-        help="at a document that cannot be taken: stop, naming file and line, or skip and count it",
+        help="what is done at a document that cannot be taken; stop names file and line, skip counts it",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset in root")
     parser.add_class_arguments(Reading, skip={"separator"})
@@ -90,7 +95,7 @@ def _prepare_arguments(parser: OneLineErrors) -> None:
         "--val_inputs",
         nargs="+",
         default=[],
-        help="take the validation documents from these files or patterns, and none from the others",
+        help="files or patterns of the validation documents; none are taken from the others",
     )
     parser.add_class_arguments(TokenizerRecipe)
     parser.add_class_arguments(Output, skip={"shuffle"})

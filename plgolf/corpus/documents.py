@@ -57,10 +57,11 @@ class Reading:
     """How files are read.
 
     Args:
-        format: of all files; null goes by each file's name.
-        text_field: field of a JSON line, or column of a Parquet file, that holds the text.
+        format: how all files are read; null goes by each file's name.
+        text_field: field of a JSON line, or Parquet column, that holds the text.
         separator: what stands between the documents of a text file; null takes a file as one document.
-        max_document_bytes: longer documents are refused: encoding takes some 60 times a text in memory.
+        max_document_bytes: bytes of the longest document that is taken; encoding takes some 60 times a text
+            in memory.
     """
 
     format: Format | None = None

@@ -24,9 +24,9 @@ class Holdout:
     """Which documents are held out: one of three rules, by documents and never by shard.
 
     Args:
-        val_fraction: a share of the documents, chosen by a hash of each text: it does not depend on order,
-            and equal texts stay together. The default rule, with 0.05.
-        val_documents: the first so many documents.
+        val_fraction: share of the documents, chosen by a hash of each text; it does not depend on order, and
+            equal texts stay together. The default rule, with 0.05.
+        val_documents: how many documents, the first ones.
         val_inputs: documents of these files, or patterns, and none of the others.
     """
 

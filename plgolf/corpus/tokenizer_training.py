@@ -54,13 +54,13 @@ class TokenizerRecipe:
     """Which tokenizer a dataset gets.
 
     Args:
-        tokenizer: file of one to use as it is: a SentencePiece .model, or the .json of the byte tokenizer;
-            null trains one.
-        model_type: what to train: bpe or unigram; byte needs no training.
+        tokenizer: file of one to use as it is; null trains one. A SentencePiece .model, or the .json of the
+            byte tokenizer.
+        model_type: what to train; byte needs no training.
         preset: lossless gives back every text exactly; challenge has the options of the challenge's own
             tokenizers, which normalise.
         vocab_size: pieces, the 256 bytes and 4 special ones included.
-        sample_bytes: training text: a sample of the training documents of at most so many bytes.
+        sample_bytes: most bytes of text that it is trained on; a sample of the training documents.
     """
 
     tokenizer: str | None = None

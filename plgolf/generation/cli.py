@@ -24,6 +24,15 @@ def parsed(words: list[str]) -> Namespace:
     Raises:
         UserError: there is a mistake of the user's.
     """
+    # As it is: a parser would take a text for YAML.
+    rest, prompt = _without_prompt(words)
+    settings = parser().parse_args(rest if words else ["--help"])
+    settings.prompt = prompt
+    return settings
+
+
+def parser() -> OneLineErrors:
+    """Returns the parser of ``plgolf generate``."""
     parser = OneLineErrors(
         prog="plgolf generate",
         description="Write text with an artifact. The same seed and settings give the same text.",
@@ -41,7 +50,7 @@ def parsed(words: list[str]) -> Namespace:
     parser.add_argument(
         "--top_p", type=float, default=1.0, help="choose among the likeliest that together have this much"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the first sample; the next has the next")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first sample; the next has the next")
     parser.add_argument("--samples", type=int, default=1, help="how many texts")
     parser.add_argument(
         "--tokenizer",
@@ -55,11 +64,7 @@ def parsed(words: list[str]) -> Namespace:
         default=None,
         help="tokens seen at once; by default what the model was trained on",
     )
-    # As it is: a parser would take a text for YAML.
-    rest, prompt = _without_prompt(words)
-    settings = parser.parse_args(rest if words else ["--help"])
-    settings.prompt = prompt
-    return settings
+    return parser
 
 
 def _without_prompt(words: list[str]) -> tuple[list[str], str]:

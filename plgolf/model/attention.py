@@ -101,8 +101,12 @@ class SelfAttention(nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Lets each query see the keys up to its own position; the last query is at the last key's."""
         time, length = q.size(2), k.size(2)
+        if time == 1:
+            # The heads of a group ask the same keys, which are then read once.
+            grouped = q.reshape(*k.shape[:2], -1, self.head_dim)
+            return F.scaled_dot_product_attention(grouped, k, v).view_as(q)
         mask = None
-        if 1 < time < length:
+        if time < length:
             mask = torch.ones(time, length, dtype=torch.bool, device=q.device).tril(length - time)
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=time == length, enable_gqa=self.grouped

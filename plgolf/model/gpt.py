@@ -31,8 +31,8 @@ class GPTConfig:
         dim: width of the residual stream.
         num_layers: attention plus MLP layers.
         embedding_std: standard deviation of the initial embedding.
-        compute_dtype: dtype of the embedding and the residual stream; Linear weights and small
-            parameters are float32 either way.
+        compute_dtype: dtype of embedding and residual stream; Linear weights and small parameters are
+            float32 either way.
         attention: the attention layers.
         mlp: the MLPs.
         head: the output layer.

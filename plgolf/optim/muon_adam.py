@@ -30,7 +30,7 @@ class MuonConfig:
         momentum_start: momentum of the first step.
         momentum_warmup_steps: steps over which momentum rises linearly; 0 for none.
         newton_schulz_steps: iterations of the orthogonalisation.
-        newton_schulz_dtype: dtype of the orthogonalisation.
+        newton_schulz_dtype: dtype it computes in.
     """
 
     lr: float = 0.02

@@ -11,6 +11,30 @@ from plgolf.report.writing import write_report
 _LONGEST_NAME = 40
 
 
+def parser() -> OneLineErrors:
+    """Returns the parser of the command line."""
+    parser = OneLineErrors(
+        prog="plgolf report",
+        description="Draw a run into one HTML file, or compare several. Runs whose configurations differ in "
+        "no more than the seed and in folders are a group; every group is compared with the first run's.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=str,
+        help="folders of runs, patterns such as 'base-*', or NAME=FOLDER,FOLDER",
+    )
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        help="HTML file to write; pictures go to a folder beside it that has its name without the ending. By "
+        "default report.html, for one run in its folder",
+    )
+    return parser
+
+
 def run(words: list[str]) -> int:
     """Runs the command.
 
@@ -23,26 +47,7 @@ def run(words: list[str]) -> int:
     Raises:
         UserError: there is a mistake of the user's.
     """
-    parser = OneLineErrors(
-        prog="plgolf report",
-        description="Draw a run into one HTML file, or compare several. Runs whose configurations differ in "
-        "no more than the seed and in folders are a group; every group is compared with the first run's.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        type=str,
-        help="folders of runs, patterns such as 'checkpoints/base-*', or groups as NAME=FOLDER,FOLDER",
-    )
-    parser.add_argument(
-        "--out",
-        type=str | None,
-        default=None,
-        help="HTML file to write; pictures go to a folder beside it that has its name without the ending. By "
-        "default report.html, for one run in its folder",
-    )
-    settings = parser.parse_args(words or ["--help"])
+    settings = parser().parse_args(words or ["--help"])
     written = write_report(settings.runs, Path(settings.out) if settings.out else None)
     terminal = Terminal()
     for sentence in written.notes:

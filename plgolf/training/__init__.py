@@ -7,6 +7,7 @@ from plgolf.training.datamodule import ShardDataModule
 from plgolf.training.export import ArtifactExport
 from plgolf.training.module import GolfModule
 from plgolf.training.peers import PeerWatch
+from plgolf.training.samples import SampleLog
 from plgolf.training.warmup import CompileWarmup
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "GolfModule",
     "PeerWatch",
     "RunCheckpoint",
+    "SampleLog",
     "ShardDataModule",
     "TrainClock",
 ]

@@ -36,7 +36,7 @@ class RunCheckpoint(Checkpoint):
         every_steps: steps between checkpoints; null for none by steps.
         keep: how many stay.
         dir: folder to write to; by default ``trainer.default_root_dir``.
-        allow_changed: what may differ from the checkpoint that a run goes on from, as its refusal calls it:
+        allow_changed: what may differ from the checkpoint that a run goes on from; as its refusal calls it:
             ``data.seq_len``, or ``data.train_shards`` with all of them.
     """
 

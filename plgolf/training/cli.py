@@ -1,23 +1,20 @@
 """``plgolf fit`` and ``plgolf validate``: LightningCLI, artifacts as checkpoints, a record of every run."""
 
 import errno
-import logging
-import warnings
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import yaml
 from jsonargparse import dict_to_namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from plgolf.arguments import OneLineErrors
 from plgolf.config import config_from_dict, config_to_dict
 from plgolf.errors import UserError
-from plgolf.files import write_whole
 from plgolf.model import GPTConfig
 from plgolf.training import (
     ArtifactExport,
@@ -26,6 +23,7 @@ from plgolf.training import (
     GolfModule,
     PeerWatch,
     RunCheckpoint,
+    SampleLog,
     ShardDataModule,
     TrainClock,
 )
@@ -33,9 +31,13 @@ from plgolf.training.allowed_classes import check_allowed_classes
 from plgolf.training.checkpoint import LIGHTNINGS_WORDS, find_checkpoint
 from plgolf.training.checkpoint_io import CheckpointFiles, saved_architecture
 from plgolf.training.console.log import spelled_out
+from plgolf.training.parser import GolfParser, overrides
 from plgolf.training.peers import end_with_launcher
+from plgolf.training.profiling import profiler_named
 from plgolf.training.provenance import Provenance
+from plgolf.training.quiet import quiet_libraries
 from plgolf.training.resume import check_resume
+from plgolf.training.run_log import SaveRunConfig
 from plgolf.version import __version__
 
 _REFUSALS = (
@@ -43,24 +45,6 @@ _REFUSALS = (
     *(errno.EACCES, errno.ENAMETOOLONG),
 )
 """What a file system says no with, to a logger for example."""
-
-
-class SaveRunConfig(SaveConfigCallback):
-    """Writes the complete configuration of a fit to ``config.yaml`` in the run's folder, and to loggers."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            super().setup(trainer, pl_module, stage)
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        text = self.parser.dump(self.config, skip_none=False)
-        write_whole(Path(trainer.default_root_dir) / "config.yaml", text.encode())
-        for logger in trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load(text))
-
-
-class GolfParser(OneLineErrors, LightningArgumentParser):
-    """LightningCLI's parser with short errors."""
 
 
 class GolfCLI(LightningCLI):
@@ -91,8 +75,8 @@ class GolfCLI(LightningCLI):
                 "prog": "plgolf",
                 "version": __version__,
                 "description": "Train the best small language model within a byte and a time budget.",
-                "fit": dict(strict),
-                "validate": dict(strict),
+                "fit": {**strict, "description": "Train a model, export it and score the file."},
+                "validate": {**strict, "description": "Score a checkpoint or an artifact."},
             },
             parser_class=GolfParser,
             args=args,
@@ -114,7 +98,10 @@ class GolfCLI(LightningCLI):
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(PeerWatch, "peers")
         parser.add_lightning_class_args(ConsoleLog, "console")
+        parser.add_lightning_class_args(SampleLog, "samples")
         parser.link_arguments("model.gpt.vocab_size", "data.vocab_size")
+        # Said, so that its settings are found in the help and set without naming it.
+        parser.set_defaults({"model.schedule": {"class_path": "plgolf.optim.Warmdown"}})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
@@ -124,12 +111,8 @@ class GolfCLI(LightningCLI):
         self, klass: Any, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand == "fit":
-            parser.add_argument(
-                "--resume",
-                type=Literal["auto"] | None,
-                help="auto goes on from the newest whole checkpoint of the run's folder, if there is one",
-            )
+        assert isinstance(parser, GolfParser)
+        parser.finish(subcommand)
         return parser
 
     def _parse_ckpt_path(self) -> None:
@@ -146,10 +129,21 @@ class GolfCLI(LightningCLI):
             settings.model.gpt = dict_to_namespace(config_to_dict(saved))
             settings.data.vocab_size = saved.vocab_size
 
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except (ValueError, ModuleNotFoundError) as error:
+            missing = re.search(r"Requirement .* not met.*|No module named .*", str(error))
+            if isinstance(error, UserError) or not missing:
+                raise
+            raise UserError(f"a class of the configuration needs more: {missing[0]}") from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._get(self.config_init, "trainer")
         if settings.logger in (None, True):
             kwargs["logger"] = CSVLogger(settings.default_root_dir, name="logs")
+        if isinstance(settings.profiler, str):
+            kwargs["profiler"] = profiler_named(settings.profiler, settings.default_root_dir)
         plugins = settings.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), CheckpointFiles()]
         try:
@@ -190,7 +184,7 @@ class GolfCLI(LightningCLI):
         settings = self.config.fit
         self._export.provenance = Provenance(
             recipe=[str(path) for path in settings.config or []],
-            overrides=_overrides(self.arguments),
+            overrides=overrides(self.arguments),
             seed=settings.seed_everything,
             config=self._parser("fit").dump(settings, skip_none=False),
         )
@@ -210,28 +204,22 @@ class GolfCLI(LightningCLI):
         return export
 
 
-def _overrides(arguments: list[str]) -> list[str]:
-    """Leaves out the subcommand and the configuration files."""
-    rest, skip = [], False
-    for argument in arguments[1:]:
-        if skip:
-            skip = False
-        elif argument in ("-c", "--config"):
-            skip = True
-        elif not argument.startswith(("--config=", "-c=")):
-            rest.append(argument)
-    return rest
+class _ParserReady(Exception):  # noqa: N818 (no error)
+    """There is a parser; nothing is to be parsed."""
 
 
-def _quiet_libraries() -> None:
-    """Keeps the libraries' notices to their own developers off the console."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # Their tables are what somebody asked for.
-    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-    warnings.filterwarnings("ignore", message=r"(?s).*deprecated in v4\.", category=DeprecationWarning)
+class _ParserOnly(GolfCLI):
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        raise _ParserReady(parser)
+
+
+def commands() -> dict[str, OneLineErrors]:
+    """Returns the parsers of the commands, for who wants to know what there is to set."""
+    try:
+        _ParserOnly([], parent_pid=0)
+    except _ParserReady as ready:
+        parser: OneLineErrors = ready.args[0]
+    return parser.commands
 
 
 def run(words: list[str], *, parent_pid: int) -> None:
@@ -246,7 +234,7 @@ def run(words: list[str], *, parent_pid: int) -> None:
         RunError: the run cannot go on.
         StoppedBySignal: a signal has ended it.
     """
-    _quiet_libraries()
+    quiet_libraries()
     try:
         GolfCLI(spelled_out(words), parent_pid=parent_pid)
     except (UserError, MisconfigurationException) as error:

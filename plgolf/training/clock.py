@@ -28,7 +28,7 @@ class TrainClock(Callback):
     are in: with ``StoppedBySignal``, once the callbacks had their turn and ``RunCheckpoint`` has saved.
 
     Args:
-        max_seconds: training seconds after which the run ends; None for no limit.
+        max_seconds: training seconds after which the run ends; null for no limit.
     """
 
     def __init__(self, max_seconds: float | None = None) -> None:

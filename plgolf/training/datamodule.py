@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from numpy.typing import NDArray
 
 from plgolf.console import Terminal
@@ -13,12 +14,7 @@ from plgolf.data.byte_counts import ByteCounts
 from plgolf.data.loader import BatchLoader
 from plgolf.data.manifest import MANIFEST, Manifest, find_tokenizer, hash_file, read_manifest
 from plgolf.data.shards import MAX_VOCAB_SIZE, ShardReader, find_shards, find_side_cars, fingerprint
-from plgolf.data.stream import (
-    BatchPlan,
-    TrainStream,
-    ValidationSplit,
-    plan_batches,
-)
+from plgolf.data.stream import BatchPlan, TrainStream, ValidationSplit, plan_batches
 from plgolf.data.tokenizer import Tokenizer
 from plgolf.errors import UserError
 from plgolf.training import resume
@@ -38,7 +34,7 @@ class ShardDataModule(LightningDataModule):
         root: folder of the shards.
         tokenizer: SentencePiece ``.model`` file, or ``.json`` of the byte tokenizer; by default the one that
             the dataset brings along.
-        corpus: text that ``root`` is built from if it is not there: ``stdlib`` is the source code of this
+        corpus: text that ``root`` is built from if it is not there; ``stdlib`` is the source code of this
             Python's standard library, null builds nothing.
         vocab_size: size of the tokenizer; on the command line it is ``model.gpt.vocab_size``.
         seq_len: tokens in a sequence.
@@ -168,10 +164,13 @@ class ShardDataModule(LightningDataModule):
             UserError: something does not divide, or the trainer sets for itself what follows from these.
         """
         plan = self._plan(trainer.world_size)
-        if trainer.accumulate_grad_batches not in (1, plan.accumulation):
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        schedulers = [c for c in callbacks if isinstance(c, GradientAccumulationScheduler)]
+        if schedulers or trainer.accumulate_grad_batches not in (1, plan.accumulation):
+            got = "a GradientAccumulationScheduler" if schedulers else trainer.accumulate_grad_batches
             raise UserError(
                 "trainer.accumulate_grad_batches must be left alone, it follows from "
-                f"data.global_batch_tokens: {plan.accumulation}, got {trainer.accumulate_grad_batches}"
+                f"data.global_batch_tokens: {plan.accumulation}, got {got}"
             )
         interval = getattr(trainer, "val_check_interval", None)
         if interval not in (None, 1.0, self._val_check_interval(plan.accumulation)):

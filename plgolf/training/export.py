@@ -22,6 +22,7 @@ from plgolf.training.console import progress, say
 from plgolf.training.module import GolfModule
 from plgolf.training.provenance import Provenance
 from plgolf.training.result import compare_compressors, describe_bytes, describe_run, describe_scores
+from plgolf.training.run_log import log_ledger
 from plgolf.training.score import Score
 
 
@@ -34,10 +35,10 @@ class ArtifactExport(Callback):
     Args:
         dir: folder to write to; by default ``trainer.default_root_dir``.
         budget_bytes: what model and packed code together may take.
-        compressors: general compressors to measure on the same validation bytes, for comparison; meant for
+        compressors: general compressors to measure on the same validation bytes; for comparison, meant for
             small validation splits.
-        hardest_documents: how many of the hardest documents ``analysis.json`` shows token by token.
-        tokenizer: where the tokenizer's file goes: beside the artifact, or also inside of it, where it counts
+        hardest_documents: documents that ``analysis.json`` shows token by token; the hardest ones.
+        tokenizer: where the tokenizer's file goes; beside the artifact, or also inside of it, where it counts
             against the budget.
     """
 
@@ -122,9 +123,7 @@ class ArtifactExport(Callback):
             }
             _write(path.parent / "analysis.json", json.dumps(analysed))
             _write(path.parent / "result.json", json.dumps(self.result, indent=2))
-            values = {**after.named("roundtrip"), "export/bytes": float(ledger.total_bytes)}
-            for logger in trainer.loggers:
-                logger.log_metrics(values, step=trainer.global_step)
+            log_ledger(trainer.loggers, self.result, after.named("roundtrip"))
 
     def _export(self, trainer: Trainer, module: GolfModule, path: Path) -> QuantizeStats | None:
         stats, failure = None, None

@@ -38,7 +38,7 @@ class GolfModule(LightningModule):
     Args:
         gpt: the architecture.
         optimizer: makes the optimizer from groups of parameters by role.
-        schedule: what multiplies the base learning rates; null for ``Warmdown`` over 3000 steps.
+        schedule: what multiplies all learning rates over the run; null for ``Warmdown`` over 3000 steps.
         compile: compiles the model with ``torch.compile`` (one graph, static shapes).
         nonfinite: what becomes of a step whose loss or gradient is not finite. ``stop`` ends the run with a
             RunError that names step, rank and batch, after the step and before any checkpoint of it;

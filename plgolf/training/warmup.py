@@ -13,14 +13,14 @@ from plgolf.training.datamodule import ShardDataModule
 
 
 class CompileWarmup(Callback):
-    """Runs forward, backward and optimizer on random tokens, then restores weights and optimizer state.
+    """Runs full steps on random tokens, then restores weights and optimizer state.
 
     It goes through the strategy, so that communication is warmed up as well: DDP cuts gradients into other
     buckets from the second backward pass on, and with them the order of sums. A run on several ranks
     therefore has at least one warm-up step, or it would not go on from a checkpoint exactly as without.
 
     Args:
-        steps: warm-up steps.
+        steps: steps before the clock starts; 0 for none on a single rank.
     """
 
     def __init__(self, steps: int = 0) -> None:

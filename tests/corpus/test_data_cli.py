@@ -115,7 +115,10 @@ def test_bare_folders_can_be_looked_at(tmp_path):
         (["verify", "none"], "none: no such folder"),
         (["inspect", "none"], "none: no such folder"),
         (["inspect", "."], ".: holds no *_train_<number>.bin and no *_val_<number>.bin"),
-        (["prepar"], "invalid choice: 'prepar'"),
+        (
+            ["prepar"],
+            "no command prepar of plgolf data, there are prepare, download, verify, inspect (did you mean",
+        ),
     ],
 )
 def test_mistakes_cost_one_line_and_leave_nothing(tmp_path, arguments, message):

@@ -25,9 +25,9 @@ class ConsoleLog(Callback):
     Nothing here waits for a device: what is said of a step was read when the ranks agreed on it.
 
     Args:
-        style: ``lines`` are aligned, in colour on a terminal and plain in a file; ``bar`` is a bar whose
-            length is the time budget, where there is a terminal; ``reference`` is the reference program's
-            log lines, for parsers of those.
+        style: what progress looks like; ``lines`` are aligned, in colour on a terminal and plain in a file;
+            ``bar`` is a bar whose length is the time budget, where there is a terminal; ``reference`` is the
+            reference program's log lines, for parsers of those.
         every_steps: steps between lines.
         first_steps: the first so many steps get a line each.
     """

@@ -1,0 +1,18 @@
+"""What the libraries say to their own developers, kept off the console."""
+
+import logging
+import warnings
+
+
+def quiet_libraries() -> None:
+    """Silences notices that nobody who trains can do anything about."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # What a callback or a profiler is asked to say: these have nothing to say unasked.
+    for name in ("callbacks", "profilers"):
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # Of sharded layers, which there are none of.
+    warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with a model")
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", message=r"(?s).*deprecated in v4\.", category=DeprecationWarning)

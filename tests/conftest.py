@@ -40,6 +40,7 @@ def quickstart(tmp_path_factory) -> Path:
     (folder / "books").mkdir()
     for source in sorted((repository / "plgolf").rglob("*.py")):
         (folder / "books" / f"{'-'.join(source.parts[-2:])}.txt").write_text(source.read_text())
+    (folder / "some.txt").write_text("def main():\n    return 0\n" * 20)
     before = Path.cwd()
     os.chdir(folder)
     try:

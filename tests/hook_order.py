@@ -101,7 +101,7 @@ def sections(recipe: Path, folder: Path) -> dict[str, list[str]]:
         "fit": ([*fit, root], 0, 0),
         "stop": ([*fit, f"--trainer.default_root_dir={folder}/stopped"], 1, 143),
         "resume": ([*fit, f"--trainer.default_root_dir={folder}/stopped", "--resume=auto"], 0, 0),
-        "validate": (["validate", *fit[1:3], f"--ckpt_path={folder}/run/model.int8.ptz", root], 0, 0),
+        "validate": (["validate", *fit[1:3], fit[4], f"--ckpt_path={folder}/run/model.int8.ptz", root], 0, 0),
     }
     records = {}
     for name, (words, stop_in_step, code) in runs.items():
@@ -117,7 +117,6 @@ def cut(*, fit: list[str], stop: list[str], resume: list[str], validate: list[st
     micro_batches = [i for i, line in enumerate(fit) if line == "TrainClock.on_train_batch_start"]
     start, _, second, last = micro_batches
     validation = fit.index("TrainClock.on_validation_start")
-    saving = fit.index("RunCheckpoint.on_train_batch_end", last)
     end = fit.index("GolfModule.on_validation_end", last) + 1
     start_of_resumed = resume[: resume.index("TrainClock.on_train_batch_start")]
     score = validate[: validate.index("GolfModule.on_validation_end") + 1]
@@ -125,7 +124,6 @@ def cut(*, fit: list[str], stop: list[str], resume: list[str], validate: list[st
         "Start of a fit": fit[:start],
         "A step of two micro-batches": fit[start:validation],
         "A validation": fit[validation:second],
-        "A checkpoint": fit[saving : fit.index("GolfModule.on_train_batch_end", saving)],
         "The end": fit[end:],
         "A signal": stop[stop.index("GolfModule.lr_scheduler_step") :],
         "A resume": difference(fit[:start], start_of_resumed),

@@ -159,3 +159,7 @@ def test_a_resumed_run_knows_the_metrics_of_before(golden_recipe, tmp_path, monk
     assert main(["fit", "-c", golden_recipe.name, "--trainer.max_steps=3", "--resume=auto"]) == 0
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert result["metrics"] == ["logs/version_0/metrics.csv", "logs/version_1/metrics.csv"]
+    # A run that is only exported again has made no steps, and its report no times of them.
+    assert main(["fit", "-c", golden_recipe.name, "--trainer.max_steps=3", "--resume=auto"]) == 0
+    assert "step_ms_quantiles" not in json.loads((tmp_path / "run/result.json").read_text())
+    assert main(["report", "run"]) == 0

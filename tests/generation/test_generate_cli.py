@@ -2,12 +2,10 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -99,18 +97,6 @@ def test_a_prompt_is_taken_as_it_is(artifact, prompt, capfd):
     assert once.startswith(prompt) and len(once) <= len(prompt) + 2
     assert main(["generate", "--prompt", prompt, "--max_tokens=1", "--artifact", artifact]) == 0
     assert capfd.readouterr().out == once
-
-
-def test_the_example_of_the_documentation_runs(run, tmp_path, monkeypatch, capfd):
-    page = (Path(__file__).parents[2] / "docs" / "generation.md").read_text()
-    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
-    shutil.copytree(run, tmp_path / "checkpoints" / "quickstart")
-    (tmp_path / "some.txt").write_text("some text")
-    monkeypatch.chdir(tmp_path)
-    written: dict = {}
-    exec(compile(code, "generation.md", "exec"), written)
-    assert written["score"].num_bytes == 9 and not written["gpt"].training
-    assert str(written["score"].bpb) in capfd.readouterr().out
 
 
 def test_the_prompt_comes_from_stdin(artifact):

@@ -192,7 +192,7 @@ def test_colours_follow_nats():
         (["none"], "none: no such folder"),
         (["{run}", "--out", "x.pdf"], "out must end in .html, got x.pdf"),
         (["{run}", "--out", "{run}/config.yaml/x.html"], "cannot be written"),
-        (["{run}", "--outt", "x.html"], "--outt"),
+        (["{run}", "--outt", "x.html"], "(did you mean --out?)"),
         (["--out", "x.html"], "runs"),
     ],
 )

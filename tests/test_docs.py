@@ -11,6 +11,8 @@ import pytest
 from hook_order import PAGE, on_page, rewritten, sections
 from pages import PAGES, REPOSITORY, blocks
 
+from plgolf.cli import main
+
 
 def test_every_fault_of_the_matrix_has_its_test():
     written = "\n".join(path.read_text() for path in (REPOSITORY / "tests").rglob("test_*.py"))
@@ -40,6 +42,23 @@ def python_of(page: Path) -> list[str]:
 def test_the_pages_that_are_to_be_read_are_short():
     for name, most in (("extending", 250), ("own_classes", 250), ("troubleshooting", 250), ("recipes", 200)):
         assert len((REPOSITORY / "docs" / f"{name}.md").read_text().splitlines()) <= most, name
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("--modle.gpt.dim=3", "modle.gpt.dim is no setting of plgolf fit (did you mean --model.gpt.dim?)"),
+        ("--model.gpt.vocab_size=1024", "vocab_size must equal the "),
+        ("--data.micro_batch_sequences=5", "data.micro_batch_sequences must divide the "),
+        ("--trainer.accumulate_grad_batches=3", "trainer.accumulate_grad_batches must be left alone"),
+        ("--trainer.max_steps=-1", "clock.max_seconds or trainer.max_steps must be set, got neither"),
+    ],
+)
+def test_mistakes_are_called_what_the_page_calls_them(mistake, message, golden_recipe, capfd, monkeypatch):
+    monkeypatch.chdir(golden_recipe.parent)
+    assert main(["fit", "-c", str(golden_recipe), mistake]) == 2
+    assert message in capfd.readouterr().err
+    assert message in PAGE.read_text()
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ def test_every_command_is_one_that_the_parser_takes(words, capfd, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     words = [word.replace("$seed", "2") for word in words]
     with pytest.raises(SystemExit) as end:
-        main([*words, "--print_config"])
+        main([*words, "--print_config=full"])
     assert end.value.code == 0
     said = capfd.readouterr()
     assert yaml.safe_load(said.out)["model"]["gpt"]["num_layers"] > 0, said.err
@@ -51,7 +51,7 @@ def test_the_example_of_a_recipe_is_one(tmp_path, capfd):
     [example] = [block.text for block in blocks(PAGE) if block.language == "yaml"]
     (tmp_path / "recipe.yaml").write_text(example)
     with pytest.raises(SystemExit):
-        main(["fit", "-c", str(tmp_path / "recipe.yaml"), "--print_config"])
+        main(["fit", "-c", str(tmp_path / "recipe.yaml"), "--print_config=full"])
     config = yaml.safe_load(capfd.readouterr().out)
     assert config["model"]["optimizer"]["init_args"]["matrix"]["lr"] == 0.01
     said = set(PAGE.read_text().split("**Groups**: ")[1].split(". ")[0].replace("`", "").split(", "))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from plgolf.errors import UserError
 from plgolf.model.cache import LayerCache
+from plgolf.model.causal import causal_attention
 from plgolf.model.linear import CastLinear
 from plgolf.model.norm import rms_norm
 from plgolf.model.rotary import rotate
@@ -105,9 +106,7 @@ class SelfAttention(nn.Module):
             # The heads of a group ask the same keys, which are then read once.
             grouped = q.reshape(*k.shape[:2], -1, self.head_dim)
             return F.scaled_dot_product_attention(grouped, k, v).view_as(q)
-        mask = None
-        if time < length:
-            mask = torch.ones(time, length, dtype=torch.bool, device=q.device).tril(length - time)
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=time == length, enable_gqa=self.grouped
-        )
+        if time == length:
+            return causal_attention(q, k, v)
+        mask = torch.ones(time, length, dtype=torch.bool, device=q.device).tril(length - time)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=self.grouped)

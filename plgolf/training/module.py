@@ -23,7 +23,6 @@ from plgolf.roles import param_groups
 from plgolf.training import resume
 from plgolf.training.checkpoint import RunCheckpoint
 from plgolf.training.clock import TrainClock
-from plgolf.training.cuda import set_up_cuda
 from plgolf.training.peers import PeerWatch
 from plgolf.training.randomness import seed_generators
 from plgolf.training.rows import record, training_row
@@ -97,7 +96,7 @@ class GolfModule(LightningModule):
             return
         self._configured = True
         if self.trainer.strategy.root_device.type == "cuda":
-            set_up_cuda(self.gpt.config.compute_dtype)
+            torch.set_float32_matmul_precision("high")  # TF32 products, as the reference has them.
         if self.compiled:
             # In place, so that the names in the state dict stay as they are.
             self.gpt.compile(dynamic=False, fullgraph=True)

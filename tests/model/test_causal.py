@@ -1,0 +1,59 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plgolf.model.causal import blockwise_attention, causal_attention, fused_attention
+
+
+def heads(*, time, dtype, batch=2, num_heads=4, num_kv_heads=2, head_dim=16, seed=0):
+    """Queries, keys and values as a model has them: transposed views."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(batch, time, number, head_dim) for number in (num_heads, num_kv_heads, num_kv_heads)]
+    made = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    return [x.to(dtype).transpose(1, 2).requires_grad_() for x in made]
+
+
+def by_definition(q, k, v):
+    k, v = (x.repeat_interleave(q.size(1) // x.size(1), dim=1) for x in (k, v))
+    scores = q @ k.mT / q.size(-1) ** 0.5
+    seen = torch.ones(q.size(2), q.size(2), dtype=torch.bool).tril()
+    return scores.masked_fill(~seen, -torch.inf).softmax(-1) @ v
+
+
+@settings(max_examples=30, deadline=None)
+@given(time=st.integers(1, 300), groups=st.sampled_from([1, 2, 4]), seed=st.integers(0, 99))
+def test_blocks_of_queries_are_attention_by_definition(time, groups, seed):
+    q, k, v = heads(time=time, dtype=torch.float64, num_kv_heads=groups, seed=seed)
+    weight = torch.randn(q.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    expected, found = by_definition(q, k, v), blockwise_attention(q, k, v)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)  # Its softmax is in float32.
+    gradients = [torch.autograd.grad((y * weight).sum(), (q, k, v)) for y in (found, expected)]
+    for ours, exact in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, exact, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("time", [1, 127, 512, 513, 700])
+def test_in_bfloat16_no_length_is_far_from_float64(time):
+    q, k, v = heads(time=time, dtype=torch.bfloat16)
+    found, exact = causal_attention(q, k, v), by_definition(q.double(), k.double(), v.double())
+    assert found.dtype is torch.bfloat16
+    assert (found.double() - exact).norm() < 6e-3 * exact.norm()
+
+
+def test_short_bfloat16_on_a_cpu_is_blockwise_and_all_else_is_not():
+    for time, dtype, blockwise in (
+        (512, torch.bfloat16, True),
+        (513, torch.bfloat16, False),
+        (64, torch.float32, False),
+    ):
+        q, k, v = heads(time=time, dtype=dtype)
+        expected = (blockwise_attention if blockwise else fused_attention)(q, k, v)
+        assert torch.equal(causal_attention(q, k, v), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_compiles_whole(dtype):
+    q, k, v = heads(time=200, dtype=dtype)
+    compiled = torch.compile(causal_attention, backend="aot_eager", fullgraph=True, dynamic=False)
+    torch.testing.assert_close(compiled(q, k, v), causal_attention(q, k, v))

@@ -110,12 +110,15 @@ class RunCheckpoint(Checkpoint):
         step, clock = trainer.global_step, TrainClock.of(trainer)
         if step == self._saved_step:
             return
-        by_steps = self.every_steps is not None and step % self.every_steps == 0
         by_time = self.every_seconds is not None and (
             clock.elapsed_seconds - self._saved_seconds >= self.every_seconds
         )
-        if by_steps or by_time or clock.stopped_by or trainer.should_stop:
+        if self.reads_step(step) or by_time or clock.stopped_by or trainer.should_stop:
             self._save(trainer)
+
+    def reads_step(self, step: int) -> bool:
+        """Says whether this step is one to save, so that its loss is looked at first."""
+        return self.every_steps is not None and step % self.every_steps == 0
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit" and TrainClock.of(trainer).stopped_by:

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from plgolf.errors import StoppedBySignal, UserError
 from plgolf.optim import Progress
 from plgolf.optim.sharing import of_all_ranks
+from plgolf.training.pace import Pace, ReadsSteps
 from plgolf.training.signals import StopSignals
 
 
@@ -20,24 +21,33 @@ class TrainClock(Callback):
     """Counts training seconds and ends the run: by them, by ``trainer.max_steps``, or by a signal.
 
     The clock starts with the first batch, after compile warm-up. It stands while the run validates or
-    writes a checkpoint, from the start of either to the next batch. Rank 0's reading is shared after each
-    optimizer step, so that all ranks apply the same learning rate and stop after the same step; Lightning
-    then validates once more. The reading is saved in checkpoints: a resumed run keeps what is left.
+    writes a checkpoint, from the start of either to the next batch. All ranks go by rank 0's reading, so that
+    they apply the same learning rate and stop after the same step; Lightning then validates once more. The
+    reading is saved in checkpoints: a resumed run keeps what is left.
+
+    To share the reading, and the losses with it, is to wait for the device. A CPU is waited for anyway; on a
+    GPU it happens each half second, and after the first steps, the last ones and those that somebody reads.
+    In between the clock goes on at the pace of the interval before.
 
     SIGTERM or SIGINT on any rank ends the run on all of them after the step, or the validation, that they
     are in: with ``StoppedBySignal``, once the callbacks had their turn and ``RunCheckpoint`` has saved.
 
     Args:
         max_seconds: training seconds after which the run ends; null for no limit.
+        agree_seconds: training seconds between two readings that are shared, at most 32 steps; null for 0.5
+            on a GPU and each step on a CPU.
     """
 
-    def __init__(self, max_seconds: float | None = None) -> None:
+    def __init__(self, max_seconds: float | None = None, agree_seconds: float | None = None) -> None:
         if max_seconds is not None and not max_seconds > 0:
             raise UserError(f"clock.max_seconds must be positive, got {max_seconds}")
+        if agree_seconds is not None and not agree_seconds >= 0:
+            raise UserError(f"clock.agree_seconds must be at least 0, got {agree_seconds}")
         self.max_seconds = max_seconds
+        self.agree_seconds = agree_seconds
         self.now: Callable[[], float] = time.perf_counter
         self.elapsed_seconds = 0.0
-        """Rank 0's training seconds at the end of the last optimizer step."""
+        """Rank 0's training seconds at the end of the last optimizer step, as all ranks have them."""
         self.phase_seconds = {"warmup": 0.0, "validate": 0.0, "export": 0.0, "roundtrip": 0.0}
         """This rank's seconds outside training."""
         self.signals = StopSignals()
@@ -45,6 +55,7 @@ class TrainClock(Callback):
         """The signal that all ranks agree to stop for; 0 for none."""
         self.step_seconds: list[float] = []
         """What each optimizer step of this fit took, by rank 0's reading."""
+        self._pace = Pace()
         self._reached_steps: int | None = None
         self._banked_seconds = 0.0
         self._started: float | None = None
@@ -64,15 +75,34 @@ class TrainClock(Callback):
             max_seconds=self.max_seconds,
         )
 
+    def is_due(self, trainer: Trainer) -> bool:
+        """Says whether the ranks agree after the step just made; the same on all of them."""
+        if self._pace.is_due or trainer.global_step == trainer.max_steps:
+            return True
+        if self.signals.received and trainer.world_size == 1:
+            return True
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            return True
+        readers = (c for c in trainer.callbacks if isinstance(c, ReadsSteps))  # type: ignore[attr-defined]
+        return any(reader.reads_step(trainer.global_step) for reader in readers)
+
     def facts(self, device: torch.device) -> torch.Tensor:
         """Returns what this rank has to tell: its reading and the signal it got, float64 (2,)."""
         return torch.tensor([self._read(), self.signals.received], dtype=torch.float64, device=device)
 
     def agree(self, everyones: list[list[float]]) -> None:
-        """Takes the facts of all ranks, so that all of them go on alike; called once per optimizer step."""
-        self.step_seconds.append(everyones[0][0] - self.elapsed_seconds)
+        """Takes the facts of all ranks after a step, so that all of them go on alike."""
+        self.step_seconds.append(0.0)
+        steps = self._pace.read(everyones[0][0])
+        self.step_seconds[-steps:] = [self._pace.seconds_per_step] * steps
         self.elapsed_seconds = everyones[0][0]
         self._take_signals(signum for _, signum in everyones)
+
+    def go_on(self) -> None:
+        """Counts a step after which the ranks do not agree."""
+        self._pace.go_on()
+        self.step_seconds.append(self._pace.seconds_per_step)
+        self.elapsed_seconds += self._pace.seconds_per_step
 
     def agree_to_stop(self, device: torch.device) -> None:
         """Shares the signals alone, where no step has ended; every rank calls it at the same time."""
@@ -140,6 +170,9 @@ class TrainClock(Callback):
             trainer.fit_loop.epoch_loop.max_steps = self._reached_steps
         if self._is_over or self._reached_steps is not None:
             trainer.should_stop = True
+        on_gpu = pl_module.device.type == "cuda"
+        apart = self.agree_seconds if self.agree_seconds is not None else 0.5 if on_gpu else 0.0
+        self._pace = Pace(apart, self.elapsed_seconds, self.max_seconds)
 
     def on_train_batch_start(self, *_: Any) -> None:
         if self._started is None:

@@ -61,9 +61,9 @@ class GolfModule(LightningModule):
         self.bits_per_byte = BitsPerByte()
         self.nonfinite = nonfinite
         self.train_loss = math.nan
-        """Mean loss of the last step's micro-batches over all ranks."""
+        """Mean loss of a step's micro-batches over all ranks: the last step that the ranks agreed after."""
         self.gradient_norm = math.nan
-        """Norm of the last step's gradient, before clipping."""
+        """Norm of that step's gradient, before clipping."""
         self.lr_factor = 1.0
         """What the schedule multiplied the learning rates of the last step by."""
         self.val_score: Score | None = None
@@ -158,13 +158,16 @@ class GolfModule(LightningModule):
             self._numbers.skip_if_nonfinite(self.trainer, optimizer)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        clock = TrainClock.of(self.trainer)
-        everyones = of_all_ranks(torch.cat((clock.facts(self.device), self._numbers.facts())))
-        clock.agree([row[:2] for row in everyones])
-        losses = [loss for row in everyones for loss in row[3:]]
-        self.train_loss, self.gradient_norm = sum(losses) / len(losses), everyones[0][2]
-        if self.nonfinite == "stop":
-            self._numbers.stop_if_nonfinite(self.trainer, [row[2:] for row in everyones])
+        clock, trainer = TrainClock.of(self.trainer), self.trainer
+        self._numbers.end()
+        if clock.is_due(trainer):
+            everyones = of_all_ranks(torch.cat((clock.facts(self.device), self._numbers.facts())))
+            clock.agree([row[:2] for row in everyones])
+            self.train_loss, self.gradient_norm = self._numbers.read(
+                trainer, [row[2:] for row in everyones], stop=self.nonfinite == "stop"
+            )
+        else:
+            clock.go_on()
         group = scheduler.optimizer.param_groups[0]
         self.lr_factor = group["lr"] / group["initial_lr"]
         scheduler.step()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from lightning.pytorch import Trainer
@@ -16,44 +17,71 @@ _MOST_SKIPS = 10
 """Steps in a row that may be skipped: beyond, it is not the data."""
 
 
+class _Numbers(NamedTuple):
+    """Of one optimizer step, on the device."""
+
+    losses: list[Tensor]
+    norms: dict[str, Tensor]
+
+    def facts(self) -> Tensor:
+        """Returns the norm of the whole gradient and the losses, float32 (1 + micro-batches,)."""
+        norm = torch.linalg.vector_norm(torch.stack([norm.float() for norm in self.norms.values()]))
+        return torch.stack([norm, *(loss.float() for loss in self.losses)])
+
+
 class StepNumbers:
     """The losses of a step's micro-batches and the norm of its gradient, on the device until somebody asks.
 
-    Nothing is read while micro-batches go through, so that a GPU is never waited for.
+    Nothing is read while steps go through, so that a GPU is never waited for.
     """
 
     def __init__(self) -> None:
-        self._losses: list[Tensor] = []
-        self._norms: dict[str, Tensor] = {}
+        self._now = _Numbers([], {})
+        self._unread: list[_Numbers] = []
         self._skipped = 0
 
     def begin(self) -> None:
-        """Forgets the step before."""
-        self._losses = []
+        """Begins a step."""
+        self._now = _Numbers([], {})
 
     def see_loss(self, loss: Tensor) -> None:
         """Takes the loss () of a micro-batch."""
-        self._losses.append(loss.detach())
+        self._now.losses.append(loss.detach())
 
     def see_gradients(self, params: Iterable[tuple[str, nn.Parameter]]) -> None:
         """Takes the norm of every gradient; that of one with an infinity or NaN in it is not finite."""
-        self._norms = norms_of({name: p.grad for name, p in params if p.grad is not None})
+        self._now.norms.update(norms_of({name: p.grad for name, p in params if p.grad is not None}))
+
+    def end(self) -> None:
+        """Keeps the step's numbers for ``facts``."""
+        self._unread.append(self._now)
 
     def facts(self) -> Tensor:
-        """Returns the norm of the whole gradient and the losses, float64 (1 + micro-batches,)."""
-        norm = torch.linalg.vector_norm(torch.stack([norm.float() for norm in self._norms.values()]))
-        return torch.stack([norm, *(loss.float() for loss in self._losses)]).double()
+        """Returns what the steps that nobody has read yet came to, one after the other, float64 (n,)."""
+        return torch.cat([numbers.facts() for numbers in self._unread]).double()
 
-    def stop_if_nonfinite(self, trainer: Trainer, everyones: Sequence[Sequence[float]]) -> None:
-        """Raises a RunError on every rank if the step that was just made has a number that is none.
+    def read(
+        self, trainer: Trainer, everyones: Sequence[Sequence[float]], *, stop: bool
+    ) -> tuple[float, float]:
+        """Takes the ``facts`` of all ranks, after which they are read.
 
         Args:
-            trainer: says which step that was.
-            everyones: ``facts`` of all ranks.
+            trainer: says which step was the last of them.
+            everyones: by rank, the same number of them each.
+            stop: raises a RunError on every rank if a step has a number that is none.
+
+        Returns:
+            The last step's mean loss, and the norm of its gradient.
         """
-        problem = self._problem(trainer, everyones, step=trainer.global_step)
-        if problem:
-            raise RunError(f"{problem}; checkpoints are of earlier steps", silent=trainer.global_rank > 0)
+        unread, self._unread = self._unread, []
+        width = len(everyones[0]) // len(unread)
+        steps = [[row[i * width : (i + 1) * width] for row in everyones] for i in range(len(unread))]
+        for ago, (numbers, ranks) in enumerate(zip(unread, steps, strict=True), 1 - len(unread)):
+            problem = stop and _problem(trainer, numbers, ranks, step=trainer.global_step + ago)
+            if problem:
+                raise RunError(f"{problem}; checkpoints are of earlier steps", silent=trainer.global_rank > 0)
+        losses = [loss for row in steps[-1] for loss in row[1:]]
+        return sum(losses) / len(losses), steps[-1][0][0]
 
     def skip_if_nonfinite(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Takes the gradients away if a number is none, so that the optimizer has nothing to do.
@@ -65,7 +93,8 @@ class StepNumbers:
         Raises:
             RunError: it would be the eleventh in a row.
         """
-        problem = self._problem(trainer, of_all_ranks(self.facts()), step=trainer.global_step + 1)
+        everyones = of_all_ranks(self._now.facts().double())
+        problem = _problem(trainer, self._now, everyones, step=trainer.global_step + 1)
         if not problem:
             self._skipped = 0
             return
@@ -76,24 +105,27 @@ class StepNumbers:
         say(f"{problem}: step skipped")
         optimizer.zero_grad(set_to_none=True)
 
-    def _problem(self, trainer: Trainer, everyones: Sequence[Sequence[float]], *, step: int) -> str | None:
-        found = find_nonfinite(everyones)
-        if found is None:
-            return None
-        rank, index = found
-        accumulation = trainer.accumulate_grad_batches
-        first = (step - 1) * accumulation
-        if index >= 0:
-            loss, place = everyones[rank][1 + index], _place(trainer, first + index, first + index, [rank])
-            return (
-                f"step {step}: the loss of rank {rank} is {loss} in micro-batch {index + 1} of "
-                f"{accumulation} ({place})"
-            )
-        place = _place(trainer, first, first + accumulation - 1, range(trainer.world_size))
+
+def _problem(
+    trainer: Trainer, numbers: _Numbers, everyones: Sequence[Sequence[float]], *, step: int
+) -> str | None:
+    found = find_nonfinite(everyones)
+    if found is None:
+        return None
+    rank, index = found
+    accumulation = trainer.accumulate_grad_batches
+    first = (step - 1) * accumulation
+    if index >= 0:
+        loss, place = everyones[rank][1 + index], _place(trainer, first + index, first + index, [rank])
         return (
-            f"step {step}: the gradient of {first_nonfinite(self._norms) or 'the model'} on rank {rank} "
-            f"is not finite, though every loss is ({place})"
+            f"step {step}: the loss of rank {rank} is {loss} in micro-batch {index + 1} of "
+            f"{accumulation} ({place})"
         )
+    place = _place(trainer, first, first + accumulation - 1, range(trainer.world_size))
+    return (
+        f"step {step}: the gradient of {first_nonfinite(numbers.norms) or 'the model'} on rank {rank} "
+        f"is not finite, though every loss is ({place})"
+    )
 
 
 def norms_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -116,7 +148,7 @@ def _place(trainer: Trainer, first: int, last: int, of_ranks: Sequence[int]) -> 
 
 
 def find_nonfinite(facts: Sequence[Sequence[float]]) -> tuple[int, int] | None:
-    """Looks for a number that is none in what ``StepNumbers.facts`` returned on all ranks.
+    """Looks for a number that is none in the facts of a step on all ranks: norm of the gradient, losses.
 
     Returns:
         Rank and micro-batch of the first loss that is not finite; micro-batch -1 if all losses are but the

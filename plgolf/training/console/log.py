@@ -58,11 +58,12 @@ class ConsoleLog(Callback):
             return
         if self._bar:
             self._bar.step(StepFacts.of(trainer, pl_module, recent_steps=self.every_steps))
-        elif step <= self.first_steps or trainer.should_stop or self._is_due(step):
+        elif trainer.should_stop or self.reads_step(step):
             self._say_step(trainer, pl_module)
 
-    def _is_due(self, step: int) -> bool:
-        return self.every_steps > 0 and step % self.every_steps == 0
+    def reads_step(self, step: int) -> bool:
+        """Says whether a line is about this step, so that its loss is read."""
+        return step <= self.first_steps or (self.every_steps > 0 and step % self.every_steps == 0)
 
     def _say_step(self, trainer: Trainer, module: Any) -> None:
         step, max_steps = trainer.global_step, _max_steps(trainer)

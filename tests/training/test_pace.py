@@ -1,0 +1,128 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from golden_run import Record, golden_data, golden_module, trainer
+from hypothesis import given
+from hypothesis import strategies as st
+from processes import ranks, succeed
+
+from plgolf.errors import RunError
+from plgolf.training import GolfModule, RunCheckpoint, TrainClock
+from plgolf.training.pace import Pace
+
+
+def walk(pace, seconds_per_step, end):
+    """Goes on step by step to the end; returns by step whether it was read after."""
+    read, seconds = [], 0.0
+    while seconds < end:
+        seconds += seconds_per_step[len(read) % len(seconds_per_step)]
+        read.append(pace.is_due)
+        if pace.is_due:
+            pace.read(seconds)
+        else:
+            pace.go_on()
+    return read
+
+
+def test_without_seconds_apart_every_step_is_read():
+    assert all(walk(Pace(0.0), [0.1], 5.0))
+
+
+def test_readings_are_half_a_second_apart_but_for_the_first_and_the_last_steps():
+    read = walk(Pace(0.5, end=20.0), [0.05], 20.0)
+    steps = [step for step, was in enumerate(read, 1) if was]
+    apart = [after - before for before, after in pairwise(steps)]
+    assert steps[:10] == list(range(1, 11))
+    assert set(apart[10:-6]) <= {9, 10}
+    assert steps[-2:] == [len(read) - 1, len(read)]
+
+
+@given(
+    apart=st.floats(0, 3),
+    steps=st.lists(st.floats(1e-3, 1.0), min_size=1, max_size=7),
+    end=st.floats(1.0, 20.0),
+)
+def test_a_run_never_goes_far_beyond_its_end(apart, steps, end):
+    pace = Pace(apart, end=end)
+    seconds, since, last = 0.0, 0, 0.0
+    for number in range(100_000):
+        seconds += steps[number % len(steps)]
+        due = pace.is_due
+        since += 1
+        assert since <= 32
+        if due:
+            assert pace.read(seconds) == since
+            if seconds >= end:
+                # As if every step of the last interval had been as slow as the slowest.
+                assert seconds - end <= 32 * max(steps)
+                return
+            since, last = 0, seconds
+        else:
+            pace.go_on()
+    raise AssertionError(last)
+
+
+def test_the_pace_is_the_mean_between_readings():
+    pace = Pace(0.5)
+    for number in range(10):
+        assert pace.read(0.1 * (number + 1)) == 1
+    taken = 0
+    while not pace.is_due:
+        pace.go_on()
+        taken += 1
+    assert taken == 4
+    assert pace.read(1.0 + 0.2 * 5) == 5
+    assert abs(pace.seconds_per_step - 0.2) < 1e-9
+
+
+def test_ranks_that_agree_now_and_then_make_the_same_steps(tmp_path):
+    ends = []
+    for apart in (0.0, 3600.0):
+        record, clock, module = Record(), TrainClock(agree_seconds=apart), golden_module(warmdown_steps=20)
+        fit = trainer(tmp_path, clock, record, max_steps=60, log_every_n_steps=25)
+        fit.fit(module, golden_data())
+        assert len(clock.step_seconds) == 60
+        assert sum(clock.step_seconds) == pytest.approx(clock.elapsed_seconds)
+        ends.append((record, module))
+    (each, alone), (some, now_and_then) = ends
+    assert each.factors == some.factors
+    for name, tensor in alone.gpt.state_dict().items():
+        assert torch.equal(tensor, now_and_then.gpt.state_dict()[name]), name
+    # Ten one by one, then those that are logged, each 32nd since, and the last.
+    fresh = [step for step in range(1, 61) if each.losses[step - 1] == some.losses[step - 1]]
+    assert fresh == [*range(1, 11), 25, 50, 60]
+    assert some.losses[10:24] == [some.losses[9]] * 14
+
+
+class Broken(GolfModule):
+    """Has no loss in step 13."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        if self.trainer.global_step + 1 != 13:
+            return loss
+        self._numbers._now.losses.pop()
+        self._numbers.see_loss(loss * math.nan)
+        return loss * math.nan
+
+
+def broken_fit(folder, world_size):
+    module, many = golden_module(), {"devices": world_size, "strategy": "ddp"} if world_size > 1 else {}
+    module.__class__ = Broken
+    save, clock = RunCheckpoint(every_seconds=None, every_steps=6, keep=9), TrainClock(agree_seconds=3600.0)
+    run = trainer(folder, save, clock, max_steps=40, enable_checkpointing=True, **many)
+    try:
+        run.fit(module, golden_data())
+    except RunError as error:
+        (folder / f"error{run.global_rank}").write_text(str(error))
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_loss_that_is_no_number_is_found_later_and_named_and_in_no_checkpoint(world_size, tmp_path):
+    succeed(ranks(broken_fit, world_size, tmp_path, world_size, folder=tmp_path))
+    errors = {(tmp_path / f"error{rank}").read_text() for rank in range(world_size)}
+    [error] = errors
+    assert error.startswith("step 13: the loss of rank 0 is nan in micro-batch 1 of 1 (training tokens ")
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["step-000006.ckpt", "step-000012.ckpt"]

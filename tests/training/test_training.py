@@ -1,4 +1,6 @@
+import gc
 import json
+from contextlib import nullcontext
 from itertools import count
 
 import pytest
@@ -120,6 +122,22 @@ def test_warm_up_leaves_no_trace(tmp_path):
         assert fit.global_step == 4
     assert results[0][:2] == results[1][:2] and torch.equal(results[0][3], results[1][3])
     assert all(torch.equal(v, results[1][2][k]) for k, v in results[0][2].items())
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_garbage_collector_does_not_look_at_what_stays_until_the_run_is_over(broken, tmp_path):
+    frozen = []
+
+    class Look(Callback):
+        def on_train_batch_end(self, *_):
+            frozen.append(gc.get_freeze_count())
+            if broken:
+                raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError) if broken else nullcontext():
+        trainer(tmp_path, Look(), max_steps=2).fit(golden_module(), golden_data())
+    assert min(frozen) > 100_000
+    assert gc.get_freeze_count() == 0
 
 
 def test_export_scores_the_file_and_brings_the_weights_back(tmp_path, capsys):

@@ -13,6 +13,7 @@ from plgolf.model.attention import AttentionConfig
 from plgolf.model.block import Block
 from plgolf.model.cache import Cache, LayerCache
 from plgolf.model.depth import skip_sources
+from plgolf.model.dtype import fast_dtype
 from plgolf.model.head import Head, HeadConfig
 from plgolf.model.mlp import MLPConfig
 from plgolf.model.norm import rms_norm
@@ -31,8 +32,8 @@ class GPTConfig:
         dim: width of the residual stream.
         num_layers: attention plus MLP layers.
         embedding_std: standard deviation of the initial embedding.
-        compute_dtype: dtype of embedding and residual stream; Linear weights and small parameters are
-            float32 either way.
+        compute_dtype: dtype of embedding and stream; ``auto`` becomes what this machine is fast in, and is
+            saved as that. Linear weights and small parameters are float32 either way.
         attention: the attention layers.
         mlp: the MLPs.
         head: the output layer.
@@ -42,7 +43,7 @@ class GPTConfig:
     dim: int = 512
     num_layers: int = 9
     embedding_std: float = 0.005
-    compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    compute_dtype: Literal["bfloat16", "float32", "auto"] = "bfloat16"
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     mlp: MLPConfig = field(default_factory=MLPConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
@@ -56,8 +57,10 @@ class GPTConfig:
                 raise UserError(f"{name} must be at most {most}, got {value}")
         if not 0 <= self.embedding_std < math.inf:
             raise UserError(f"embedding_std must be finite and at least 0, got {self.embedding_std}")
+        if self.compute_dtype == "auto":
+            object.__setattr__(self, "compute_dtype", fast_dtype())
         if self.compute_dtype not in ("bfloat16", "float32"):
-            raise UserError(f"compute_dtype must be bfloat16 or float32, got {self.compute_dtype}")
+            raise UserError(f"compute_dtype must be bfloat16, float32 or auto, got {self.compute_dtype}")
         self.attention.head_dim(self.dim)
         self.mlp.hidden_dim(self.dim)
 

@@ -34,8 +34,8 @@ class TrainClock(Callback):
 
     Args:
         max_seconds: training seconds after which the run ends; null for no limit.
-        agree_seconds: training seconds between two readings that are shared, at most 32 steps; null for 0.5
-            on a GPU and each step on a CPU.
+        agree_seconds: training seconds between two readings that are shared; null for 0.5 on a GPU and each
+            step on a CPU. There are 32 steps between them at most.
     """
 
     def __init__(self, max_seconds: float | None = None, agree_seconds: float | None = None) -> None:

@@ -72,7 +72,7 @@ def test_our_settings_come_first_and_lightnings_in_our_words(say):
 
 def test_a_key_a_group_or_a_class_is_explained(say):
     said = say("fit", "--help", "model.gpt.compute_dtype")
-    assert "Linear weights and small parameters are" in said and "bfloat16 or float32" in said
+    assert "Linear weights and small parameters are" in said and "bfloat16, float32 or auto" in said
     assert "num_layers" not in said
     said = say("fit", "--help", "trainer")
     assert "--trainer.sync_batchnorm" in said and "--model" not in said

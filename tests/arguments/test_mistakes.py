@@ -19,7 +19,7 @@ FLAGS = [
     (["--data.vocab_size=3"], "data.vocab_size must be given as model.gpt.vocab_size"),
     (
         ["--model.gpt.compute_dtype=bf16"],
-        "model.gpt.compute_dtype must be bfloat16 or float32, got bf16 (did you mean bfloat16?)",
+        "model.gpt.compute_dtype must be bfloat16, float32 or auto, got bf16 (did you mean bfloat16?)",
     ),
     (["--model.nonfinite=halt"], "model.nonfinite must be stop or skip, got halt"),
     (["--model.gpt.dim=many"], "model.gpt.dim must be a whole number, such as 512, got many"),

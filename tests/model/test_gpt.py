@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from golden_data import MODELS, arrays, golden_gpt, ids
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from plgolf import GPT, GPTConfig
+from plgolf.config import config_to_dict
 from plgolf.interop import weight_name_from_reference
 from plgolf.model import AttentionConfig, HeadConfig, MLPConfig
 from plgolf.model.depth import skip_sources
@@ -69,6 +72,13 @@ def test_initial_values_are_the_references():
     assert block.residual_mix.tolist() == [[1.0] * 512, [0.0] * 512]
     assert block.attention.qk_gain.tolist() == [1.5] * 8
     assert (gpt.skip_weights == 1).all()
+
+
+def test_auto_becomes_a_dtype_that_is_saved_and_read_as_it_is():
+    config = GPTConfig(compute_dtype="auto")
+    assert config.compute_dtype in ("bfloat16", "float32")
+    assert config_to_dict(config)["compute_dtype"] == config.compute_dtype
+    assert replace(config, dim=64).compute_dtype == config.compute_dtype
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -179,7 +189,7 @@ def test_every_parameter_has_one_role_and_lands_in_one_group():
         (lambda: GPTConfig(dim=24), "even for rotary pairs, got 3"),
         (lambda: GPTConfig(mlp=MLPConfig(expansion=0.3)), "whole hidden width"),
         (lambda: GPTConfig(num_layers=0), "num_layers must be at least 1, got 0"),
-        (lambda: GPTConfig(compute_dtype="float16"), "compute_dtype must be bfloat16 or float32"),
+        (lambda: GPTConfig(compute_dtype="float16"), "compute_dtype must be bfloat16, float32 or auto"),
         (lambda: AttentionConfig(num_heads=0), "must be at least 1"),
         (lambda: GPTConfig(num_layers=2000), "num_layers must be at most 512, got 2000"),
         (lambda: GPTConfig(embedding_std=-1.0), "embedding_std must be finite and at least 0, got -1"),

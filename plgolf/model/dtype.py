@@ -1,0 +1,17 @@
+"""What a machine computes fast in."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+
+_CPU_PRODUCTS = ("avx512_bf16", "amx_bf16")
+"""A CPU with one of these multiplies in bfloat16 at twice the speed of float32; others emulate it."""
+
+
+def fast_dtype() -> Literal["bfloat16", "float32"]:
+    """Returns bfloat16 on a machine with a GPU or with a CPU that multiplies in it, else float32."""
+    # Torch 2.6 to 2.11 do not tell what a CPU can do.
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    on_cpu = any(capabilities.get(name) for name in _CPU_PRODUCTS)
+    return "bfloat16" if torch.cuda.is_available() or on_cpu else "float32"

@@ -50,8 +50,12 @@ class ArtifactExport(Callback):
         hardest_documents: int = 8,
         tokenizer: Literal["beside", "inside"] = "beside",
     ) -> None:
-        if hardest_documents < 0:
-            raise UserError(f"export.hardest_documents must be at least 0, got {hardest_documents}")
+        for name, value, least in (
+            ("budget_bytes", budget_bytes, 1),
+            ("hardest_documents", hardest_documents, 0),
+        ):
+            if value < least:
+                raise UserError(f"export.{name} must be at least {least}, got {value}")
         self.dir = dir
         self.budget_bytes = budget_bytes
         self.compressors = compressors or []

@@ -91,7 +91,7 @@ class ConsoleLog(Callback):
             return
         if trainer.state.fn == "validate":
             _say_exactly(score)
-        elif not trainer.sanity_checking or trainer.num_sanity_val_steps == float("inf"):
+        else:
             elapsed, max_steps = TrainClock.of(trainer).elapsed_seconds, _max_steps(trainer)
             if self.style == "reference":
                 say(reference.validation_line(step, max_steps, score, elapsed))

@@ -4,7 +4,9 @@ import csv
 import itertools
 import json
 import math
+import tracemalloc
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +17,12 @@ from runs import fit as fit_ranks
 
 from plgolf.artifact import load_gpt
 from plgolf.cli import main
+from plgolf.data.stream import ValidationSplit
 from plgolf.interop import read_artifact_dict, weight_name_to_reference
 from plgolf.quantize.ledger import weigh_tensors
 from plgolf.roles import parameter_roles
 from plgolf.training import ArtifactExport
+from plgolf.training.analysis import ScoreAnalysis
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +116,25 @@ def test_the_hardest_documents_are_the_hardest(run):
         assert costs == pytest.approx(nats[shown : shown + len(costs)].tolist(), abs=1e-3)
         ids = tokens[1 + shown : 1 + shown + len(costs)].tolist()
         assert "".join(text for text, _ in document["tokens"]) == data.tokenizer.decode(ids)
+
+
+def test_the_analysis_keeps_no_more_than_a_document(run):
+    _, _, data, _ = run
+    tokens = np.random.default_rng(0).integers(3, data.vocab_size, 2**20 + 1, dtype=np.uint16)
+    tokens[::500] = data.tokenizer.bos_id
+    reader = SimpleNamespace(num_tokens=tokens.size, read=lambda start, count: tokens[start : start + count])
+    split = ValidationSplit(reader, seq_len=1024, batch_sequences=4)
+    analysis = ScoreAnalysis(split, data.tokenizer, num_documents=3)
+    tracemalloc.start()
+    for index in range(len(split)):
+        analysis.add(split.batch(index), torch.full((4, 1024), 1.0 + index))
+    found = analysis.finish(torch.device("cpu"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20  # A byte for each token; the losses alone were four.
+    # The losses rise, and the split ends within a document.
+    assert sorted(document["num_tokens"] for document in found["documents"]) == [76, 499, 499]
+    assert found["positions"][0]["loss"] == pytest.approx(1.0 + (len(split) - 1) / 2)
 
 
 @pytest.mark.slow

@@ -84,7 +84,8 @@ class ArtifactExport(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero:
             logged = [Path(logger.log_dir) for logger in trainer.loggers if isinstance(logger, CSVLogger)]
-            self._metrics = [*self._earlier_metrics, *(str(path / "metrics.csv") for path in logged)]
+            paths = [*self._earlier_metrics, *(str(path / "metrics.csv") for path in logged)]
+            self._metrics = list(dict.fromkeys(paths))  # A logger may write over what it wrote before.
 
     def state_dict(self) -> dict[str, Any]:
         # Lightning's CSV logger begins a new file where a run goes on.

@@ -4,7 +4,9 @@ import csv
 import itertools
 import json
 import math
+import subprocess
 import tracemalloc
+import warnings
 import zlib
 from types import SimpleNamespace
 
@@ -21,8 +23,9 @@ from plgolf.data.stream import ValidationSplit
 from plgolf.interop import read_artifact_dict, weight_name_to_reference
 from plgolf.quantize.ledger import weigh_tensors
 from plgolf.roles import parameter_roles
-from plgolf.training import ArtifactExport
+from plgolf.training import ArtifactExport, provenance
 from plgolf.training.analysis import ScoreAnalysis
+from plgolf.training.result import step_times
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +156,30 @@ def test_ranks_together_find_what_one_finds(golden_recipe, tmp_path):
     assert len(same) >= len(one["documents"]) - 2
 
 
+def test_steps_that_take_the_same_time_have_a_histogram(tmp_path):
+    seconds = [(step + 1) * 0.1 - step * 0.1 for step in range(20)]
+    assert len(set(seconds)) > 1
+    times = step_times(seconds)
+    assert sum(times["step_ms_histogram"]["counts"]) == 20
+    assert times["step_ms_quantiles"]["p50"] == pytest.approx(100.0)
+
+
+def test_the_commit_is_of_the_sources_not_of_a_project_they_are_installed_in(tmp_path, monkeypatch):
+    def git(*words):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, capture_output=True)
+
+    git("init")
+    git("commit", "--allow-empty", "-m", "theirs")
+    source = tmp_path / "provenance.py"
+    source.write_text("")
+    monkeypatch.setattr(provenance, "__file__", str(source))
+    assert provenance.git_commit() is None
+    git("add", "provenance.py")
+    git("commit", "-m", "ours")
+    assert len(provenance.git_commit()) == 40
+
+
 def test_rows_say_where_the_run_was(run):
     folder, _, _, result = run
     assert result["metrics"] == ["logs/version_0/metrics.csv"]
@@ -182,7 +209,19 @@ def test_a_resumed_run_knows_the_metrics_of_before(golden_recipe, tmp_path, monk
     assert main(["fit", "-c", golden_recipe.name, "--trainer.max_steps=3", "--resume=auto"]) == 0
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert result["metrics"] == ["logs/version_0/metrics.csv", "logs/version_1/metrics.csv"]
+    # A log that is written over counts once.
+    version = "{class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: run, version: 1}}"
+    again = ["--trainer.max_steps=4", "--resume=auto", f"--trainer.logger={version}"]
+    for steps in (4, 5):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Experiment logs directory")
+            again[0] = f"--trainer.max_steps={steps}"
+            assert main(["fit", "-c", golden_recipe.name, *again]) == 0
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert [path for path in result["metrics"] if "lightning_logs" in path] == [
+        "lightning_logs/version_1/metrics.csv"
+    ]
     # A run that is only exported again has made no steps, and its report no times of them.
-    assert main(["fit", "-c", golden_recipe.name, "--trainer.max_steps=3", "--resume=auto"]) == 0
+    assert main(["fit", "-c", golden_recipe.name, "--trainer.max_steps=5", "--resume=auto"]) == 0
     assert "step_ms_quantiles" not in json.loads((tmp_path / "run/result.json").read_text())
     assert main(["report", "run"]) == 0

@@ -14,6 +14,7 @@ import pytest
 import torch
 from golden_run import golden_data, golden_module, trainer
 from rich.console import Console
+from rich.text import Text
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,6 +23,7 @@ from plgolf.cli import main
 from plgolf.model.attention import AttentionConfig
 from plgolf.model.flops import train_flops_per_token
 from plgolf.training import ConsoleLog, ShardDataModule, TrainClock
+from plgolf.training.console import show
 from plgolf.training.console.facts import StepFacts
 from plgolf.training.console.lines import step_line
 from plgolf.training.console.panel import end_panel
@@ -200,6 +202,16 @@ def test_the_last_step_is_said_whatever_the_order_of_callbacks(tmp_path, capfd):
         trainer(tmp_path, *callbacks, max_steps=2).fit(golden_module(), golden_data())
         lines = capfd.readouterr().out.splitlines()
         assert [line.split("  ")[0:2][1][:8] for line in lines] == ["loss 5.7", "val/loss"]
+
+
+def test_a_reader_that_has_seen_enough_is_a_broken_pipe(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        with pytest.raises(BrokenPipeError):  # Which the command line knows; Rich would exit with 1.
+            show(Text("step 1"))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writer)
 
 
 def test_a_validation_of_unknown_length_is_counted_without_an_end(tmp_path):

@@ -1,6 +1,8 @@
 import io
+import sys
 
 from plgolf import console
+from plgolf.cli import main
 from plgolf.console import Countdown, Progress, Terminal
 
 
@@ -53,3 +55,10 @@ def test_a_job_of_unknown_length_has_no_end_to_be_of(monkeypatch):
     assert tty.getvalue() == (
         "\r\x1b[Kvalidation: 20 batches\r\x1b[Kvalidation: 20 of 40 batches, 50 %, 0:10 left"
     )
+
+
+def test_an_error_on_a_terminal_is_a_line_of_its_own(monkeypatch):
+    tty = Tty()
+    monkeypatch.setattr(sys, "stderr", tty)
+    assert main(["fitt"]) == 2
+    assert tty.getvalue().startswith("\r\x1b[Kplgolf: error: no command fitt, there are fit, ")

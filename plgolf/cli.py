@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
-from plgolf.console import printable
+from plgolf.console import Terminal
 from plgolf.errors import RunError, StoppedBySignal, UserError
 from plgolf.version import __version__
 
@@ -62,8 +62,8 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _say_error(message: str) -> None:
-    line = printable(" ".join(message.split()))
-    sys.stderr.write(f"plgolf: {line[:_LONGEST_ERROR]}\n")
+    # A console clears what is left of a job's live line, which an error would be the end of.
+    Terminal(sys.stderr, prefix="plgolf: ").say(" ".join(message.split())[:_LONGEST_ERROR])
 
 
 def entry() -> NoReturn:

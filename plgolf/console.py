@@ -83,7 +83,8 @@ class Countdown:
     def show(self, done: int) -> None:
         """Shows a live line, unless the last one was just now."""
         if self._is_due():
-            self.console.live(f"{self.label}: {done:,} of {self.total:,} {self.noun}{self._left(done)}")
+            of = f" of {self.total:,}" if self.total else ""
+            self.console.live(f"{self.label}: {done:,}{of} {self.noun}{self._left(done)}")
 
     def _is_due(self) -> bool:
         now = time.monotonic()

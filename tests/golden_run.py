@@ -50,7 +50,9 @@ def golden_module(name: str = "tied", *, warmdown_steps: int = 0, **muon: Any) -
     return module
 
 
-def golden_data(name: str = "tied", **settings: Any) -> ShardDataModule:
+def golden_data(
+    name: str = "tied", *, kind: type[ShardDataModule] = ShardDataModule, **settings: Any
+) -> ShardDataModule:
     seq_len = meta(name)["seq_len"]
     defaults = {
         "root": str(GOLDEN / name),
@@ -61,7 +63,7 @@ def golden_data(name: str = "tied", **settings: Any) -> ShardDataModule:
         "micro_batch_sequences": 8,
         "val_every_steps": 0,
     }
-    return ShardDataModule(**{**defaults, **settings})
+    return kind(**{**defaults, **settings})
 
 
 def trainer(folder: Path, *callbacks: Callback, **settings: Any) -> Trainer:

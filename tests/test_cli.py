@@ -248,6 +248,7 @@ facts = (fit.global_step, clock.elapsed_seconds, record.factors, record.validati
         (["--ckpt_path=golden.yaml.ptz"], "no such checkpoint"),
         (["--trainer.accelerator=gpu"], "gpu"),
         (["--trainer.strategy=ddpp"], "ddpp"),
+        (["--trainer.max_steps=0"], "trainer.max_steps must be at least 1, or -1 for no limit, got 0"),
         (["--trainer.max_steps=-1"], "clock.max_seconds or trainer.max_steps must be set"),
         (["--trainer.max_steps=-1", "--trainer.max_epochs=1"], "clock.max_seconds or trainer.max_steps"),
         (["--trainer.accumulate_grad_batches=3"], "must be left alone, it follows from"),

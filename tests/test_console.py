@@ -1,7 +1,9 @@
 import io
+import sys
 
 from plgolf import console
-from plgolf.console import Progress, Terminal
+from plgolf.cli import main
+from plgolf.console import Countdown, Progress, Terminal
 
 
 class Clock:
@@ -42,3 +44,21 @@ def test_progress_says_speed_and_time_left(monkeypatch):
     clock.now += 7190
     progress.show(200_000_000)
     assert tty.getvalue().endswith("\r\x1b[Kencoding: 0.0 MB/s, 50 %, 2:00:00 left")
+
+
+def test_a_job_of_unknown_length_has_no_end_to_be_of(monkeypatch):
+    clock, tty = Clock(monkeypatch), Tty()
+    for total in (0, 40):
+        job = Countdown(Terminal(tty), "validation", total, "batches")
+        clock.now += 10
+        job.show(20)
+    assert tty.getvalue() == (
+        "\r\x1b[Kvalidation: 20 batches\r\x1b[Kvalidation: 20 of 40 batches, 50 %, 0:10 left"
+    )
+
+
+def test_an_error_on_a_terminal_is_a_line_of_its_own(monkeypatch):
+    tty = Tty()
+    monkeypatch.setattr(sys, "stderr", tty)
+    assert main(["fitt"]) == 2
+    assert tty.getvalue().startswith("\r\x1b[Kplgolf: error: no command fitt, there are fit, ")

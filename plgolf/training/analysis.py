@@ -3,7 +3,6 @@
 import heapq
 import math
 from collections.abc import Iterable
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,8 @@ _SHOWN_TOKENS = 300
 class ScoreAnalysis:
     """Takes apart a validation: every rank adds what it scores, then all of them finish together.
 
+    A split may have any length: of its tokens only those of a document are kept, until it ends.
+
     Args:
         split: the validation split of this rank.
         tokenizer: of the split.
@@ -32,12 +33,35 @@ class ScoreAnalysis:
     """
 
     def __init__(self, split: ValidationSplit, tokenizer: Tokenizer, *, num_documents: int) -> None:
-        self.split, self.tokenizer, self.num_documents = split, tokenizer, num_documents
-        self._nats: list[NDArray[np.float32]] = []
+        self.tokenizer, self.num_documents = tokenizer, num_documents
+        self._totals = np.zeros((3, split.seq_len))
+        """Nats, bytes and sequences by position."""
+        self._next_token = split.first * split.seq_len + 1
+        # What comes before the first begin-of-sequence goes on from another rank, or is all there is.
+        self._start_token = self._next_token
+        self._parts: list[tuple[NDArray[Any], ...]] = []
+        """Of the document that is coming in: ids, nats and bytes of its tokens, by batch."""
+        self._hardest: list[dict[str, Any]] = []
 
     def add(self, batch: Batch, nats: Tensor) -> None:
         """Takes the losses (sequences, seq_len) of a batch; batches come in the split's order."""
-        self._nats.append(nats[: batch.num_sequences].float().cpu().numpy())
+        real = slice(batch.num_sequences)
+        costs = nats[real].double().cpu().numpy()
+        inputs, targets = (ids[real].cpu().numpy() for ids in (batch.input_ids, batch.target_ids))
+        num_bytes = self.tokenizer.byte_counts(inputs, targets)
+        self._totals += [costs.sum(0), num_bytes.sum(0), np.full(costs.shape[1], len(costs))]
+        self._add_targets(targets.ravel(), costs.ravel(), num_bytes.ravel())
+
+    def _add_targets(self, *arrays: NDArray[Any]) -> None:
+        """Goes on with the document, and begins another one after each begin-of-sequence."""
+        targets, first = arrays[0], 0
+        for begin in np.flatnonzero(targets == self.tokenizer.bos_id).tolist():
+            self._parts.append(tuple(array[first:begin] for array in arrays))
+            self._end_document()
+            first = begin + 1
+            self._start_token = self._next_token + first
+        self._parts.append(tuple(array[first:].copy() for array in arrays))
+        self._next_token += targets.size
 
     def finish(self, device: torch.device) -> dict[str, Any]:
         """Puts the ranks' parts together; every rank calls it.
@@ -48,15 +72,9 @@ class ScoreAnalysis:
         Returns:
             What ``analysis.json`` holds.
         """
-        seq_len, split = self.split.seq_len, self.split
-        nats = np.concatenate(self._nats) if self._nats else np.zeros((0, seq_len), np.float32)
-        start = split.first * seq_len
-        # The token before the first target, for its sake, and all targets.
-        tokens = split.reader.read(start, nats.size + 1)
-        num_bytes = self.tokenizer.byte_counts.of_stream(tokens)[1:]
-        by_position = np.stack([nats.astype(np.float64).sum(0), num_bytes.reshape(-1, seq_len).sum(0)])
-        totals = torch.as_tensor(np.vstack([by_position, np.full(seq_len, len(nats))]), device=device)
-        documents = self._hardest(tokens, nats.ravel(), num_bytes, start)
+        if self._parts:
+            self._end_document()
+        totals, documents = torch.as_tensor(self._totals, device=device), self._hardest
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(totals)
             everyones: list[Any] = [None] * dist.get_world_size()
@@ -64,7 +82,7 @@ class ScoreAnalysis:
             documents = self._first_few(document for part in everyones for document in part)
         return {
             "format": FORMAT,
-            "seq_len": seq_len,
+            "seq_len": totals.size(1),
             "positions": _by_position(totals.cpu().numpy()),
             "documents": documents,
         }
@@ -72,35 +90,24 @@ class ScoreAnalysis:
     def _first_few(self, documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         return heapq.nlargest(self.num_documents, documents, key=lambda document: float(document["bpb"]))
 
-    def _hardest(
-        self, tokens: NDArray[Any], nats: NDArray[Any], num_bytes: NDArray[Any], start: int
-    ) -> list[dict[str, Any]]:
-        """Finds the documents of the most bits per byte among these targets (n,), which follow ``start``."""
-        targets, found = tokens[1:], []
-        # What comes before the first begin-of-sequence goes on from another rank, or is all there is.
-        begins = np.flatnonzero(targets == self.tokenizer.bos_id)
-        bounds = np.unique(np.concatenate([[-1], begins, [nats.size]]))
-        for before, last in pairwise(bounds.tolist()):
-            first = before + 1
-            size = int(num_bytes[first:last].sum())
-            if last - first < _SHORTEST_TOKENS or not size:
-                continue
-            cost = nats[first:last].astype(np.float64)
-            found.append(
-                {
-                    "start_token": start + first + 1,
-                    "num_tokens": last - first,
-                    "num_bytes": size,
-                    "bpb": float(cost.sum() / math.log(2) / size),
-                    "shown_from": _hardest_window(cost),
-                }
-            )
-        hardest = self._first_few(found)
-        for document in hardest:
-            shown = document["start_token"] - start - 1 + document["shown_from"]
-            end = min(shown + _SHOWN_TOKENS, shown - document["shown_from"] + document["num_tokens"])
-            document["tokens"] = self._texts(targets[shown:end], nats[shown:end])
-        return hardest
+    def _end_document(self) -> None:
+        """Keeps the document if it is among those of the most bits per byte."""
+        targets, cost, num_bytes = map(np.concatenate, zip(*self._parts, strict=True))
+        self._parts = []
+        size = int(num_bytes.sum())
+        if cost.size < _SHORTEST_TOKENS or not size:
+            return
+        document: dict[str, Any] = {
+            "start_token": self._start_token,
+            "num_tokens": cost.size,
+            "num_bytes": size,
+            "bpb": float(cost.sum() / math.log(2) / size),
+        }
+        self._hardest = self._first_few([*self._hardest, document])
+        if any(kept is document for kept in self._hardest):
+            document["shown_from"] = first = _hardest_window(cost)
+            shown = slice(first, first + _SHOWN_TOKENS)
+            document["tokens"] = self._texts(targets[shown], cost[shown])
 
     def _texts(self, ids: NDArray[Any], nats: NDArray[Any]) -> list[tuple[str, float]]:
         stream = TextStream(self.tokenizer)

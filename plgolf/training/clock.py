@@ -138,7 +138,9 @@ class TrainClock(Callback):
             self._started = None
 
     def check(self, trainer: Trainer) -> None:
-        """Raises a UserError if nothing would end a fit."""
+        """Raises a UserError if nothing would end a fit, or nothing would begin one."""
+        if trainer.max_steps == 0:
+            raise UserError("trainer.max_steps must be at least 1, or -1 for no limit, got 0")
         # The training stream has no end, and so no epochs but those of limit_train_batches.
         by_epochs = isinstance(trainer.limit_train_batches, int) and trainer.max_epochs not in (None, -1)
         if self.max_seconds is None and trainer.max_steps < 0 and not by_epochs:

@@ -50,8 +50,12 @@ class ArtifactExport(Callback):
         hardest_documents: int = 8,
         tokenizer: Literal["beside", "inside"] = "beside",
     ) -> None:
-        if hardest_documents < 0:
-            raise UserError(f"export.hardest_documents must be at least 0, got {hardest_documents}")
+        for name, value, least in (
+            ("budget_bytes", budget_bytes, 1),
+            ("hardest_documents", hardest_documents, 0),
+        ):
+            if value < least:
+                raise UserError(f"export.{name} must be at least {least}, got {value}")
         self.dir = dir
         self.budget_bytes = budget_bytes
         self.compressors = compressors or []
@@ -80,7 +84,8 @@ class ArtifactExport(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero:
             logged = [Path(logger.log_dir) for logger in trainer.loggers if isinstance(logger, CSVLogger)]
-            self._metrics = [*self._earlier_metrics, *(str(path / "metrics.csv") for path in logged)]
+            paths = [*self._earlier_metrics, *(str(path / "metrics.csv") for path in logged)]
+            self._metrics = list(dict.fromkeys(paths))  # A logger may write over what it wrote before.
 
     def state_dict(self) -> dict[str, Any]:
         # Lightning's CSV logger begins a new file where a run goes on.

@@ -67,7 +67,7 @@ class GolfModule(LightningModule):
         self.lr_factor = 1.0
         """What the schedule multiplied the learning rates of the last step by."""
         self.val_score: Score | None = None
-        """The last validation's result."""
+        """The last validation's result; None once a step has been made since."""
         self._byte_counts: ByteCounts[Tensor] | None = None
         self._configured = False
         self._factor: Callable[[int], float] = lambda step: 1.0  # noqa: ARG005
@@ -124,6 +124,7 @@ class GolfModule(LightningModule):
     def setup(self, stage: str) -> None:
         self.check(self.trainer)
         self._seed = None  # Until a checkpoint says otherwise.
+        self.val_score, self._validated_step = None, -1
 
     def on_fit_start(self) -> None:
         seed = torch.initial_seed() % 2**63 if self._seed is None else self._seed
@@ -153,6 +154,7 @@ class GolfModule(LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        self.val_score = None
         self._numbers.see_gradients(self.gpt.named_parameters())
         if self.nonfinite == "skip":
             self._numbers.skip_if_nonfinite(self.trainer, optimizer)
@@ -176,7 +178,8 @@ class GolfModule(LightningModule):
         step, trainer = self.trainer.global_step, self.trainer
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        if step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and step % every == 0:
             record(self, training_row(trainer, self))
         # After all callbacks had their turn, RunCheckpoint among them.
         TrainClock.of(trainer).end_if_stopped(trainer)
@@ -212,14 +215,15 @@ class GolfModule(LightningModule):
         self.add_score(batch, self.bits_per_byte)
 
     def on_validation_epoch_end(self) -> None:
-        self.val_score = Score.of(self.bits_per_byte)
+        score, checking = Score.of(self.bits_per_byte), self.trainer.sanity_checking
         self.bits_per_byte.reset()
-        if not self.trainer.sanity_checking:
-            self._validated_step = self.trainer.global_step
-        values = self.val_score.named("val")
         # A sanity check of the whole split is the score of step 0; one of a few batches is no score.
-        if not self.trainer.sanity_checking or self.trainer.num_sanity_val_steps == float("inf"):
-            record(self, values)
+        if checking and self.trainer.num_sanity_val_steps != float("inf"):
+            return
+        self.val_score = score
+        if not checking:
+            self._validated_step = self.trainer.global_step
+        record(self, score.named("val"))
 
     def on_validation_end(self) -> None:
         if self.trainer.state.fn == "fit":

@@ -31,7 +31,7 @@ _TRAINER_TEXTS = {
     "trainer.gradient_clip_val": "norm that a larger gradient is scaled down to; null for no clipping",
     "trainer.limit_val_batches": "validation batches of each rank; null for all",
     "trainer.num_sanity_val_steps": "validation batches before the first step; -1 for the whole split",
-    "trainer.log_every_n_steps": "steps between two rows of the logged metrics; null for 50",
+    "trainer.log_every_n_steps": "steps between two rows of the logged metrics; null for 50, 0 for none",
     "trainer.default_root_dir": "folder of the run: results, checkpoints, logs",
     "trainer.logger": "where metrics go: classes; null for CSV in logs/, false for none",
     "trainer.callbacks": "further callbacks: classes, such as LearningRateMonitor",

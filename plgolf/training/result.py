@@ -34,7 +34,7 @@ def describe_run(trainer: Trainer, module: GolfModule, provenance: Provenance) -
         "num_params": sum(p.numel() for p in module.gpt.parameters()),
         "steps": steps,
         "step_ms": 1000 * clock.elapsed_seconds / max(steps, 1),
-        **_step_times(clock.step_seconds),
+        **step_times(clock.step_seconds),
         "train_seconds": clock.elapsed_seconds,
         "seconds": {"train": clock.elapsed_seconds, **clock.phase_seconds},
         "world_size": trainer.world_size,
@@ -88,11 +88,11 @@ def compare_compressors(trainer: Trainer, names: Sequence[str]) -> dict[str, flo
     return compressor_bits_per_byte(trainer.datamodule.val_bytes(), names)  # type: ignore[attr-defined]
 
 
-def _step_times(seconds: Sequence[float]) -> dict[str, Any]:
-    """Says how long the steps of this process took, in ms; nothing if it only exported."""
+def step_times(seconds: Sequence[float]) -> dict[str, Any]:
+    """Says how long the steps of this process took, in ms, given seconds; nothing if it only exported."""
     if not seconds:
         return {}
-    ms = 1000 * np.array(seconds)
+    ms = np.round(1000 * np.array(seconds), 6)  # No clock is finer; bins between roundings are none.
     names = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
     quantiles = {name: float(np.quantile(ms, share)) for name, share in names.items()}
     # A few steps that waited for something must not squeeze the others: they are in the last bin.

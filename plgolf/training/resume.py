@@ -141,7 +141,7 @@ def step_of(checkpoint: Mapping[str, Any]) -> int:
 
 
 def place_loops(checkpoint: dict[str, Any], trainer: Trainer, *, validated_step: int) -> None:
-    """Puts Lightning's loops at the start of the step that follows the checkpoint.
+    """Puts Lightning's loops at the start of the step that follows the checkpoint; checks callbacks.
 
     A checkpoint may have been written amid a step's micro-batches, of which there may have been another
     number, and before or after the validation that is due at its step. Lightning would skip that validation
@@ -153,8 +153,11 @@ def place_loops(checkpoint: dict[str, Any], trainer: Trainer, *, validated_step:
         validated_step: the last step whose weights were validated when the checkpoint was written.
 
     Raises:
-        UserError: the checkpoint's counters are not Lightning's.
+        UserError: the checkpoint's counters are not Lightning's, or its callbacks have no states.
     """
+    states = checkpoint.get("callbacks", {})
+    if not isinstance(states, dict) or not all(isinstance(state, dict) for state in states.values()):
+        raise UserError(f"the checkpoint's callbacks must be states by name, got {_short(states)}")
     saved = checkpoint.get("loops")
     loops: Any = saved.get("fit_loop") if isinstance(saved, dict) else None
     fresh = trainer.fit_loop.state_dict()

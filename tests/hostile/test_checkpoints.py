@@ -99,6 +99,9 @@ STATE = "optimizer_states/0/state/"
             -1.0,
             "the checkpoint's banked_seconds must be a time, got -1.0",
         ),
+        ("callbacks", 7, "the checkpoint's callbacks must be states by name, got 7"),
+        ("callbacks", {"A": [5]}, r"the checkpoint's callbacks must be states by name, got \{'A': \[5\]\}"),
+        ("callbacks/TrainClock", 5, "the checkpoint's callbacks must be states by name"),
         (
             LOOPS + "epoch_loop.batch_progress/total/ready",
             -5,

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden_run import golden_data, golden_module, trainer
 from rich.console import Console
+from rich.text import Text
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,6 +22,8 @@ from plgolf import GPT, GPTConfig
 from plgolf.cli import main
 from plgolf.model.attention import AttentionConfig
 from plgolf.model.flops import train_flops_per_token
+from plgolf.training import ConsoleLog, ShardDataModule, TrainClock
+from plgolf.training.console import show
 from plgolf.training.console.facts import StepFacts
 from plgolf.training.console.lines import step_line
 from plgolf.training.console.panel import end_panel
@@ -180,6 +184,45 @@ def test_over_the_budget_is_said_loudly(golden_recipe, tmp_path, monkeypatch, ca
     console.print(end_panel({**result, "budget_bytes": 1000}, Path("run"), framed=True))
     said = capfd.readouterr().out
     assert "OVER the budget of 1,000" in said and "█" * 40 in said
+
+
+def test_a_folder_of_any_name_is_shown_as_it_is_and_steers_no_terminal(golden_recipe, tmp_path, capfd):
+    folder = tmp_path / "[red]a\x1b[2Jb"
+    fit(golden_recipe, "--trainer.max_steps=1", f"--trainer.default_root_dir={folder}")
+    assert "\x1b" not in capfd.readouterr().out
+    result = json.loads((folder / "result.json").read_text())
+    console = Console(width=200, force_terminal=False)
+    console.print(end_panel(result, folder, framed=True))
+    assert "─ [red]a\ufffd[2Jb ─" in capfd.readouterr().out
+
+
+def test_the_last_step_is_said_whatever_the_order_of_callbacks(tmp_path, capfd):
+    console = ConsoleLog(first_steps=0, every_steps=0)
+    for callbacks in ([console, TrainClock()], [TrainClock(), console]):
+        trainer(tmp_path, *callbacks, max_steps=2).fit(golden_module(), golden_data())
+        lines = capfd.readouterr().out.splitlines()
+        assert [line.split("  ")[0:2][1][:8] for line in lines] == ["loss 5.7", "val/loss"]
+
+
+def test_a_reader_that_has_seen_enough_is_a_broken_pipe(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        with pytest.raises(BrokenPipeError):  # Which the command line knows; Rich would exit with 1.
+            show(Text("step 1"))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writer)
+
+
+def test_a_validation_of_unknown_length_is_counted_without_an_end(tmp_path):
+    class Endless(ShardDataModule):
+        def val_dataloader(self):
+            batches = super().val_dataloader()
+            return iter(batches)
+
+    data = golden_data(kind=Endless)
+    trainer(tmp_path, ConsoleLog(), max_steps=1).fit(golden_module(), data)
+    assert data.trainer.num_val_batches == [float("inf")]
 
 
 @pytest.mark.parametrize("seq_len", [8, 128])

@@ -4,7 +4,11 @@ import csv
 import itertools
 import json
 import math
+import subprocess
+import tracemalloc
+import warnings
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +19,13 @@ from runs import fit as fit_ranks
 
 from plgolf.artifact import load_gpt
 from plgolf.cli import main
+from plgolf.data.stream import ValidationSplit
 from plgolf.interop import read_artifact_dict, weight_name_to_reference
 from plgolf.quantize.ledger import weigh_tensors
 from plgolf.roles import parameter_roles
-from plgolf.training import ArtifactExport
+from plgolf.training import ArtifactExport, provenance
+from plgolf.training.analysis import ScoreAnalysis
+from plgolf.training.result import step_times
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +121,25 @@ def test_the_hardest_documents_are_the_hardest(run):
         assert "".join(text for text, _ in document["tokens"]) == data.tokenizer.decode(ids)
 
 
+def test_the_analysis_keeps_no_more_than_a_document(run):
+    _, _, data, _ = run
+    tokens = np.random.default_rng(0).integers(3, data.vocab_size, 2**20 + 1, dtype=np.uint16)
+    tokens[::500] = data.tokenizer.bos_id
+    reader = SimpleNamespace(num_tokens=tokens.size, read=lambda start, count: tokens[start : start + count])
+    split = ValidationSplit(reader, seq_len=1024, batch_sequences=4)
+    analysis = ScoreAnalysis(split, data.tokenizer, num_documents=3)
+    tracemalloc.start()
+    for index in range(len(split)):
+        analysis.add(split.batch(index), torch.full((4, 1024), 1.0 + index))
+    found = analysis.finish(torch.device("cpu"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20  # A byte for each token; the losses alone were four.
+    # The losses rise, and the split ends within a document.
+    assert sorted(document["num_tokens"] for document in found["documents"]) == [76, 499, 499]
+    assert found["positions"][0]["loss"] == pytest.approx(1.0 + (len(split) - 1) / 2)
+
+
 @pytest.mark.slow
 def test_ranks_together_find_what_one_finds(golden_recipe, tmp_path):
     found = []
@@ -128,6 +154,30 @@ def test_ranks_together_find_what_one_finds(golden_recipe, tmp_path):
     # But for the one that the border between two ranks cuts.
     same = {d["start_token"] for d in one["documents"]} & {d["start_token"] for d in two["documents"]}
     assert len(same) >= len(one["documents"]) - 2
+
+
+def test_steps_that_take_the_same_time_have_a_histogram(tmp_path):
+    seconds = [(step + 1) * 0.1 - step * 0.1 for step in range(20)]
+    assert len(set(seconds)) > 1
+    times = step_times(seconds)
+    assert sum(times["step_ms_histogram"]["counts"]) == 20
+    assert times["step_ms_quantiles"]["p50"] == pytest.approx(100.0)
+
+
+def test_the_commit_is_of_the_sources_not_of_a_project_they_are_installed_in(tmp_path, monkeypatch):
+    def git(*words):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, capture_output=True)
+
+    git("init")
+    git("commit", "--allow-empty", "-m", "theirs")
+    source = tmp_path / "provenance.py"
+    source.write_text("")
+    monkeypatch.setattr(provenance, "__file__", str(source))
+    assert provenance.git_commit() is None
+    git("add", "provenance.py")
+    git("commit", "-m", "ours")
+    assert len(provenance.git_commit()) == 40
 
 
 def test_rows_say_where_the_run_was(run):
@@ -159,7 +209,19 @@ def test_a_resumed_run_knows_the_metrics_of_before(golden_recipe, tmp_path, monk
     assert main(["fit", "-c", golden_recipe.name, "--trainer.max_steps=3", "--resume=auto"]) == 0
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert result["metrics"] == ["logs/version_0/metrics.csv", "logs/version_1/metrics.csv"]
+    # A log that is written over counts once.
+    version = "{class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: run, version: 1}}"
+    again = ["--trainer.max_steps=4", "--resume=auto", f"--trainer.logger={version}"]
+    for steps in (4, 5):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Experiment logs directory")
+            again[0] = f"--trainer.max_steps={steps}"
+            assert main(["fit", "-c", golden_recipe.name, *again]) == 0
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert [path for path in result["metrics"] if "lightning_logs" in path] == [
+        "lightning_logs/version_1/metrics.csv"
+    ]
     # A run that is only exported again has made no steps, and its report no times of them.
-    assert main(["fit", "-c", golden_recipe.name, "--trainer.max_steps=3", "--resume=auto"]) == 0
+    assert main(["fit", "-c", golden_recipe.name, "--trainer.max_steps=5", "--resume=auto"]) == 0
     assert "step_ms_quantiles" not in json.loads((tmp_path / "run/result.json").read_text())
     assert main(["report", "run"]) == 0

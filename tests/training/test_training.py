@@ -217,6 +217,23 @@ def test_loggers_see_the_learning_rate_of_every_role(tmp_path):
     assert float(next(r["lr/embedding"] for r in table if r["lr/embedding"])) == 0.6
 
 
+@pytest.mark.parametrize("settings", [{"val_every_steps": 2}, {"sanity_batches": 1}])
+def test_the_score_before_export_is_of_the_weights_that_are_exported(settings, tmp_path):
+    # Lightning does not validate where epochs end a run: an earlier validation must not stand for its end.
+    sanity = settings.pop("sanity_batches", 0)
+    export = ArtifactExport()
+    fit = trainer(tmp_path, export, max_epochs=1, limit_train_batches=3, num_sanity_val_steps=sanity)
+    fit.fit(golden_module(), golden_data(val_batch_sequences=4, **settings))
+    assert export.result["val_bpb"] == pytest.approx(export.result["roundtrip_val_bpb"], abs=1e-3)
+
+
+def test_logging_each_zero_steps_is_none(tmp_path):
+    logger = CSVLogger(tmp_path, name="logs")
+    trainer(tmp_path, max_steps=2, log_every_n_steps=0, logger=logger).fit(golden_module(), golden_data())
+    header = (tmp_path / "logs/version_0/metrics.csv").read_text().splitlines()[0]
+    assert "val/bpb" in header and "train/loss" not in header
+
+
 def test_a_run_without_an_end_is_refused(tmp_path):
     with pytest.raises(ValueError, match="clock.max_seconds or trainer.max_steps must be set"):
         trainer(tmp_path, max_epochs=-1).fit(golden_module(), golden_data())
@@ -224,6 +241,8 @@ def test_a_run_without_an_end_is_refused(tmp_path):
         TrainClock(0)
     with pytest.raises(ValueError, match="warmup.steps must be at least 0, got -1"):
         CompileWarmup(-1)
+    with pytest.raises(ValueError, match="export.budget_bytes must be at least 1, got 0"):
+        ArtifactExport(budget_bytes=0)
 
 
 def test_accumulation_is_not_the_users_to_set(tmp_path):

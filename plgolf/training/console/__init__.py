@@ -24,7 +24,9 @@ class _Output(Terminal):
     def show(self, renderable: RenderableType) -> None:
         self.clear()
         rich = RichConsole(file=self.stream, highlight=False, emoji=False, markup=False)
-        rich.print(renderable, soft_wrap=not isinstance(renderable, Panel))
+        with rich.capture() as captured:  # Where a pipe is closed it would end the process by itself.
+            rich.print(renderable, soft_wrap=not isinstance(renderable, Panel))
+        self.stream.write(captured.get())
         self.stream.flush()
 
 

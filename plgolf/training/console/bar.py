@@ -1,5 +1,8 @@
 """A run as one bar whose length is the time budget, with its figures beside it."""
 
+import math
+import time
+
 from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
@@ -23,11 +26,12 @@ class TimeBar:
         total = max_seconds if max_seconds is not None else max_steps
         self._bar = Progress(
             BarColumn(bar_width=None),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             refresh_per_second=_REFRESHES_PER_SECOND,
             expand=True,
         )
         self._figures = ""
+        self._moved = -math.inf
         self._task = self._bar.add_task("starting", total=total)
 
     def start(self) -> None:
@@ -41,8 +45,14 @@ class TimeBar:
         self._bar.update(self._task, description=self._figures)
         self._bar.stop()
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the bar would be drawn anew if it were moved: most steps are over sooner."""
+        return time.monotonic() - self._moved >= 1 / _REFRESHES_PER_SECOND
+
     def step(self, facts: StepFacts) -> None:
         """Moves the bar; it is drawn by a thread of its own, a few times a second."""
+        self._moved = time.monotonic()
         budget = "" if facts.max_seconds is None else f"/{facts.max_seconds:g}"
         words = [f"step {facts.step}", f"loss {facts.loss:.4f}", f"{facts.recent_ms:.1f} ms/step"]
         words += [f"lr x{facts.lr_factor:.3f}", f"{facts.elapsed_seconds:.0f}{budget} s"]

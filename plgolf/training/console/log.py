@@ -1,5 +1,6 @@
 """The callback that says what a run does."""
 
+import math
 import sys
 from typing import Any, Literal, get_args
 
@@ -56,9 +57,7 @@ class ConsoleLog(Callback):
         step = trainer.global_step
         if (batch_idx + 1) % trainer.accumulate_grad_batches or not trainer.is_global_zero:
             return
-        if self._bar:
-            self._bar.step(StepFacts.of(trainer, pl_module, recent_steps=self.every_steps))
-        elif trainer.should_stop or self.reads_step(step):
+        if self._bar.is_due if self._bar else self.reads_step(step):
             self._say_step(trainer, pl_module)
 
     def reads_step(self, step: int) -> bool:
@@ -67,7 +66,9 @@ class ConsoleLog(Callback):
 
     def _say_step(self, trainer: Trainer, module: Any) -> None:
         step, max_steps = trainer.global_step, _max_steps(trainer)
-        if self.style == "reference":
+        if self._bar:
+            self._bar.step(StepFacts.of(trainer, module, recent_steps=self.every_steps))
+        elif self.style == "reference":
             elapsed = TrainClock.of(trainer).elapsed_seconds
             say(reference.step_line(step, max_steps, module.train_loss, elapsed))
         else:
@@ -75,10 +76,11 @@ class ConsoleLog(Callback):
         self._said_step = step
 
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
-        num_batches = sum(
-            trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
-        )
-        self._validating = progress("validation", int(num_batches), "batches")
+        if trainer.should_stop and trainer.global_step > self._said_step:
+            self._say_step(trainer, pl_module)  # The last one, whoever has ended the run.
+        batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+        known = sum(int(number) for number in batches if number != math.inf)
+        self._validating = progress("validation", known, "batches")
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any
@@ -92,7 +94,7 @@ class ConsoleLog(Callback):
             return
         if trainer.state.fn == "validate":
             _say_exactly(score)
-        elif not trainer.sanity_checking or trainer.num_sanity_val_steps == float("inf"):
+        else:
             elapsed, max_steps = TrainClock.of(trainer).elapsed_seconds, _max_steps(trainer)
             if self.style == "reference":
                 say(reference.validation_line(step, max_steps, score, elapsed))

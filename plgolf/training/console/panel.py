@@ -9,6 +9,8 @@ from rich.console import RenderableType
 from rich.panel import Panel
 from rich.text import Text
 
+from plgolf.console import printable
+
 _BAR_LETTERS = 40
 _LABEL_LETTERS = 16
 
@@ -25,11 +27,14 @@ def end_panel(result: Mapping[str, Any], folder: Path, *, framed: bool) -> Rende
     text = Text("\n").join(rows)
     if not framed:
         return Text("\n") + text
-    return Panel(text, title=result["run_name"], border_style="green", expand=False)
+    title = Text(printable(result["run_name"]))  # A string would be markup.
+    return Panel(text, title=title, border_style="green", expand=False)
 
 
 def _row(label: str, value: str, note: str = "", style: str = "") -> Text:
-    return Text.assemble(f"{label:<{_LABEL_LETTERS}} ", (value, style), (f"  {note}" if note else "", "dim"))
+    return Text.assemble(
+        f"{label:<{_LABEL_LETTERS}} ", (printable(value), style), (f"  {note}" if note else "", "dim")
+    )
 
 
 def _scores(result: Mapping[str, Any]) -> Iterator[Text]:

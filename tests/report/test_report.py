@@ -269,6 +269,12 @@ def test_a_long_run_takes_seconds(tmp_path):
     assert time.process_time() - start < 15  # The whole command takes 2.9 s of CPU time, imports and all.
 
 
+def test_many_groups_leave_room_for_their_curves(tmp_path):
+    folders = [write_run(tmp_path / f"r{i}x", seed=i, lr=i + 1, steps=400, num_layers=2) for i in range(25)]
+    text = write_report([str(folder) for folder in folders], tmp_path / "x.html").page.read_text()
+    assert "and 15 more" in text and text.count(">r24x<") >= 2
+
+
 def test_columns_are_aligned():
     assert aligned([["a", "1", "x"], ["bcd", "22", "longer"]]) == ["a     1  x", "bcd  22  longer"]
     assert aligned([["a\nb", "1", "x"]]) == ["a b  1  x"]

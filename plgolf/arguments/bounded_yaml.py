@@ -35,6 +35,7 @@ def load_bounded_yaml(text: str) -> Any:
         raise OutOfBoundsError(f"it must have at most {MAX_YAML_BYTES} letters, got {len(text)}")
     _check_yaml_values(text)
     try:
+        _check_keys(yaml.compose(text, Loader=_EventLoader))
         return _load_yaml(text)
     except (ValueError, RecursionError) as error:  # Of a text that is said to be a number.
         raise yaml.YAMLError(str(error)) from error
@@ -76,7 +77,7 @@ def _check_yaml_values(text: str) -> None:
             size = sizes[anchor]
         elif isinstance(event, yaml.ScalarEvent):
             size = 1
-            check_string(event.value)
+            check_string(event.value, within=text)
         if anchor:
             sizes[anchor] = size
         counts[-1] += size
@@ -84,17 +85,48 @@ def _check_yaml_values(text: str) -> None:
             raise OutOfBoundsError(f"it must have at most {_MAX_YAML_VALUES} values, aliases written out")
 
 
-def check_string(text: str) -> None:
-    """Checks a string as the YAML that jsonargparse takes every one for, and loads in its own way."""
+def _check_keys(root: yaml.Node | None) -> None:
+    """Refuses a key that a mapping has twice: YAML's loader would take the last, and say nothing."""
+    nodes, seen = [root], set[int]()
+    while nodes:
+        node = nodes.pop()
+        if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+            continue
+        keys = set[str]()
+        for key, value in node.value:
+            nodes.append(value)
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in keys:
+                    line = key.start_mark.line + 1
+                    raise yaml.YAMLError(f"the key {key.value:.100} occurs twice, again in line {line}")
+                keys.add(key.value)
+
+
+def check_string(text: str, *, within: str | None = None) -> None:
+    """Checks a string as the YAML that jsonargparse takes every one for, and loads in its own way.
+
+    Args:
+        text: the string.
+        within: the YAML that it is a value of. A path, for one, is its own only value.
+
+    Raises:
+        OutOfBoundsError: it is not bounded.
+    """
     if len(text) > _MAX_STRING_LETTERS:
         raise OutOfBoundsError(f"a string must have at most {_MAX_STRING_LETTERS} letters, got {len(text)}")
-    if len(text) > _HARMLESS_LETTERS:
+    if len(text) > _HARMLESS_LETTERS and text != within:
         try:
             _check_yaml_values(text)
         except OutOfBoundsError:
             raise
         except yaml.YAMLError:
             pass
+        except RecursionError as error:
+            raise OutOfBoundsError("a string must not hold strings without end") from error
 
 
 set_loader("yaml", load_bounded_yaml, (yaml.YAMLError,))

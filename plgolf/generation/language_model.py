@@ -19,6 +19,8 @@ from plgolf.model import GPT, GPTConfig
 from plgolf.model.weights import gpt_with_weights
 
 _MAX_SEED = 2**63
+_MAX_SEQ_LEN = 2**20
+"""Keys and values of so many tokens take some GB; an artifact may say any number."""
 
 
 class LanguageModel:
@@ -30,7 +32,7 @@ class LanguageModel:
         seq_len: tokens of the sequences that it was trained on: it never sees more at once.
 
     Raises:
-        UserError: the tokenizer has another vocabulary than the model, or ``seq_len`` is below 1.
+        UserError: the tokenizer has another vocabulary than the model, or ``seq_len`` is out of bounds.
     """
 
     def __init__(self, gpt: GPT, tokenizer: Tokenizer | None = None, seq_len: int | None = None) -> None:
@@ -39,8 +41,8 @@ class LanguageModel:
                 f"the tokenizer must have the {gpt.config.vocab_size} ids of the model, "
                 f"got {tokenizer.vocab_size}"
             )
-        if seq_len is not None and seq_len < 1:
-            raise UserError(f"seq_len must be at least 1, got {seq_len}")
+        if seq_len is not None and not 1 <= seq_len <= _MAX_SEQ_LEN:
+            raise UserError(f"seq_len must be from 1 to {_MAX_SEQ_LEN}, got {seq_len}")
         self.gpt, self.tokenizer, self.seq_len = gpt, tokenizer, seq_len
 
     def generate(

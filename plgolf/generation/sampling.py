@@ -41,18 +41,24 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     Among equals the lower id counts as the likelier one.
 
     Args:
-        logits: (vocab,), finite.
+        logits: (vocab,).
         sampling: temperature, ``top_k`` and ``top_p``.
 
     Returns:
         Float64 (vocab,), adding up to 1.
+
+    Raises:
+        UserError: a logit is no number, as of weights that are finite and too large.
 
     >>> probabilities(torch.tensor([2.0, 1.0, 2.0]), Sampling(temperature=1.0, top_k=2))
     tensor([0.5000, 0.0000, 0.5000], dtype=torch.float64)
     """
     exact = logits.double()
     # Softmax of the distance to the largest: a tiny temperature then makes zeros and no infinities.
-    distance = exact - exact.max()
+    highest = exact.max()
+    if not highest.isfinite():
+        raise UserError(f"the model's logits must be finite, got {highest.item()}")
+    distance = exact - highest
     if sampling.temperature == 0:
         return torch.zeros_like(exact).index_fill(0, exact.argmax(), 1.0)
     values = (distance / sampling.temperature).softmax(0)

@@ -1,5 +1,6 @@
 """How well a model compresses a text."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,7 +49,7 @@ def score_documents(gpt: GPT, tokenizer: Tokenizer, documents: Sequence[str], *,
         The score of all of them together.
 
     Raises:
-        UserError: they hold no text, or what is no Unicode text.
+        UserError: they hold no text, or what is no Unicode text, or the model's losses are no numbers.
     """
     num_bytes = sum(len(utf8(text)) for text in documents)
     if not num_bytes:
@@ -65,6 +66,8 @@ def score_documents(gpt: GPT, tokenizer: Tokenizer, documents: Sequence[str], *,
             nats += _nats(
                 gpt, stream[start:end].view(-1, length), stream[start + 1 : end + 1].view(-1, length)
             )
+    if not math.isfinite(nats):
+        raise UserError(f"the model's losses must be finite, got {nats}")
     bpb = bits_per_byte(torch.tensor(nats, dtype=torch.float64), torch.tensor(num_bytes)).item()
     return TextScore(nats=nats, num_bytes=num_bytes, bpb=bpb, num_tokens=num_tokens)
 

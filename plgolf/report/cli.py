@@ -64,7 +64,7 @@ def run(words: list[str]) -> int:
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Returns the lines of a table: words begin at the left, numbers end at the right."""
-    rows = [[row[0][:_LONGEST_NAME], *row[1:]] for row in rows]
+    rows = [[" ".join(row[0].split())[:_LONGEST_NAME], *row[1:]] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plgolf.errors import UserError
-from plgolf.regular_files import read_regular
+from plgolf.regular_files import open_regular, read_regular
+from plgolf.report.json_files import LARGEST
 
 _MAX_CSV_BYTES = 2**27
 _MAX_FILES = 1000
+_MAX_HEADER_BYTES = 2**16
+_SECONDS = "train/seconds"
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Series:
 
     Args:
         steps: int64, completed optimizer steps, rising.
-        values: float64, as many; a loss that was no number is nan.
+        values: float64, as many; a loss that was no number, or beyond all reason, is nan.
     """
 
     steps: NDArray[np.int64]
@@ -66,12 +70,22 @@ class Curves:
         Returns:
             As many as there are values; None if the run logged no seconds.
         """
-        known = self["train/seconds"]
+        known = self[_SECONDS]
         if not len(known) or not len(series):
             return None
         steps = np.concatenate([[0], known.steps])
         seconds: NDArray[np.float64] = np.interp(series.steps, steps, np.concatenate([[0.0], known.values]))
         return seconds
+
+
+def is_of_training(path: Path) -> bool:
+    """Returns whether a file's first line names the training loss.
+
+    Raises:
+        UserError: it cannot be read; the message starts with the path.
+    """
+    with open_regular(path) as file:
+        return b"train/loss" in file.readline(_MAX_HEADER_BYTES)
 
 
 def read_curves(paths: Sequence[Path]) -> Curves:
@@ -98,6 +112,8 @@ def read_curves(paths: Sequence[Path]) -> Curves:
             for step in [step for step in known if step >= first]:
                 del known[step]
         for step, name, value in rows:
+            if name == _SECONDS and math.isnan(value):
+                continue  # Other metrics are drawn against it: it has no gaps.
             points.setdefault(name, {})[step] = value
     return Curves({name: _series(known) for name, known in points.items() if known})
 
@@ -146,4 +162,4 @@ def _number(cell: str, path: Path, line: int) -> float:
         value = float(cell)
     except ValueError:
         raise UserError(f"{path}: line {line}: must hold numbers, got {cell:.40}") from None
-    return value if np.isfinite(value) else float("nan")
+    return value if abs(value) <= LARGEST else math.nan

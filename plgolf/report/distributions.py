@@ -47,7 +47,7 @@ def scores_picture(result: Result) -> Picture | None:
         for i, (bpb, colour) in enumerate(scores.values()):
             axes.barh(i, bpb, height=0.62, color=colour)
             axes.text(bpb, i, f" {bpb:.4f}", va="center", weight="bold")
-        _rows(made, list(scores))
+        _rows(made, [legend_label(name) for name in scores])
         axes.set_xlim(0, 1.18 * max(bpb for bpb, _ in scores.values()))
         axes.set_xlabel("bits per byte of the validation split, lower is better")
         axes.set_title(title)

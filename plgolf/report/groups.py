@@ -18,6 +18,8 @@ _NOT_THE_RECIPE = re.compile(
     r"|trainer\.(default_root_dir|logger|enable_progress_bar|enable_model_summary|log_every_n_steps|profiler)(\..*)?)"
 )
 """Settings that no score depends on, and the seed."""
+_SEED = re.compile(r"[-_. ]*((?<![^\W\d_])(seed|s))?[-_. ]*\d*$")
+"""What the names of seeds have in common at their end, beyond the group's: no s of a word, as in focus-1."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def read_groups(words: Sequence[str]) -> list[Group]:
 
 def _folders(word: str) -> tuple[str, list[Path]]:
     """Takes a word apart into the name of a group, if it has one, and folders."""
-    if Path(word).exists():
+    if os.path.exists(word):
         return "", [Path(word)]
     name, equals, listed = word.partition("=")
     if not equals or os.sep in name:
@@ -132,7 +134,7 @@ def _common_name(runs: Sequence[Run]) -> str:
     common = os.path.commonprefix(names)  # noqa: RUF071 (of names, not of paths)
     if len(names) == 1 or common == names[0] == names[-1]:
         return names[0]
-    return re.sub(r"[-_. ]*(seed|s)?[-_. ]*\d*[-_. ]*$", "", common) or names[0]
+    return _SEED.sub("", common) or names[0]
 
 
 def _distinct(groups: Iterable[Group]) -> list[str]:

@@ -10,6 +10,8 @@ from plgolf.errors import UserError
 from plgolf.regular_files import read_regular
 
 _MAX_JSON_BYTES = 2**25
+LARGEST = 1e30
+"""Of the numbers that a report takes: a figure of larger ones has no axis in floats."""
 
 
 def read_json(path: Path) -> Any:
@@ -20,9 +22,16 @@ def read_json(path: Path) -> Any:
     """
     data = read_regular(path, max_bytes=_MAX_JSON_BYTES)
     try:
-        return json.loads(data)
+        return json.loads(data, parse_float=_bounded)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is no JSON: {error}") from error
+
+
+def _bounded(text: str) -> float:
+    value = float(text)
+    if abs(value) > LARGEST:
+        raise ValueError(f"a number must be at most {LARGEST:g}, got {text:.40}")
+    return value
 
 
 def known_fields(cls: type[Any], values: Any, where: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from plgolf.report.records import Result, TensorRecord
-from plgolf.report.style import INK, MUTED, PALETTE, PAPER, Drawing
+from plgolf.report.style import INK, MUTED, PALETTE, PAPER, Drawing, legible
 from plgolf.report.treemap import Rectangle, squarify
 
 if TYPE_CHECKING:
@@ -194,6 +194,7 @@ def _say(
     """Writes a text into a box and a detail below it, as large as they fit, if that can be read."""
     is_upright = box.height > 2 * box.width
     room, depth = (box.height, box.width) if is_upright else (box.width, box.height)
+    whole = legible(whole)
     for text in (whole, whole.rpartition(".")[2]):
         size = min(9.0, (room - 0.06) / (_LETTER * max(len(text), 1)), (depth - 0.02) / _LINE)
         if size >= _EASY_TYPE:

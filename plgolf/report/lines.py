@@ -10,16 +10,7 @@ from numpy.typing import NDArray
 from plgolf.report.curves import Curves, Series
 from plgolf.report.groups import Group
 from plgolf.report.runs import Run
-from plgolf.report.style import (
-    DASHES,
-    PALETTE,
-    Drawing,
-    Picture,
-    drawing,
-    legend_label,
-    rendered,
-    short,
-)
+from plgolf.report.style import DASHES, PALETTE, Drawing, Picture, drawing, legend_label, rendered, short
 
 Axis = Literal["steps", "seconds"]
 _MOST_POINTS = 1200
@@ -27,6 +18,8 @@ _SMOOTHED_PARTS, _EARLY_PART = 30, 4
 _SETTLED = 0.06
 """Of a run: before that, a loss is so high that nothing else could be seen beside it."""
 _LOG_STEPS = 200
+_MOST_LABELS = 10
+"""In a legend: more of them would leave no room for the curves."""
 
 
 @dataclass(frozen=True)
@@ -245,6 +238,8 @@ def _legend(made: Drawing, lines: Sequence[Line], metrics: tuple[str, ...]) -> N
     if len(lines) == 1:
         names = {"train/loss": ("training", PALETTE[0], "-"), "val/loss": ("validation", PALETTE[1], "-")}
         entries = [names[metric] for metric in metrics if metric in names and len(lines[0].curves[metric])]
+    if len(entries) > _MOST_LABELS:  # The page's table has every group beside its colour.
+        entries[_MOST_LABELS:] = [(f"and {len(entries) - _MOST_LABELS} more", "none", "-")]
     handles = [Line2D([], [], color=colour, linestyle=dash) for _, colour, dash in entries]
     if handles:
         made.axes.legend(handles, [label for label, _, _ in entries], loc="best")

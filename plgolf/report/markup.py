@@ -5,21 +5,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plgolf.console import printable
 from plgolf.report.analysis import Analysis, ScoredDocument
-from plgolf.report.style import Picture
+from plgolf.report.style import Picture, legible
 from plgolf.report.stylesheet import HEAT_STEPS, heat_class, stylesheet
 from plgolf.version import __version__
 
 FOOTER = f"Made by plgolf report {__version__} from what the run left. Nothing is loaded from elsewhere."
-_DIRECTIONS = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _BREAKS = re.compile(r"(\r\n|\r|\n)")
 
 
 def escaped(text: object) -> str:
     """Returns a text that stands for itself in a page, with no markup, control or turn of direction."""
-    safe = str(text).encode(errors="replace").decode()
-    return html.escape(_DIRECTIONS.sub("\ufffd", printable(safe)))
+    return html.escape(legible(text))
 
 
 @dataclass(frozen=True)

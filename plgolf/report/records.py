@@ -10,6 +10,11 @@ from plgolf.config import config_from_dict
 from plgolf.errors import UserError
 from plgolf.report.json_files import known_fields, located, read_json
 
+_NOT_NEGATIVE = (
+    *("artifact_bytes", "code_bytes", "tokenizer_bytes", "steps", "train_seconds"),
+    *("val_loss", "val_bpb", "roundtrip_val_loss", "roundtrip_val_bpb"),
+)
+
 
 @dataclass(frozen=True)
 class Histogram:
@@ -105,12 +110,9 @@ class Result:
     tensors: list[TensorRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        sizes = {
-            name: getattr(self, name) for name in ("artifact_bytes", "code_bytes", "tokenizer_bytes", "steps")
-        }
-        for name, value in sizes.items():
-            if value < 0:
-                raise UserError(f"{name} must not be negative, got {value}")
+        for name in _NOT_NEGATIVE:
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.budget_bytes <= 0:
             raise UserError(f"budget_bytes must be positive, got {self.budget_bytes}")
         if self.total_bytes != self.artifact_bytes + self.code_bytes:

@@ -1,5 +1,6 @@
 """The folder of a run: what it left, finished or not."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 from plgolf.arguments import read_settings
 from plgolf.errors import UserError
 from plgolf.report.analysis import Analysis, read_analysis
-from plgolf.report.curves import Curves, read_curves
+from plgolf.report.curves import Curves, is_of_training, read_curves
 from plgolf.report.records import Result, read_result
 
 _MAX_SETTINGS = 10_000
@@ -58,7 +59,7 @@ def read_run(folder: Path) -> Run:
     Raises:
         UserError: it is no run's folder, or a file in it is broken; one line that starts with the path.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder")
     result_path, analysis_path, config_path = (
         folder / name for name in ("result.json", "analysis.json", "config.yaml")
@@ -89,7 +90,7 @@ def _metrics_files(folder: Path, result: Result | None) -> tuple[list[Path], tup
         inside = [
             path for path in map(Path, result.metrics) if not path.is_absolute() and ".." not in path.parts
         ]
-        there = [folder / path for path in inside if (folder / path).is_file()]
+        there = [folder / path for path in inside if os.path.isfile(folder / path)]
         lost = len(result.metrics) - len(there)
         note = (
             f"{lost} of the {len(result.metrics)} metrics files that result.json names are not in the folder."
@@ -103,8 +104,9 @@ def _metrics_files(folder: Path, result: Result | None) -> tuple[list[Path], tup
     )
     if not versions:
         return [], ("No metrics.csv was found: there are no curves.",) if result is not None else ()
-    newest = versions[-1][1]
-    note = f"Of {len(versions)} logs the newest is shown, {newest.relative_to(folder)}."
+    # A validation has left its log beside those of the run.
+    newest = ([path for _, path in versions if is_of_training(path)] or [versions[-1][1]])[-1]
+    note = f"Of {len(versions)} logs the newest of training is shown, {newest.relative_to(folder)}."
     return [newest], (note,) if len(versions) > 1 else ()
 
 

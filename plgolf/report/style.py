@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from plgolf.console import printable
 from plgolf.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.
 NARROW, WIDE = (4.7, 3.0), (9.6, 4.6)
 """Inches: half of a page's width, and all of it. Type of 8 points is then the page's small print."""
 _DPI = 180
+_DIRECTIONS = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _SETTINGS: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -175,13 +177,19 @@ def _unlike_others(svg: str, name: str) -> str:
 
 def _with_tips(svg: str, tips: Mapping[str, str]) -> str:
     for gid, tip in tips.items():
-        svg = svg.replace(f'<g id="{gid}">', f'<g id="{gid}"><title>{html.escape(tip)}</title>', 1)
+        svg = svg.replace(f'<g id="{gid}">', f'<g id="{gid}"><title>{html.escape(legible(tip))}</title>', 1)
     return svg
 
 
+def legible(text: object) -> str:
+    """Returns a text of which every letter can be drawn: no control, turn of direction or half of a pair."""
+    safe = str(text).encode(errors="replace").decode()
+    return _DIRECTIONS.sub("\ufffd", printable(safe))
+
+
 def legend_label(text: str) -> str:
-    """Returns a text as a label: matplotlib hides what begins with an underscore."""
-    text = text.lstrip("_") or "run"
+    """Returns a text as a label of one line: matplotlib hides what begins with an underscore."""
+    text = " ".join(legible(text).split()).lstrip("_") or "run"
     return text if len(text) <= 40 else f"{text[:38]}…"
 
 

@@ -137,7 +137,7 @@ def test_a_reader_that_goes_away_ends_it(artifact):
         (["--artifact", "ARTIFACT", "--top_p=0"], "top_p must be above 0 and at most 1, got 0.0"),
         (["--artifact", "ARTIFACT", "--tokenizer=none.model"], "none.model: no tokenizer there"),
         (["--artifact", "ARTIFACT", "--temprature=1"], "did you mean --temperature?"),
-        (["--artifact", "ARTIFACT", "--seq_len=0"], "seq_len must be at least 1, got 0"),
+        (["--artifact", "ARTIFACT", "--seq_len=0"], "seq_len must be from 1 to 1048576, got 0"),
     ],
 )
 def test_mistakes_cost_one_line(artifact, words, message, capfd):

@@ -279,13 +279,32 @@ def test_version_1_files_still_load(model, tmp_path):
         (lambda m: m.score("\udc80"), r"text must be Unicode, got '\udc80' at 0"),
         (lambda m: m.score(""), "text must not be empty"),
         (lambda m: m.score([]), "text must not be empty"),
-        (lambda m: LanguageModel(m.gpt, m.tokenizer, 0), "seq_len must be at least 1, got 0"),
+        (lambda m: LanguageModel(m.gpt, m.tokenizer, 0), "seq_len must be from 1 to 1048576, got 0"),
     ],
 )
 def test_mistakes_cost_one_line(model, use, message):
     with pytest.raises(UserError) as error:
         use(model)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_weights_too_large_to_compute_with_cost_one_line(temperature):
+    gpt = lively()
+    with torch.no_grad():
+        for p in gpt.parameters():
+            if p.ndim < 2:
+                p.fill_(3e38)
+    model = LanguageModel(gpt, ByteTokenizer(), SEQ_LEN)
+    with pytest.raises(UserError, match="logits must be finite, got nan"):
+        model.generate("x", temperature=temperature)
+    with pytest.raises(UserError, match="losses must be finite, got nan"):
+        model.score("x")
+
+
+def test_a_length_of_billions_takes_no_memory(model):
+    with pytest.raises(UserError, match=r"seq_len must be from 1 to 1048576, got 2147483647"):
+        LanguageModel(model.gpt, model.tokenizer, 2**31 - 1).generate(max_tokens=2**40)
 
 
 def test_a_tokenizer_that_cannot_be_carried_is_refused(model, tmp_path):

@@ -6,6 +6,8 @@ import time
 import pytest
 import yaml
 
+from plgolf.arguments import OneLineErrors
+from plgolf.arguments.bounded_yaml import load_bounded_yaml
 from plgolf.cli import main
 from plgolf.model import GPTConfig
 from plgolf.training.cli import GolfCLI
@@ -124,9 +126,12 @@ MERGES = "a0: &a0 {k: 1}\n" + "".join(
         ("a: \0", "x.yaml: is no YAML recipe: unacceptable character"),
         ("model: '" + "[" * 200_000 + "'", "a string must have at most 4096 letters, got 200000"),
         ("model: {gpt: '" + "[" * 1000 + "'}", "must be nested at most 50 deep"),
+        ("model: {optimizer: '" + "--- " * 1000 + "'}", "a string must not hold strings without end"),
         ("model: {optimizer: '" + "- " * 1000 + "'}", "must be nested at most 50 deep"),
         (yaml.safe_dump({"trainer": {"callbacks": LAUGHS}}), "must have at most 10000 values"),
         (yaml.safe_dump({"a": yaml.safe_dump({"b": LAUGHS})}), "must have at most 10000 values"),
+        ("model:\n  gpt: {}\n  gpt: {dim: 8}\n", "the key gpt occurs twice, again in line 3"),
+        ("trainer: {callbacks: [{a: 1, a: 2}]}", "the key a occurs twice, again in line 1"),
         ("[1, 2]", "x.yaml: is no YAML recipe: it must hold settings by name"),
         ("", "x.yaml: is no YAML recipe: it must hold settings by name"),
     ],
@@ -141,6 +146,14 @@ def test_recipes_are_text_in_files(fit, tmp_path, capsys):
     for path in ("pipe.yaml", "/dev/zero", str(tmp_path), "none.yaml"):
         assert main(["fit", "-c", path]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("path", ["x" * 255, "x/" * 120, "a folder/" * 400])
+def test_long_paths_are_values_as_others(fit, path):
+    assert load_bounded_yaml(yaml.safe_dump({"data": {"root": path}})) == {"data": {"root": path}}
+    parser = OneLineErrors()
+    parser.add_argument("--root", type=str)
+    assert parser.parse_args([f"--root={path}"]).root == path == parser.parse_args(["--root", path]).root
 
 
 def test_values_on_the_command_line_are_bounded_too(fit, capsys):

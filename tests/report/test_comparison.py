@@ -46,6 +46,21 @@ def test_runs_without_configurations_are_grouped_by_recipe_and_flags(tmp_path):
     assert names(read_groups([str(tmp_path / name) for name in ("a1", "b1", "a2")])) == [("a", 2), ("b1", 1)]
 
 
+@pytest.mark.parametrize(
+    ("runs", "name"),
+    [
+        (("base-s1337", "base-s1338"), "base"),
+        (("base_seed1", "base_seed2"), "base"),
+        (("focus-1", "focus-2"), "focus"),
+        (("heads8-1", "heads8-2"), "heads8"),
+        (("seed1", "seed2"), "seed1"),
+    ],
+)
+def test_a_group_is_called_what_its_runs_have_in_common(tmp_path, runs, name):
+    folders = [str(write_run(tmp_path / run, seed=i, every=500)) for i, run in enumerate(runs)]
+    assert names(read_groups(folders)) == [(name, 2)]
+
+
 def test_groups_of_one_name_are_told_apart(tmp_path):
     for i, lr in enumerate((0.1, 0.2)):
         write_run(tmp_path / str(i) / "run", lr=lr, every=500)

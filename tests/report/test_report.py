@@ -160,6 +160,38 @@ def test_a_run_that_logged_nothing_becomes_a_page(tmp_path):
     assert "no curves" in " ".join(outline(write_report([str(folder)]).page).texts)
 
 
+@pytest.mark.parametrize("cell", ["nan", "inf", "1e308", "-1e308", "0", "5e-324"])
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_run_that_logged_only_this_becomes_a_page(tmp_path, cell, is_finished):
+    folder = write_run(tmp_path, steps=400, is_finished=is_finished)
+    path = folder / "logs/version_0/metrics.csv"
+    heading, *lines = path.read_text().splitlines()
+    at = heading.split(",").index("step")
+    path.write_text(
+        "\n".join(
+            [heading]
+            + [
+                ",".join(each if not each or i == at else cell for i, each in enumerate(line.split(",")))
+                for line in lines
+            ]
+        )
+        + "\n"
+    )
+    outline(write_report([str(folder)]).page)
+
+
+def test_names_that_no_font_has_are_drawn(tmp_path):
+    odd = "\udcff\u202e\x1b[31m\n_"  # As of a folder whose name is no UTF-8.
+    folders = [write_run(tmp_path / str(i), seed=i, lr=i, steps=400, run_name=odd) for i in (1, 2)]
+    result = json.loads((folders[0] / "result.json").read_text())
+    result["tensors"][0]["name"] = odd
+    result["compressors_bpb"] = {odd: 2.0}
+    (folders[0] / "result.json").write_text(json.dumps(result))
+    for words in (folders[:1], folders):
+        page = outline(write_report([str(word) for word in words], tmp_path / "x.html").page)
+        assert not set("\x1b\u202e\udcff") & set("".join(page.texts))
+
+
 def test_texts_are_texts(tmp_path):
     folder = write_run(
         tmp_path, run_name="<script>alert(1)</script>", hardware='"><img src=x onerror=alert(1)>'
@@ -190,6 +222,7 @@ def test_colours_follow_nats():
     ("words", "said"),
     [
         (["none"], "none: no such folder"),
+        (["x" * 300], ": no such folder"),
         (["{run}", "--out", "x.pdf"], "out must end in .html, got x.pdf"),
         (["{run}", "--out", "{run}/config.yaml/x.html"], "cannot be written"),
         (["{run}", "--outt", "x.html"], "(did you mean --out?)"),
@@ -236,5 +269,12 @@ def test_a_long_run_takes_seconds(tmp_path):
     assert time.process_time() - start < 15  # The whole command takes 2.9 s of CPU time, imports and all.
 
 
+def test_many_groups_leave_room_for_their_curves(tmp_path):
+    folders = [write_run(tmp_path / f"r{i}x", seed=i, lr=i + 1, steps=400, num_layers=2) for i in range(25)]
+    text = write_report([str(folder) for folder in folders], tmp_path / "x.html").page.read_text()
+    assert "and 15 more" in text and text.count(">r24x<") >= 2
+
+
 def test_columns_are_aligned():
     assert aligned([["a", "1", "x"], ["bcd", "22", "longer"]]) == ["a     1  x", "bcd  22  longer"]
+    assert aligned([["a\nb", "1", "x"]]) == ["a b  1  x"]

@@ -1,6 +1,7 @@
 """Folders of runs: whole ones, older ones, unfinished, resumed, broken and hostile ones."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -61,6 +62,12 @@ def test_an_unfinished_run_says_so_and_shows_its_newest_log(tmp_path):
     assert "Of 2 logs the newest" in run.notes[1]
 
 
+def test_a_validation_of_an_unfinished_run_does_not_hide_its_curves(tmp_path):
+    folder = write_run(tmp_path, steps=1000, is_finished=False)
+    write_csv(folder / "logs/version_1/metrics.csv", [{"step": 0, "val/loss": 2.0, "train/seconds": 0.0}])
+    assert read_run(folder).curves["train/loss"].steps[-1] == 1000
+
+
 def test_half_a_line_of_a_run_under_way_is_left_out(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text("step,train/loss\n10,3.5\n20,3.25\n30,3.1")
@@ -71,6 +78,15 @@ def test_a_loss_that_is_no_number_is_a_gap(tmp_path):
     write_csv(tmp_path / "m.csv", [{"step": 1, "train/loss": 2.0}, {"step": 2, "train/loss": float("nan")}])
     values = read_curves([tmp_path / "m.csv"])["train/loss"].values
     assert values[0] == 2.0 and np.isnan(values[1])
+
+
+def test_a_clock_that_is_no_number_says_nothing(tmp_path):
+    rows = [
+        {"step": i, "train/loss": 2.0, "train/seconds": s} for i, s in ((1, 1.0), (2, math.nan), (3, 3.0))
+    ]
+    write_csv(tmp_path / "m.csv", rows)
+    curves = read_curves([tmp_path / "m.csv"])
+    assert curves.seconds_of(curves["train/loss"]).tolist() == [1.0, 2.0, 3.0]
 
 
 @pytest.mark.parametrize(
@@ -104,6 +120,8 @@ def test_broken_metrics_are_one_line(tmp_path, text, said):
         ({"steps": None}, "result.steps must be of type int"),
         ({"steps": -1}, "steps must not be negative"),
         ({"total_bytes": 1}, "total_bytes must be artifact and code together"),
+        ({"val_bpb": 1e300}, "a number must be at most 1e+30, got 1e+300"),
+        ({"roundtrip_val_bpb": -5.0}, "roundtrip_val_bpb must not be negative"),
         ({"budget_bytes": 0}, "budget_bytes must be positive"),
         ({"tensors": [{"name": "x"}]}, "result.tensors.0.role is missing"),
         ({"tensors": [3]}, "tensors must be a mapping"),

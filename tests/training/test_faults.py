@@ -348,7 +348,7 @@ NEEDS_MOUNT = pytest.mark.skipif(
 @NEEDS_MOUNT
 def test_a_full_disk_at_a_checkpoint_keeps_the_ones_before_and_the_run(golden_recipe, tmp_path):
     words = ("--trainer.max_steps=6", "--checkpoint.every_steps=2", "--checkpoint.keep=9")
-    done = on_small_disk(tmp_path, "3m", golden_recipe, *words)
+    done = on_small_disk(tmp_path, "3500k", golden_recipe, *words)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     full = "disk/step-000006.ckpt: cannot be written: No space left on device"

@@ -65,7 +65,8 @@ def test_quantile_of_rows_of_any_length(cols):
     two_kinds = torch.where(normal > 0, 0.3, 0.7)
     with_nan, with_inf = normal.clone(), normal.clone()
     with_nan[cols // 2], with_inf[cols // 2] = NAN, INF
-    rows = [normal, two_kinds, torch.zeros(cols), torch.full((cols,), 0.3), with_nan, with_inf, normal * 1e-40]
+    equal = [torch.zeros(cols), torch.full((cols,), 0.3)]
+    rows = [normal, normal * 1e-40, two_kinds, *equal, with_nan, with_inf]
     values = torch.stack(rows).abs()
     expected = torch.quantile(values, CLIP_QUANTILE, dim=1)
     assert torch.equal(bits(clip_values(values)), bits(expected))
@@ -77,10 +78,9 @@ def test_rows_longer_than_torchs_quantile_takes():
     values[:100] = torch.arange(100.0)
     with pytest.raises(RuntimeError, match="too large"):
         torch.quantile(values, CLIP_QUANTILE)
-    # Rank 2**24 * CLIP_QUANTILE in float32: 27 below the last, which is value 72.
-    assert clip_values(values).item() == 72
+    # Its rank in float32 is 27 below the last.
     codes, scale = quantize_int8(values)
-    assert scale.item() == pytest.approx(72 / 127) and codes[:100].max() == 127
+    assert scale == torch.tensor(72.0) / 127 and codes[:100].max() == 127
 
 
 @settings(max_examples=150, deadline=None)
@@ -96,7 +96,9 @@ def test_codes_and_scales_are_the_references_to_the_bit(shape, exponent, seed, d
 
 
 @pytest.mark.parametrize("std", [0.0, 1e-45, 1e-9, 1e-4, 0.007, 0.02, 0.3, 1.0, 50.0, 1e30])
-@pytest.mark.parametrize("shape", [(96, 256), (2, 65_537), (70_000, 1), (35_000, 2), (65_537,), (3, 150, 150)])
+@pytest.mark.parametrize(
+    "shape", [(96, 256), (2, 65_537), (70_000, 1), (35_000, 2), (65_537,), (3, 150, 150)]
+)
 def test_codes_are_the_references_for_weights_of_any_size(shape, std):
     # Below 1/127 the scale has a floor, at which values beyond the clip must not be rounded as they are.
     assert_same(values_of(shape, 0, seed=1) * std)

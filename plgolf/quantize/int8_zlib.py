@@ -29,7 +29,7 @@ ALWAYS_INFLATED_BYTES = 2**26
 _CHUNK = 2**20
 _WAYS = ((6, 9, zlib.Z_FILTERED), (9, 9, zlib.Z_HUFFMAN_ONLY))
 """To make a zlib stream: level, memory level and strategy. Codes of weights are noise, in which short
-repetitions cost more than they save: the first way keeps to those of six bytes or more, the second to none."""
+repetitions cost more than they save: the first way keeps to those of more than five, the other to none."""
 _MORE_WAYS = ((9, 8, zlib.Z_FILTERED), (9, 8, zlib.Z_DEFAULT_STRATEGY))
 """What may be smaller yet for few bytes, and takes no time there; the last is the reference's."""
 _FEW_BYTES = 2**22

@@ -4,9 +4,9 @@
 
 Reference style: int64 batches cut on the critical path, a last batch of its own shape, and the mean loss and
 the bytes of each batch brought to the host. plgolf: what ``GolfModule`` does with each batch of a
-``ValidationSplit``: one shape, the last one padded, nats added up token by token on the device. Both score the
-same sequences, and their bits per byte must agree to six digits. Tokens a second over the whole split, and
-with ``--compile`` the seconds of the first time, in which graphs are made, and how many there are.
+``ValidationSplit``: one shape, the last one padded, nats added up token by token on the device. Both score
+the same sequences, and their bits per byte must agree to six digits. Tokens a second over the whole split,
+and with ``--compile`` the seconds of the first time, in which graphs are made, and how many there are.
 """
 
 import math
@@ -42,11 +42,11 @@ def ours(module: GolfModule, split: ValidationSplit) -> float:
     return metric.compute().item()
 
 
-def reference_style(module: GolfModule, split: ValidationSplit, tokens: Tensor, counts: Any) -> float:
-    seq_len, nats, num_bytes = split.seq_len, 0.0, 0.0
+def reference_style(module: GolfModule, settings: Any, tokens: Tensor, counts: Any) -> float:
+    seq_len, nats, num_bytes = settings.seq_len, 0.0, 0.0
     with torch.no_grad():
-        for first in range(0, split.num_sequences, split.batch_sequences):
-            last = min(first + split.batch_sequences, split.num_sequences)
+        for first in range(0, settings.sequences, settings.batch_sequences):
+            last = min(first + settings.batch_sequences, settings.sequences)
             local = tokens[first * seq_len : last * seq_len + 1].to(device(), torch.int64)
             x, y = local[:-1].view(-1, seq_len), local[1:].view(-1, seq_len)
             nats += module.gpt(x, y).item() * y.numel()
@@ -102,7 +102,7 @@ def main() -> None:
         )
         tokens = torch.from_numpy(split.tokens())
         variants = {
-            "reference": lambda: reference_style(module, split, tokens, counts),
+            "reference": lambda: reference_style(module, settings, tokens, counts),
             "plgolf": lambda: ours(module, split),
         }
         first, found = {}, {}

@@ -132,7 +132,7 @@ class ValidationSplit:
     Args:
         reader: the validation shards.
         seq_len: tokens in a sequence.
-        batch_sequences: sequences in a batch; the last one is padded to the same shape.
+        batch_sequences: sequences in a batch at most; all are of one shape, to which the last one is padded.
         rank: this rank.
         world_size: ranks.
         max_tokens: scores only about the first so many tokens; None for the whole split.
@@ -166,7 +166,7 @@ class ValidationSplit:
                 )
             available = min(available, max_tokens)
         self.reader, self.raw_bytes = reader, raw_bytes
-        self.seq_len, self.batch_sequences = seq_len, batch_sequences
+        self.seq_len = seq_len
         self.num_sequences = available // seq_len
         if self.num_sequences < world_size:
             raise UserError(
@@ -175,6 +175,9 @@ class ValidationSplit:
             )
         self.first = self.num_sequences * rank // world_size
         self.last = self.num_sequences * (rank + 1) // world_size
+        share = self.last - self.first
+        # No larger than as many batches need, so that little of the last one is padding.
+        self.batch_sequences = math.ceil(share / math.ceil(share / batch_sequences))
 
     @property
     def num_tokens(self) -> int:

@@ -2,7 +2,6 @@
 
 import io
 import tarfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plgolf.quantize.int8_zlib import dequantize_state_dict
+from plgolf.quantize.int8_zlib import compressed_size, dequantize_state_dict
 from plgolf.quantize.rounding import LEVELS
 
 BUDGET_BYTES = 16_000_000
@@ -134,14 +133,14 @@ def weigh_tensors(obj: Mapping[str, Any], originals: Mapping[str, Tensor]) -> li
 def compressed_bytes(*tensors: Tensor) -> int:
     """Returns what tensors take when they are compressed by themselves, end to end."""
     raw = (tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes() for tensor in tensors)
-    return len(zlib.compress(b"".join(raw), level=9))
+    return compressed_size(b"".join(raw))
 
 
 def _relative_error(was: Tensor, now: Tensor) -> float:
-    size = was.double().square().sum()
-    return ((was - now).double().square().sum() / size).sqrt().item() if size > 0 else 0.0
+    size, lost = (torch.linalg.vector_norm(t, dtype=torch.float64).item() for t in (was, was - now))
+    return lost / size if size > 0 else 0.0
 
 
 def _clipped_fraction(was: Tensor, scale: Tensor) -> float:
     step = scale.float().view(-1, *[1] * (was.ndim - 1)) if scale.ndim else scale.float()
-    return (was.abs() > (LEVELS + 0.5) * step).double().mean().item()
+    return int(torch.count_nonzero(was.abs() > (LEVELS + 0.5) * step)) / was.numel()

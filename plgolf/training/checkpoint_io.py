@@ -1,5 +1,6 @@
 """Checkpoints and artifacts as files: written whole or not at all, and read without running code."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from plgolf.artifact import SUFFIX, load_gpt, read_artifact
+from plgolf.artifact import SUFFIX, Artifact, read_artifact
 from plgolf.config import config_from_dict
 from plgolf.errors import UserError
 from plgolf.files import whole_file
@@ -26,6 +27,9 @@ class CannotWriteError(UserError):
 
 class CheckpointFiles(TorchCheckpointIO):
     """Writes checkpoints whole, reads them as plain tensors, and artifacts as if they were checkpoints."""
+
+    def __init__(self) -> None:
+        self._artifacts: dict[str, Artifact] = {}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         if "://" in str(path):
@@ -49,7 +53,8 @@ class CheckpointFiles(TorchCheckpointIO):
         self, path: Any, map_location: Any = "cpu", weights_only: Any = None
     ) -> dict[str, Any]:
         if str(path).endswith(SUFFIX):
-            return _as_checkpoint(path)
+            found = str(path) in self._artifacts
+            return _as_checkpoint(self._artifacts.pop(str(path)) if found else read_artifact(path))
         try:
             with open_regular(Path(path)) as file:
                 # Whatever Lightning asks for: a checkpoint is data, and goes to the CPU first.
@@ -60,42 +65,47 @@ class CheckpointFiles(TorchCheckpointIO):
             raise UserError(f"{path}: is no checkpoint: it holds a {type(checkpoint).__name__}")
         return checkpoint
 
+    def saved_architecture(self, path: str, otherwise: GPTConfig) -> GPTConfig:
+        """Reads from a file what model it holds; an artifact is kept for ``load_checkpoint``, once.
 
-def _as_checkpoint(path: Any) -> dict[str, Any]:
-    weights = read_artifact(path).weights
+        Args:
+            path: an artifact or a checkpoint.
+            otherwise: says what the weights of a reference artifact do not show: rotary base and soft cap.
+
+        Returns:
+            The architecture, which the file's weights fit.
+
+        Raises:
+            UserError: the file is malformed or not plgolf's.
+        """
+        if not path.endswith(SUFFIX):
+            return _architecture_of(read_checkpoint(path), path)
+        artifact = read_artifact(path)
+        try:
+            config = artifact.config or _inferred(artifact.weights, otherwise)
+            check_weights_fit(config, artifact.weights)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        self._artifacts[path] = artifact
+        return config
+
+
+def _inferred(weights: Mapping[str, Tensor], otherwise: GPTConfig) -> GPTConfig:
+    config = gpt_config_from_weights(weights_to_reference(weights))
+    return replace(
+        config,
+        attention=replace(config.attention, rope_base=otherwise.attention.rope_base),
+        head=replace(config.head, softcap=otherwise.head.softcap),
+    )
+
+
+def _as_checkpoint(artifact: Artifact) -> dict[str, Any]:
     return {
-        "state_dict": {f"gpt.{name}": tensor for name, tensor in weights.items()},
+        "state_dict": {f"gpt.{name}": tensor for name, tensor in artifact.weights.items()},
         "pytorch-lightning_version": version("lightning"),
         "epoch": 0,
         "global_step": 0,
     }
-
-
-def saved_architecture(path: str, otherwise: GPTConfig) -> GPTConfig:
-    """Reads from a file what model it holds.
-
-    Args:
-        path: an artifact or a checkpoint.
-        otherwise: says what the weights of a reference artifact do not show: rotary base and soft cap.
-
-    Returns:
-        The architecture, which the file's weights fit.
-
-    Raises:
-        UserError: the file is malformed or not plgolf's.
-    """
-    if not path.endswith(SUFFIX):
-        return _architecture_of(read_checkpoint(path), path)
-    artifact = read_artifact(path)
-    config = artifact.config
-    if config is None:
-        config = gpt_config_from_weights(weights_to_reference(artifact.weights))
-        config = replace(
-            config,
-            attention=replace(config.attention, rope_base=otherwise.attention.rope_base),
-            head=replace(config.head, softcap=otherwise.head.softcap),
-        )
-    return load_gpt(path, config=config).config
 
 
 def _architecture_of(checkpoint: dict[str, Any], path: str) -> GPTConfig:

@@ -29,7 +29,7 @@ from plgolf.training import (
 )
 from plgolf.training.allowed_classes import check_allowed_classes
 from plgolf.training.checkpoint import LIGHTNINGS_WORDS, find_checkpoint
-from plgolf.training.checkpoint_io import CheckpointFiles, saved_architecture
+from plgolf.training.checkpoint_io import CheckpointFiles
 from plgolf.training.console.log import spelled_out
 from plgolf.training.parser import GolfParser, overrides
 from plgolf.training.peers import end_with_launcher
@@ -53,6 +53,7 @@ class GolfCLI(LightningCLI):
     def __init__(self, args: list[str], *, parent_pid: int) -> None:
         self.arguments = args
         self.parent_pid = parent_pid
+        self.files = CheckpointFiles()
         strict = {"allow_abbrev": False}
         super().__init__(
             GolfModule,
@@ -125,7 +126,7 @@ class GolfCLI(LightningCLI):
             if not path:
                 raise UserError("ckpt_path must name the checkpoint or artifact to validate")
             described = config_from_dict(GPTConfig, settings.model.gpt.as_dict())
-            saved = saved_architecture(path, described)
+            saved = self.files.saved_architecture(path, described)
             settings.model.gpt = dict_to_namespace(config_to_dict(saved))
             settings.data.vocab_size = saved.vocab_size
 
@@ -145,7 +146,7 @@ class GolfCLI(LightningCLI):
         if isinstance(settings.profiler, str):
             kwargs["profiler"] = profiler_named(settings.profiler, settings.default_root_dir)
         plugins = settings.plugins or []
-        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), CheckpointFiles()]
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), self.files]
         try:
             return super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError) as error:  # An unknown strategy, accelerator, precision, device.

@@ -40,7 +40,7 @@ class ShardDataModule(LightningDataModule):
         seq_len: tokens in a sequence.
         global_batch_tokens: tokens in an optimizer step over all ranks.
         micro_batch_sequences: sequences a rank processes at once.
-        val_batch_sequences: sequences a rank scores at once.
+        val_batch_sequences: sequences a rank scores at once, at most.
         val_every_steps: optimizer steps between validations; 0 for only one, at the end.
         val_max_tokens: scores only about the first so many validation tokens; null for all of them.
     """

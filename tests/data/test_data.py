@@ -1,3 +1,6 @@
+import math
+import time
+
 import numpy as np
 import pytest
 from golden_data import GOLDEN, MODELS, VOCAB_SIZE, arrays, meta
@@ -72,10 +75,12 @@ def test_validation_scores_every_sequence_once_on_any_number_of_ranks(tmp_path_f
         split = ValidationSplit(
             source, seq_len=seq_len, batch_sequences=batch_sequences, rank=rank, world_size=world_size
         )
-        assert len(split) >= 1
+        assert len(split) == math.ceil((split.last - split.first) / batch_sequences)
+        padding = len(split) * split.batch_sequences - (split.last - split.first)
+        assert 0 <= padding < len(split) and split.batch_sequences <= batch_sequences
         for k in range(len(split)):
             batch = split.batch(k)
-            assert batch.input_ids.shape == (batch_sequences, seq_len)
+            assert batch.input_ids.shape == (split.batch_sequences, seq_len)
             inputs += batch.input_ids[: batch.num_sequences].flatten().tolist()
             targets += batch.target_ids[: batch.num_sequences].flatten().tolist()
     expected = (total - 1) // seq_len * seq_len
@@ -211,3 +216,28 @@ def test_loader_prefetches_in_order_and_reports_errors():
     assert next(iterator) == 2
     iterator.close()
     assert made[:5] == [2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("pace", [(0.0,), (0.004, 0.0, 0.0, 0.02), (0.01, 0.0)])
+def test_a_slow_disk_changes_neither_batches_nor_their_order(tmp_path, pace):
+    class SlowReader(ShardReader):
+        reads = 0
+
+        def _fill(self, index, offset, into):
+            self.reads += 1
+            time.sleep(pace[self.reads % len(pace)])
+            super()._fill(index, offset, into)
+
+    for number, size in enumerate((301, 77, 500)):
+        write_shard(tmp_path / f"t_train_{number:06d}.bin", np.arange(size, dtype=np.uint16) + 1000 * number)
+    shards = find_shards(tmp_path, "train")
+    slow, fast = (
+        TrainStream(reader(shards), BatchPlan(2, 2, 1, 2), seq_len=16, rank=1)
+        for reader in (SlowReader, ShardReader)
+    )
+    made = list(BatchLoader(slow.batch, 45, start=lambda: 5))
+    assert slow.reader.reads > len(made) == 40  # Some cross a border.
+    for index, batch in enumerate(made, start=5):
+        expected = fast.batch(index)
+        np.testing.assert_array_equal(batch.input_ids, expected.input_ids)
+        np.testing.assert_array_equal(batch.target_ids, expected.target_ids)

@@ -142,6 +142,20 @@ def test_rounding_is_within_half_a_step_of_what_is_not_clipped(rows, cols, expon
     assert ((restored - values).abs() <= slack + clipped).all()
 
 
+@pytest.mark.parametrize("shape", [(300, 256), (2_000, 2_200)])
+@pytest.mark.parametrize("kind", ["noise", "zeros", "words"])
+def test_compressed_no_larger_than_by_the_reference_and_any_zlib_inflates_it(shape, kind):
+    torch.manual_seed(1)
+    noise = torch.randn(shape).mul(30).clamp(-127, 127)
+    codes = {"noise": noise, "zeros": noise * 0, "words": noise[:, :8].repeat(1, shape[1] // 8)}[kind]
+    obj = {"quantized": {"w": codes.to(torch.int8)}}
+    raw = io.BytesIO()
+    torch.save(obj, raw)
+    packed = pack(obj)
+    assert len(packed) <= len(zlib.compress(raw.getvalue(), 9))
+    assert zlib.decompress(packed) == raw.getvalue()
+
+
 def test_damaged_and_hostile_files_are_refused_without_running_anything(tmp_path):
     path = tmp_path / "a.int8.ptz"
     save_artifact(trained_gpt(), path)

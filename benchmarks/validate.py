@@ -1,0 +1,133 @@
+"""How fast validation is, next to a loop in the reference program's style on the same model and tokens.
+
+    python benchmarks/validate.py [--rounds 5] [--compile] [--dim 256] [--layers 4] [--seq_len 512]
+
+Reference style: int64 batches cut on the critical path, a last batch of its own shape, and the mean loss and
+the bytes of each batch brought to the host. plgolf: what ``GolfModule`` does with each batch of a
+``ValidationSplit``: one shape, the last one padded, nats added up token by token on the device. Both score
+the same sequences, and their bits per byte must agree to six digits. Tokens a second over the whole split,
+and with ``--compile`` the seconds of the first time, in which graphs are made, and how many there are.
+"""
+
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rounds import compared, finish, in_turn, parser, seconds_of, spread
+from torch import Tensor
+
+from plgolf import GPTConfig
+from plgolf.data.byte_counts import ByteCounts
+from plgolf.data.loader import BatchLoader
+from plgolf.data.shards import ShardReader, find_shards, write_shard
+from plgolf.data.stream import ValidationSplit
+from plgolf.metrics import BitsPerByte
+from plgolf.model import AttentionConfig
+from plgolf.training import GolfModule
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def ours(module: GolfModule, split: ValidationSplit) -> float:
+    metric = BitsPerByte().to(device())
+    with torch.no_grad():
+        for batch in BatchLoader(split.batch, len(split), pin=device().type == "cuda"):
+            parts = (part.to(device(), non_blocking=True) for part in batch[:2])
+            module.add_score(batch._replace(**dict(zip(batch._fields, parts, strict=False))), metric)
+    return metric.compute().item()
+
+
+def reference_style(module: GolfModule, settings: Any, tokens: Tensor, counts: Any) -> float:
+    seq_len, nats, num_bytes = settings.seq_len, 0.0, 0.0
+    with torch.no_grad():
+        for first in range(0, settings.sequences, settings.batch_sequences):
+            last = min(first + settings.batch_sequences, settings.sequences)
+            local = tokens[first * seq_len : last * seq_len + 1].to(device(), torch.int64)
+            x, y = local[:-1].view(-1, seq_len), local[1:].view(-1, seq_len)
+            nats += module.gpt(x, y).item() * y.numel()
+            num_bytes += counts(x.flatten(), y.flatten()).double().sum().item()
+    return nats / math.log(2) / num_bytes
+
+
+def graphs() -> int:
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+def main() -> None:
+    options = parser(__doc__, rounds=5)
+    options.add_argument("--dim", type=int, default=256)
+    options.add_argument("--layers", type=int, default=4)
+    options.add_argument("--seq_len", type=int, default=512)
+    options.add_argument("--batch_sequences", type=int, default=16)
+    options.add_argument("--sequences", type=int, default=37, help="in the split")
+    options.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    options.add_argument("--compile", action="store_true")
+    settings = options.parse_args()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    torch.manual_seed(0)
+    config = GPTConfig(
+        dim=settings.dim,
+        num_layers=settings.layers,
+        compute_dtype=settings.dtype,
+        attention=AttentionConfig(num_heads=4, num_kv_heads=2),
+    )
+    module = GolfModule(config).to(device()).eval()
+    if settings.compile:
+        module.gpt.compile(dynamic=False, fullgraph=True)
+    generator = np.random.default_rng(0)
+    counts = ByteCounts(
+        *(
+            torch.from_numpy(table).to(device())
+            for table in (
+                generator.integers(1, 9, 1024, dtype=np.int32),
+                generator.random(1024) < 0.5,
+                generator.random(1024) < 0.01,
+            )
+        )
+    )
+    module._byte_counts = counts
+    with tempfile.TemporaryDirectory() as name:
+        made = generator.integers(0, 1024, settings.sequences * settings.seq_len + 1, dtype=np.uint16)
+        write_shard(Path(name, "made_val_000000.bin"), made)
+        split = ValidationSplit(
+            ShardReader(find_shards(Path(name), "val"), vocab_size=1024),
+            seq_len=settings.seq_len,
+            batch_sequences=settings.batch_sequences,
+        )
+        tokens = torch.from_numpy(split.tokens())
+        variants = {
+            "reference": lambda: reference_style(module, settings, tokens, counts),
+            "plgolf": lambda: ours(module, split),
+        }
+        first, found = {}, {}
+        for variant, work in variants.items():
+            before = graphs()
+            torch._dynamo.reset()
+            seconds, _ = seconds_of(lambda work=work, variant=variant: found.update({variant: work()}))
+            first[variant] = {"seconds": seconds, "graphs": graphs() - before}
+        assert math.isclose(found["plgolf"], found["reference"], rel_tol=1e-6), found
+        torch._dynamo.reset()
+        times = in_turn(variants, rounds=settings.rounds)
+    finish(
+        settings,
+        {
+            "num_params": sum(parameter.numel() for parameter in module.gpt.parameters()),
+            "bits_per_byte": found,
+            "first_time": first,
+            "time": compared(times, to="reference"),
+            "tokens_per_second": {
+                variant: spread([split.num_tokens / wall for wall, _ in seconds])
+                for variant, seconds in times.items()
+            },
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""What a step costs beside its own work: plgolf's bare loop, and the same under Lightning's Trainer.
+
+    python benchmarks/lightning_overhead.py [--rounds 7] [--steps 300] [--profile]
+
+Both have the same model (tiny, so that there is little else), MuonAdam and BatchLoader. The Trainer has what
+``plgolf fit`` gives it: GolfModule, ShardDataModule, TrainClock, CompileWarmup, RunCheckpoint, PeerWatch,
+ConsoleLog and the CSV logger, 50 steps to a row. The turns alternate; of each the first steps do not count.
+``--profile`` also runs a fit under cProfile, which makes everything slower, and says which functions took the
+most time of a step.
+"""
+
+import cProfile
+import gc
+import pstats
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from contestants import PlgolfLoop, Size, default_device, shards, size_named
+from lightning.pytorch import Callback, Trainer
+from rounds import finish, parser, spread, synchronize
+from shipped import data_of, fit_silently, module_of, trainer_of
+
+from plgolf.model import GPT
+
+WARM_UP = 50
+SHOWN = 40
+
+
+class Stopwatch(Callback):
+    """Takes the time from the end of one step to the end of another.
+
+    Args:
+        first: step after which it starts.
+        steps: how many it takes the time of.
+        profile: what to run meanwhile, or None.
+    """
+
+    def __init__(self, first: int, steps: int, profile: cProfile.Profile | None = None) -> None:
+        self.first, self.last, self.profile = first, first + steps, profile
+        self.began = self.seconds = 0.0
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, index: int) -> None:
+        if (index + 1) % trainer.accumulate_grad_batches:
+            return
+        if trainer.global_step == self.first:
+            synchronize()
+            self.began = time.perf_counter()
+            if self.profile:
+                self.profile.enable()
+        elif trainer.global_step == self.last:
+            if self.profile:
+                self.profile.disable()
+            synchronize()
+            self.seconds = time.perf_counter() - self.began
+
+
+def bare(size: Size, root: Path, steps: int) -> float:
+    """Returns the seconds of a step."""
+    torch.manual_seed(0)
+    device, dtype = default_device(), getattr(torch, size.gpt.compute_dtype)
+    loop = PlgolfLoop(GPT(size.gpt), size, root, device=device, dtype=dtype, compiled=False)
+    for _ in range(WARM_UP):
+        loop.step()
+    synchronize()
+    began = time.perf_counter()
+    for _ in range(steps):
+        loop.step()
+    synchronize()
+    return (time.perf_counter() - began) / steps
+
+
+def shipped(size: Size, root: Path, steps: int, profile: cProfile.Profile | None = None) -> float:
+    """Returns the seconds of a step."""
+    torch.manual_seed(0)
+    watch = Stopwatch(WARM_UP, steps, profile)
+    with tempfile.TemporaryDirectory() as folder:
+        # One step more than are timed: the last is followed by a checkpoint.
+        trainer = trainer_of(Path(folder), watch, max_steps=WARM_UP + steps + 1)
+        fit_silently(trainer, module_of(size), data_of(size, root, val_max_tokens=size.seq_len))
+    return watch.seconds / steps
+
+
+def ranked(profile: cProfile.Profile, steps: int) -> dict[str, list[dict[str, Any]]]:
+    """Returns the functions that took the most time: by themselves, and with what they call."""
+    rows = []
+    for (file, line, name), (_, calls, own, total, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
+        where = "/".join(Path(file).parts[-3:])
+        rows.append(
+            {
+                "function": f"{where}:{line} {name}" if line else name,
+                "calls_per_step": round(calls / steps, 2),
+                "own_ms": round(1e3 * own / steps, 4),
+                "with_callees_ms": round(1e3 * total / steps, 4),
+            }
+        )
+    return {by: sorted(rows, key=lambda row: -row[by])[:SHOWN] for by in ("own_ms", "with_callees_ms")}
+
+
+def main() -> None:
+    arguments = parser(__doc__, rounds=7)
+    arguments.add_argument("--steps", type=int, default=300, help="in a turn")
+    arguments.add_argument("--profile", action="store_true")
+    settings = arguments.parse_args()
+    torch.set_num_threads(settings.threads or 1)
+    size = size_named("tiny")
+    seconds: dict[str, list[float]] = {"bare": [], "shipped": []}
+    with shards(None, vocab_size=size.gpt.vocab_size, tokens=2**18) as root:
+        for number in range(-1, settings.rounds):
+            order = [("bare", bare), ("shipped", shipped)][:: -1 if number % 2 else 1]
+            for name, run in order:
+                taken = run(size, root, settings.steps)
+                gc.collect()
+                if number >= 0:
+                    seconds[name].append(taken)
+        profile = cProfile.Profile() if settings.profile else None
+        if profile:
+            shipped(size, root, settings.steps, profile)
+    overheads = [1e3 * (b - a) for a, b in zip(seconds["bare"], seconds["shipped"], strict=True)]
+    results = {
+        "ms_per_step": {name: spread([1e3 * taken for taken in each]) for name, each in seconds.items()},
+        "overhead_ms_per_step": spread(overheads),
+        "micro_batches_per_step": size.accumulation,
+    }
+    if profile:
+        results["profile"] = ranked(profile, settings.steps)
+    finish(settings, results)
+
+
+if __name__ == "__main__":
+    main()

@@ -40,47 +40,55 @@ class Stopwatch(Callback):
 
     def __init__(self, first: int, steps: int, profile: cProfile.Profile | None = None) -> None:
         self.first, self.last, self.profile = first, first + steps, profile
-        self.began = self.seconds = 0.0
+        self.began: tuple[float, float] | None = None
+        self.seconds = (0.0, 0.0)
+        """Of a step: of the wall clock, and of this process on all processors."""
 
-    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, index: int) -> None:
-        if (index + 1) % trainer.accumulate_grad_batches:
-            return
-        if trainer.global_step == self.first:
-            synchronize()
-            self.began = time.perf_counter()
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.first and self.began is None:
+            self.began = now()
             if self.profile:
                 self.profile.enable()
-        elif trainer.global_step == self.last:
+        elif trainer.global_step == self.last and self.began and not any(self.seconds):
             if self.profile:
                 self.profile.disable()
-            synchronize()
-            self.seconds = time.perf_counter() - self.began
+            self.seconds = per_step(self.began, self.last - self.first)
 
 
-def bare(size: Size, root: Path, steps: int) -> float:
-    """Returns the seconds of a step."""
+def now() -> tuple[float, float]:
+    synchronize()
+    return time.perf_counter(), time.process_time()
+
+
+def per_step(began: tuple[float, float], steps: int) -> tuple[float, float]:
+    wall, processor = now()
+    return (wall - began[0]) / steps, (processor - began[1]) / steps
+
+
+def bare(size: Size, root: Path, steps: int) -> tuple[float, float]:
+    """Returns the seconds of a step: of the wall clock, and of this process on all processors."""
     torch.manual_seed(0)
     device, dtype = default_device(), getattr(torch, size.gpt.compute_dtype)
     loop = PlgolfLoop(GPT(size.gpt), size, root, device=device, dtype=dtype, compiled=False)
     for _ in range(WARM_UP):
         loop.step()
-    synchronize()
-    began = time.perf_counter()
+    began = now()
     for _ in range(steps):
         loop.step()
-    synchronize()
-    return (time.perf_counter() - began) / steps
+    return per_step(began, steps)
 
 
-def shipped(size: Size, root: Path, steps: int, profile: cProfile.Profile | None = None) -> float:
-    """Returns the seconds of a step."""
+def shipped(
+    size: Size, root: Path, steps: int, profile: cProfile.Profile | None = None
+) -> tuple[float, float]:
+    """Returns the same of the Trainer's."""
     torch.manual_seed(0)
     watch = Stopwatch(WARM_UP, steps, profile)
     with tempfile.TemporaryDirectory() as folder:
         # One step more than are timed: the last is followed by a checkpoint.
         trainer = trainer_of(Path(folder), watch, max_steps=WARM_UP + steps + 1)
         fit_silently(trainer, module_of(size), data_of(size, root, val_max_tokens=size.seq_len))
-    return watch.seconds / steps
+    return watch.seconds
 
 
 def ranked(profile: cProfile.Profile, steps: int) -> dict[str, list[dict[str, Any]]]:
@@ -106,7 +114,7 @@ def main() -> None:
     settings = arguments.parse_args()
     torch.set_num_threads(settings.threads or 1)
     size = size_named("tiny")
-    seconds: dict[str, list[float]] = {"bare": [], "shipped": []}
+    seconds: dict[str, list[tuple[float, float]]] = {"bare": [], "shipped": []}
     with shards(None, vocab_size=size.gpt.vocab_size, tokens=2**18) as root:
         for number in range(-1, settings.rounds):
             order = [("bare", bare), ("shipped", shipped)][:: -1 if number % 2 else 1]
@@ -118,10 +126,14 @@ def main() -> None:
         profile = cProfile.Profile() if settings.profile else None
         if profile:
             shipped(size, root, settings.steps, profile)
-    overheads = [1e3 * (b - a) for a, b in zip(seconds["bare"], seconds["shipped"], strict=True)]
-    results = {
-        "ms_per_step": {name: spread([1e3 * taken for taken in each]) for name, each in seconds.items()},
-        "overhead_ms_per_step": spread(overheads),
+    pairs = list(zip(seconds["bare"], seconds["shipped"], strict=True))
+    results: dict[str, Any] = {
+        "ms_per_step": {name: spread([1e3 * wall for wall, _ in each]) for name, each in seconds.items()},
+        "overhead_ms_per_step": spread([1e3 * (b[0] - a[0]) for a, b in pairs]),
+        "processor_ms_per_step": {
+            name: spread([1e3 * cpu for _, cpu in each]) for name, each in seconds.items()
+        },
+        "overhead_processor_ms_per_step": spread([1e3 * (b[1] - a[1]) for a, b in pairs]),
         "micro_batches_per_step": size.accumulation,
     }
     if profile:

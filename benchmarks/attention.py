@@ -4,8 +4,8 @@
 
 A shape is that of a size of ``step.py``, or numbers: sequences, query heads, key heads, positions, head size.
 Each variant is asked for the forward pass and for forward and backward together, in turn, in one process; one
-that does not work here says why. Errors are relative to the norm of what float64 gives for the same inputs, on
-one sequence: of the output, and of the gradients of queries, keys and values.
+that does not work here says why. Errors are relative to the norm of what float64 gives for the same inputs,
+on one sequence: of the output, and of the gradients of queries, keys and values.
 
 To add a variant, add a function of queries, keys and values (sequences, heads, positions, head size) to
 ``VARIANTS``.

@@ -13,10 +13,10 @@ set -uo pipefail
 readonly LIMIT=540 EXPORT=40
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-out="" tiny=() data=() size=baseline seconds=180
+out="" tiny=() data=() size=baseline seconds=180 compile_seconds=120
 while (($#)); do
   case $1 in
-    --tiny) tiny=(--tiny) size=tiny seconds=3 ;;
+    --tiny) tiny=(--tiny) size=tiny seconds=3 compile_seconds=300 ;;
     --data) data+=(--data "$2"); shift ;;
     --tokenizer) data+=(--tokenizer "$2"); shift ;;
     -*) echo "gpu.sh: no option $1" >&2; exit 2 ;;
@@ -26,6 +26,10 @@ while (($#)); do
 done
 [[ -n $out ]] || { echo "usage: gpu.sh OUT [--data ROOT [--tokenizer FILE]] [--tiny]" >&2; exit 2; }
 mkdir -p "$out"
+# What one part has compiled the next need not. One that is cut short may leave half a file there.
+TORCHINDUCTOR_CACHE_DIR=$(mktemp -d)
+export TORCHINDUCTOR_CACHE_DIR
+trap 'rm -rf "$TORCHINDUCTOR_CACHE_DIR"' EXIT
 rm -f "$out"/*.json "$out"/*.log
 status=0
 
@@ -38,6 +42,7 @@ part() { # NAME SECONDS_AT_MOST PROGRAM ARGUMENTS...
   ((most > 0)) || most=1
   timeout -k 5 "$most" python3 "$here/$1" "${@:2}" --json "$out/$name.json" >"$out/$name.log" 2>&1 || code=$?
   ((code == 0)) || status=1
+  ((code < 124)) || rm -rf "${TORCHINDUCTOR_CACHE_DIR:?}"/*
   echo "$name: $([[ $code == 0 ]] && echo done || echo "FAILED with $code") after $((SECONDS - began)) s"
 }
 
@@ -50,7 +55,7 @@ part syncs 90 gpu_checks.py syncs "${tiny[@]}"
 part step 200 step.py --size "$size" --variants "${variants[@]}" --rounds "$rounds" --shard_tokens "$shard_tokens"
 part attention 60 attention.py --shapes "$size" --dtypes bfloat16 --rounds "$rounds"
 part optimizer 60 optimizer.py --size "$size" --rounds "$rounds" --eager
-part graphs 120 gpu_checks.py graphs "${tiny[@]}"
+part graphs "$compile_seconds" gpu_checks.py graphs "${tiny[@]}"
 training=$(($(left) - EXPORT))
 ((training < seconds)) && seconds=$((training > 1 ? training : 1))
 part train "$LIMIT" gpu_checks.py train "${tiny[@]}" "${data[@]}" --folder "$out" --seconds "$seconds"

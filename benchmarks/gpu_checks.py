@@ -1,13 +1,14 @@
-"""The parts of ``gpu.sh`` that are no benchmark of their own: checks of a run on this device, and a short run.
+"""The parts of ``gpu.sh`` that are no benchmark of their own: checks on this device, and a short run.
 
     python benchmarks/gpu_checks.py dtypes|syncs|graphs [--tiny] --json FILE
     python benchmarks/gpu_checks.py train --seconds 180 --folder FOLDER [--data ROOT] [--tiny] --json FILE
     python benchmarks/gpu_checks.py collect --folder FOLDER
 
-``dtypes``: in a bfloat16 model everything that leaves a module is bfloat16, but for the head's logits, and so are
-gradients between blocks. ``syncs``: the bare loop waits for the GPU in no step, and under the Trainer most steps
-do not. ``graphs``: a compiled fit with validations and export makes two graphs, without a break, and no third.
-``train``: the baseline recipe on real shards, or on those of the quickstart. Exits with 1 if a check fails.
+``dtypes``: in a bfloat16 model everything that leaves a module is bfloat16, but for the head's logits, and so
+are the gradients between blocks. ``syncs``: the bare loop waits for the GPU in no step, and under the Trainer
+most steps do not. ``graphs``: a compiled fit with validations and export makes two graphs, without a break,
+and no third. ``train``: the baseline recipe on real shards, or on those of the quickstart. Exits with 1 if a
+check fails.
 """
 
 import argparse
@@ -40,7 +41,6 @@ from plgolf.training.cuda import peak_flops
 
 Settings = argparse.Namespace
 Result = dict[str, Any]
-SECONDS_BEFORE_TRAINING = 45
 
 
 def with_vocabulary(size: Size, vocab_size: int) -> Size:
@@ -183,7 +183,9 @@ def check_graphs(settings: Settings) -> Result:
 def losses_of(folder: Path) -> list[tuple[int, float]]:
     with next(folder.glob("logs/*/metrics.csv")).open() as file:
         return [
-            (int(row["step"]), float(row["train/loss"])) for row in csv.DictReader(file) if row["train/loss"]
+            (int(row["step"]), float(row["train/loss"]))
+            for row in csv.DictReader(file)
+            if row.get("train/loss")
         ]
 
 
@@ -222,7 +224,7 @@ def train(settings: Settings) -> Result:
 
 def collect(settings: Settings) -> Result:
     """Puts the parts' JSON together and says the most important numbers."""
-    parts, folder = {}, settings.folder
+    parts, folder = dict[str, Any](), settings.folder
     for log in sorted(folder.glob("*.log")):
         file = log.with_suffix(".json")
         if file.exists():
@@ -230,26 +232,28 @@ def collect(settings: Settings) -> Result:
         else:
             parts[log.stem] = {"ok": False, "said": log.read_text(errors="replace").splitlines()[-8:]}
     (folder / "gpu.json").write_text(json.dumps({"machine": machine(), "parts": parts}, indent=1) + "\n")
-    for name in ("dtypes", "syncs", "graphs"):
-        shown = {key: value for key, value in parts.get(name, {}).items() if key != "trainer_by_step"}
-        print(f"{name}: {shown}")
+    for name in ("dtypes", "syncs", "graphs", "train"):
+        part = {key: value for key, value in parts.get(name, {}).items() if not isinstance(value, list)}
+        print(f"{name}: {part}")
     for name, row in parts.get("step", {}).get("variants", {}).items():
-        ratios = {to: f"{ratio['median']:.2f}" for to, ratio in row["times_as_fast_as"].items()}
-        print(
-            f"{name}: {row['ms']['median']:.1f} ms, {row['tokens_per_second']['median']:,.0f} tokens/s, "
-            f"utilisation {row.get('flops_utilisation', {}).get('median', 0):.1%}, "
-            f"peak {row.get('peak_mib', 0):,} MiB, times as fast as {ratios}"
-        )
+        print(f"{name}: {_speed(row)}")
     for shape in parts.get("attention", {}).get("shapes", {}).values():
         for name, row in shape.get("bfloat16", {}).items():
             if "errors" in row:
                 both, error = row["forward_backward"], max(row["errors"].values())
                 print(f"attention, {name}: {both['ms']['median']:.2f} ms both ways, error {error:.1e}")
-    if "steps" in parts.get("train", {}):
-        told = {key: value for key, value in parts["train"].items() if key not in ("losses", "result")}
-        print(f"train: {told}, val/bpb {parts['train']['result']['val_bpb']:.4f}")
     failed = sorted(name for name, part in parts.items() if part.get("ok") is False)
     return {"ok": not failed, "failed": failed}
+
+
+def _speed(row: dict[str, Any]) -> str:
+    said = [f"{row['ms']['median']:.1f} ms", f"{row['tokens_per_second']['median']:,.0f} tokens/s"]
+    if "flops_utilisation" in row:
+        said.append(f"utilisation {row['flops_utilisation']['median']:.1%}")
+    if "peak_mib" in row:
+        said.append(f"peak {row['peak_mib']:,} MiB")
+    said += [f"{ratio['median']:.2f} x {to}" for to, ratio in row["times_as_fast_as"].items()]
+    return ", ".join(said)
 
 
 PARTS = {

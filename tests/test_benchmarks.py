@@ -1,31 +1,60 @@
-"""The benchmarks run, at tiny size; what they measure is no matter for a test."""
+"""Each script in benchmarks/ runs at a tiny size and prints JSON that holds what its docstring says."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from golden_data import GOLDEN
 
-REPOSITORY = Path(__file__).parent.parent
-TINY = {
-    "export": "--dim 64 --layers 1 --rounds 1",
-    "loader": "--shards 2 --shard_tokens 3000 --seq_len 16 --sequences 2 --world_size 2 --rounds 1 "
-    "--step_ms 1 --steps 60 --disk_mb 1",
-    "validate": "--dim 32 --layers 1 --seq_len 16 --sequences 5 --batch_sequences 2 --rounds 1",
-}
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+STEP = "step.py --size tiny --rounds 2 --shard_tokens 4096 --variants reference-float32 plgolf-float32"
 
 
-@pytest.mark.parametrize("name", TINY)
-def test_benchmarks_print_json(name, tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "benchmarks" / f"{name}.py"), *TINY[name].split()],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
-    )
-    assert done.returncode == 0, done.stderr
-    assert {"settings", "machine"} < json.loads(done.stdout).keys()
+def run(*words: str, timeout: float = 120) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=timeout, cwd=BENCHMARKS.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        (STEP, ["variants", "plgolf-float32", "times_as_fast_as", "reference-float32", "median"]),
+        (f"{STEP} --curve 8", ["curves", "difference_to_reference", "reference-float32, other weights"]),
+        ("lightning_overhead.py --rounds 1 --steps 5 --profile", ["overhead_ms_per_step", "median"]),
+        ("optimizer.py --size tiny --rounds 2 --eager", ["step", "plgolf", "speedup", "median"]),
+        ("export.py --dim 64 --layers 1 --rounds 1", ["settings", "dim"]),
+        (
+            "loader.py --shards 2 --shard_tokens 3000 --seq_len 16 --sequences 2 --world_size 2 --rounds 1 "
+            "--step_ms 1 --steps 60 --disk_mb 1",
+            ["settings", "steps"],
+        ),
+        (
+            "validate.py --dim 32 --layers 1 --seq_len 16 --sequences 5 --batch_sequences 2 --rounds 1",
+            ["settings", "dim"],
+        ),
+        ("attention.py --shapes tiny --rounds 2", ["shapes", "tiny", "bfloat16", "sdpa", "errors", "keys"]),
+    ],
+)
+def test_prints_what_it_measured(command, found):
+    script, *words = command.split()
+    value = json.loads(run(sys.executable, str(BENCHMARKS / script), *words, "--threads", "1"))
+    assert value["settings"] and value["machine"]["torch"]
+    for name in found:
+        value = value[name]
+    assert value
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_gpu_script_on_a_cpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
+    script, data = str(BENCHMARKS / "gpu.sh"), str(GOLDEN / "tied")
+    said = run(script, "--tiny", str(tmp_path), "--data", data, timeout=590)
+    parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
+    assert set(parts) == {"dtypes", "syncs", "step", "attention", "optimizer", "graphs", "train"}, said
+    assert parts["dtypes"]["tensors_seen"]["torch.float32"] == 1
+    assert parts["graphs"]["graphs"] == 2 and parts["graphs"]["graph_breaks"] == 0
+    assert parts["train"]["steps"] > 0 and parts["train"]["result"]["val_bpb"] > 0

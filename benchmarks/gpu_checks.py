@@ -1,0 +1,289 @@
+"""The parts of ``gpu.sh`` that are no benchmark of their own: checks on this device, and a short run.
+
+    python benchmarks/gpu_checks.py dtypes|syncs|graphs [--tiny] --json FILE
+    python benchmarks/gpu_checks.py train --seconds 180 --folder FOLDER [--data ROOT] [--tiny] --json FILE
+    python benchmarks/gpu_checks.py collect --folder FOLDER
+
+``dtypes``: in a bfloat16 model everything that leaves a module is bfloat16, but for the head's logits, and so
+are the gradients between blocks. ``syncs``: the bare loop waits for the GPU in no step, and under the Trainer
+most steps do not. ``graphs``: a compiled fit with validations and export makes two graphs, without a break,
+and no third. ``train``: the baseline recipe on real shards, or on those of the quickstart. Exits with 1 if a
+check fails.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from contestants import PlgolfLoop, Size, default_device, shards, size_named
+from lightning.pytorch import Callback, Trainer
+from rounds import machine
+from shipped import data_of, fit_silently, module_of, trainer_of
+from torch import Tensor
+
+from plgolf.data.manifest import find_tokenizer, read_manifest
+from plgolf.data.tokenizer import ByteTokenizer
+from plgolf.model import GPT
+from plgolf.model.flops import train_flops_per_token
+from plgolf.training import TrainClock
+from plgolf.training.cuda import peak_flops
+
+Settings = argparse.Namespace
+Result = dict[str, Any]
+
+
+def with_vocabulary(size: Size, vocab_size: int) -> Size:
+    return dataclasses.replace(size, gpt=dataclasses.replace(size.gpt, vocab_size=vocab_size))
+
+
+def size_of(settings: Settings) -> Size:
+    size = size_named("tiny" if settings.tiny else "baseline")
+    return dataclasses.replace(size, gpt=dataclasses.replace(size.gpt, compute_dtype="bfloat16"))
+
+
+def floating(values: Any) -> list[Tensor]:
+    values = values if isinstance(values, tuple | list) else [values]
+    return [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
+
+
+def check_dtypes(settings: Settings) -> Result:
+    """Notes what leaves every module, and the gradients at the blocks' ends."""
+    size, device, seen = size_of(settings), default_device(), Counter[str]()
+    gpt, wrong = GPT(size.gpt).to(device), list[str]()
+
+    def note(name: str, values: Any, expected: torch.dtype) -> None:
+        for value in floating(values):
+            seen[str(value.dtype)] += 1
+            if value.dtype != expected:
+                wrong.append(f"{name}: {value.dtype}")
+
+    for name, module in gpt.named_modules():
+        if not name or name.startswith("head"):
+            continue
+        module.register_forward_hook(lambda _m, _x, y, name=name: note(name, y, torch.bfloat16))
+    for index, block in enumerate(gpt.blocks):
+        block.register_full_backward_hook(
+            lambda _m, x, y, name=f"gradients of block {index}": note(name, [*x, *y], torch.bfloat16)
+        )
+    gpt.head.register_forward_hook(lambda _m, _x, y: note("head", y, torch.float32))
+    ids = torch.randint(size.gpt.vocab_size, (2, size.sequences, size.seq_len), device=device)
+    gpt(ids[0], ids[1]).backward()
+    return {"ok": not wrong and len(seen) == 2, "tensors_seen": dict(seen), "wrong": wrong}
+
+
+class CountSyncs(Callback):
+    """Counts the operations that wait for the GPU, step by step, and where they are called.
+
+    Args:
+        first: step after which it begins.
+    """
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.by_step: list[int] = []
+        self.places = Counter[str]()
+        self._noted: list[warnings.WarningMessage] | None = None
+        self._catching = warnings.catch_warnings(record=True)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step < self.first:
+            return
+        if self._noted is None:
+            self._noted = self._catching.__enter__()
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            self._step = trainer.global_step
+        elif trainer.global_step > self._step:
+            self._step = trainer.global_step
+            found = [w for w in self._noted if "synchroniz" in str(w.message)]
+            self.by_step.append(len(found))
+            self.places.update(f"{'/'.join(Path(w.filename).parts[-3:])}:{w.lineno}" for w in found)
+            self._noted.clear()
+
+    def on_train_end(self, *_: Any) -> None:
+        torch.cuda.set_sync_debug_mode("default")
+        self._catching.__exit__(None, None, None)
+
+
+def check_syncs(settings: Settings) -> Result:
+    """Has CUDA raise an error in the bare loop where it would wait, and counts under the Trainer."""
+    device = default_device()
+    if device.type != "cuda":
+        return {"ok": True, "skipped": "there is no GPU to wait for"}
+    size = with_vocabulary(size_of(settings), ByteTokenizer.vocab_size)
+    # Whether they wait does not depend on how much there is to do.
+    size = dataclasses.replace(size, seq_len=min(size.seq_len, 512), accumulation=2)
+    with shards(None, vocab_size=size.gpt.vocab_size, tokens=2**22) as root:
+        loop = PlgolfLoop(GPT(size.gpt), size, root, device=device, dtype=torch.bfloat16, compiled=False)
+        for _ in range(3):
+            loop.step()
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        raised = None
+        try:
+            for _ in range(10):
+                loop.step()
+        except RuntimeError:
+            raised = traceback.format_exc().splitlines()[-6:]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        count = CountSyncs(first=60)
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = trainer_of(Path(folder), count, max_steps=200)
+            fit_silently(trainer, module_of(size), data_of(size, root, val_max_tokens=size.seq_len))
+    # The last steps are watched one by one.
+    steady = count.by_step[:100]
+    return {
+        "ok": raised is None and median(steady) == 0,
+        "bare_loop_raised": raised,
+        "trainer_syncs_in_100_steps": sum(steady),
+        "trainer_steps_without": steady.count(0),
+        "trainer_by_step": count.by_step,
+        "trainer_places": dict(count.places.most_common(12)),
+    }
+
+
+def check_graphs(settings: Settings) -> Result:
+    """Counts the graphs of a compiled fit from warm-up to the scoring of the file."""
+    from torch._dynamo.utils import counters  # noqa: PLC0415 (its own)
+
+    size = with_vocabulary(size_of(settings), ByteTokenizer.vocab_size)
+    torch._logging.set_logs(recompiles=True, graph_breaks=True)  # To the log of this part.
+    torch.compiler.reset()
+    counters.clear()
+    sequences = size.sequences + 1  # So that the last batch is padded.
+    with (
+        shards(None, vocab_size=size.gpt.vocab_size, tokens=2**23) as root,
+        tempfile.TemporaryDirectory() as to,
+    ):
+        trainer = trainer_of(Path(to), max_steps=4, warmup_steps=1, export=True)
+        data = data_of(size, root, val_every_steps=2, val_max_tokens=sequences * size.seq_len)
+        began = time.perf_counter()
+        fit_silently(trainer, module_of(size, compiled=True), data)
+    graphs, breaks = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
+    return {
+        "ok": graphs == 2 and not breaks,
+        "graphs": graphs,
+        "graph_breaks": breaks,
+        "fit_seconds": round(time.perf_counter() - began, 1),
+    }
+
+
+def losses_of(folder: Path) -> list[tuple[int, float]]:
+    with next(folder.glob("logs/*/metrics.csv")).open() as file:
+        return [
+            (int(row["step"]), float(row["train/loss"]))
+            for row in csv.DictReader(file)
+            if row.get("train/loss")
+        ]
+
+
+def train(settings: Settings) -> Result:
+    """Trains the recipe for a while, exports and scores."""
+    size, folder = size_of(settings), settings.folder / "run"
+    root = settings.data or settings.folder / "stdlib"
+    corpus = None if settings.data else "stdlib"
+    data = data_of(size, root, corpus=corpus, tokenizer=settings.tokenizer, val_max_tokens=2**22)
+    if corpus:
+        data.vocab_size = 1024
+        data.build()
+    size = with_vocabulary(size, find_tokenizer(root, read_manifest(root), data.tokenizer_path).vocab_size)
+    data.vocab_size = size.gpt.vocab_size
+    compiled = not settings.tiny
+    trainer = trainer_of(folder, max_seconds=settings.seconds, warmup_steps=5 if compiled else 0, export=True)
+    module = module_of(size, compiled=compiled)
+    sys.stderr.write(fit_silently(trainer, module, data))
+    device, clock, steps = default_device(), TrainClock.of(trainer), trainer.global_step
+    result = json.loads((folder / "result.json").read_text())
+    speed, peak = steps * size.step_tokens / clock.elapsed_seconds, peak_flops(device)
+    used = speed * train_flops_per_token(size.gpt, size.seq_len)
+    return {
+        "ok": result["within_budget"] and result["val_bpb"] < 8,
+        "steps": steps,
+        "seconds": clock.elapsed_seconds,
+        "step_ms": 1e3 * clock.elapsed_seconds / max(steps, 1),
+        "tokens_per_second": speed,
+        "flops_utilisation": used / peak if peak else None,
+        "peak_mib": torch.cuda.max_memory_allocated() >> 20 if device.type == "cuda" else None,
+        "phase_seconds": clock.phase_seconds,
+        "losses": losses_of(folder),
+        "result": {key: value for key, value in result.items() if isinstance(value, int | float | str)},
+    }
+
+
+def collect(settings: Settings) -> Result:
+    """Puts the parts' JSON together and says the most important numbers."""
+    parts, folder = dict[str, Any](), settings.folder
+    for log in sorted(folder.glob("*.log")):
+        file = log.with_suffix(".json")
+        if file.exists():
+            parts[log.stem] = json.loads(file.read_text())
+        else:
+            parts[log.stem] = {"ok": False, "said": log.read_text(errors="replace").splitlines()[-8:]}
+    (folder / "gpu.json").write_text(json.dumps({"machine": machine(), "parts": parts}, indent=1) + "\n")
+    for name in ("dtypes", "syncs", "graphs", "train"):
+        part = {key: value for key, value in parts.get(name, {}).items() if not isinstance(value, list)}
+        print(f"{name}: {part}")
+    for name, row in parts.get("step", {}).get("variants", {}).items():
+        print(f"{name}: {_speed(row)}")
+    for shape in parts.get("attention", {}).get("shapes", {}).values():
+        for name, row in shape.get("bfloat16", {}).items():
+            if "errors" in row:
+                both, error = row["forward_backward"], max(row["errors"].values())
+                print(f"attention, {name}: {both['ms']['median']:.2f} ms both ways, error {error:.1e}")
+    failed = sorted(name for name, part in parts.items() if part.get("ok") is False)
+    return {"ok": not failed, "failed": failed}
+
+
+def _speed(row: dict[str, Any]) -> str:
+    said = [f"{row['ms']['median']:.1f} ms", f"{row['tokens_per_second']['median']:,.0f} tokens/s"]
+    if "flops_utilisation" in row:
+        said.append(f"utilisation {row['flops_utilisation']['median']:.1%}")
+    if "peak_mib" in row:
+        said.append(f"peak {row['peak_mib']:,} MiB")
+    said += [f"{ratio['median']:.2f} x {to}" for to, ratio in row["times_as_fast_as"].items()]
+    return ", ".join(said)
+
+
+PARTS = {
+    "dtypes": check_dtypes,
+    "syncs": check_syncs,
+    "graphs": check_graphs,
+    "train": train,
+    "collect": collect,
+}
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("part", choices=PARTS)
+    arguments.add_argument("--tiny", action="store_true", help="a model for tests")
+    arguments.add_argument("--folder", type=Path, default=None, help="where a run, or the parts' JSON, lies")
+    arguments.add_argument("--data", type=Path, default=None, help="folder of real shards")
+    arguments.add_argument("--tokenizer", default=None, help="of those shards, if it does not lie there")
+    arguments.add_argument("--seconds", type=float, default=180, help="of training")
+    arguments.add_argument("--json", type=Path, default=None)
+    settings = arguments.parse_args()
+    result = PARTS[settings.part](settings)
+    text = json.dumps(result, indent=1, default=str)
+    print(text)
+    if settings.json:
+        settings.json.write_text(text + "\n")
+    sys.exit(not result["ok"])
+
+
+if __name__ == "__main__":
+    main()

@@ -23,6 +23,8 @@ from rounds import compared, finish, in_turn, parser
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from plgolf.model.causal import blockwise_attention, causal_attention
+
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -53,6 +55,8 @@ def expanded(backend: SDPBackend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 VARIANTS: dict[str, Attend] = {
     "sdpa": attend,
+    "plgolf": causal_attention,
+    "blockwise": blockwise_attention,
     "math": partial(by_backend, SDPBackend.MATH),
     "flash": partial(by_backend, SDPBackend.FLASH_ATTENTION),
     "flash, keys repeated": partial(expanded, SDPBackend.FLASH_ATTENTION),

@@ -25,7 +25,6 @@ from plgolf.data.tokenizer import ByteTokenizer
 from plgolf.model import GPT, AttentionConfig, GPTConfig
 from plgolf.optim import AdamConfig, MuonAdam, MuonConfig
 from plgolf.roles import param_groups
-from plgolf.training.cuda import set_up_cuda
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 ENDLESS = 2**40
@@ -184,7 +183,7 @@ def contestant(name: str, gpt: GPT, size: Size, root: Path, device: torch.device
     dtype, compiled = getattr(torch, dtype_name), rest == ["compiled"]
     if who == "plgolf":
         if device.type == "cuda":
-            set_up_cuda(dtype_name)
+            torch.set_float32_matmul_precision("high")  # As GolfModule does.
         return PlgolfLoop(gpt, size, root, device=device, dtype=dtype, compiled=compiled)
     return ReferenceLoop(
         gpt,

@@ -11,6 +11,11 @@ from golden_data import GOLDEN
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 STEP = "step.py --size tiny --rounds 2 --shard_tokens 4096 --variants reference-float32 plgolf-float32"
 
+LOADER = (
+    "loader.py --shards 2 --shard_tokens 3000 --seq_len 16 --sequences 2 --world_size 2 --rounds 1 "
+    "--step_ms 1 --steps 60 --disk_mb 1"
+)
+
 
 def run(*words: str, timeout: float = 120) -> str:
     done = subprocess.run(words, capture_output=True, text=True, timeout=timeout, cwd=BENCHMARKS.parent)
@@ -26,11 +31,7 @@ def run(*words: str, timeout: float = 120) -> str:
         ("lightning_overhead.py --rounds 1 --steps 5 --profile", ["overhead_ms_per_step", "median"]),
         ("optimizer.py --size tiny --rounds 2 --eager", ["step", "plgolf", "speedup", "median"]),
         ("export.py --dim 64 --layers 1 --rounds 1", ["settings", "dim"]),
-        (
-            "loader.py --shards 2 --shard_tokens 3000 --seq_len 16 --sequences 2 --world_size 2 --rounds 1 "
-            "--step_ms 1 --steps 60 --disk_mb 1",
-            ["settings", "steps"],
-        ),
+        (LOADER, ["settings", "steps"]),
         (
             "validate.py --dim 32 --layers 1 --seq_len 16 --sequences 5 --batch_sequences 2 --rounds 1",
             ["settings", "dim"],

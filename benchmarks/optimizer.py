@@ -3,7 +3,7 @@
     python benchmarks/optimizer.py --size baseline [--rounds 9] [--repeat 1] [--dtype bfloat16]
 
 On the parameters of a size of ``step.py``, with random gradients that stay. ``newton_schulz``: all matrices
-one by one, stacked by shape (both as plgolf has them), and as the reference-style loop writes it, eager and
+one by one, stacked by shape as plgolf has them, and as the reference-style loop writes it, eager and
 compiled. ``adam``: everything but the matrices with ``torch.optim.Adam`` fused, foreach and plain, and in
 MuonAdam. ``step``: MuonAdam and the reference-style optimizers as a whole. Besides times: how far stacked is
 from one by one (nothing on a CPU), and each from float64, relative to the norm.
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from plgolf.model import GPT
 from plgolf.optim import MuonAdam
-from plgolf.optim.orthogonalize import orthogonalize_all
+from plgolf.optim.orthogonalize import orthogonalize, orthogonalize_all
 from plgolf.roles import Role, param_groups
 
 STEPS = 5
@@ -44,13 +44,13 @@ def newton_schulz_variants(model: nn.Module, dtype: torch.dtype) -> dict[str, Ca
     settings: dict[str, Any] = {"steps": STEPS, "dtype": dtype}
     compiled = torch.compile(newton_schulz, dynamic=False)
 
-    def plgolfs(*, stacked: bool) -> list[Tensor]:
-        done = orthogonalize_all(matrices, stacked=stacked, **settings)
+    def stacked() -> list[Tensor]:
+        done = orthogonalize_all(matrices, **settings)
         return [done[index] for index in matrices]
 
     return {
-        "one by one": lambda: plgolfs(stacked=False),
-        "stacked": lambda: plgolfs(stacked=True),
+        "one by one": lambda: [orthogonalize(g, **settings) for g in matrices.values()],
+        "stacked": stacked,
         "reference": lambda: [newton_schulz(g, STEPS, dtype) for g in matrices.values()],
         "reference compiled": lambda: [compiled(g, STEPS, dtype) for g in matrices.values()],
     }

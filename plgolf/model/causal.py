@@ -28,16 +28,25 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Does it with the best of PyTorch's kernels."""
-    with sdpa_kernel(_kernels_for(q.device, q.dtype), set_priority=True):
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.size(1) != k.size(1))
+    """Does it with PyTorch's kernel; on an NVIDIA GPU, with the best of those."""
+    if q.device.type != "cuda":
+        return _scaled_dot_product_attention(q, k, v)
+    return preferring(_kernels_of(q.device, q.dtype), q, k, v)
+
+
+def preferring(kernels: list[SDPBackend], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Does it with the first of some kernels of PyTorch's that can."""
+    with sdpa_kernel(kernels, set_priority=True):
+        return _scaled_dot_product_attention(q, k, v)
+
+
+def _scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.size(1) != k.size(1))
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _kernels_for(device: torch.device, dtype: torch.dtype) -> list[SDPBackend]:
-    if device.type == "cuda":
-        return gpu_kernels(torch.cuda.get_device_capability(device), dtype)
-    return [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+def _kernels_of(device: torch.device, dtype: torch.dtype) -> list[SDPBackend]:
+    return gpu_kernels(torch.cuda.get_device_capability(device), dtype)
 
 
 def gpu_kernels(capability: tuple[int, int], dtype: torch.dtype) -> list[SDPBackend]:

@@ -61,8 +61,7 @@ class MuonAdam(torch.optim.Optimizer):
 
     Under ``torch.distributed`` every rank must hold the same (averaged) gradients. The matrices are
     shared out over the ranks: a rank keeps the momentum and does the orthogonalisation of its own only,
-    and all ranks apply the same gathered update. Matrices of one shape are orthogonalised as a stack,
-    except on CPU, where a loop is faster; the two agree to the bit there.
+    and all ranks apply the same gathered update. Matrices of one shape are orthogonalised as a stack.
 
     Args:
         params: groups with a ``role``, as ``plgolf.roles.param_groups`` makes them.
@@ -175,7 +174,6 @@ class MuonAdam(torch.optim.Optimizer):
             directions,
             steps=self.matrix.newton_schulz_steps,
             dtype=self._newton_schulz_dtype,
-            stacked=device.type != "cpu",
         )
         updates = gather_updates(
             # Tall matrices move more, so that outputs change by the same amount whatever the shape.

@@ -81,8 +81,6 @@ class TrainClock(Callback):
             return True
         if self.signals.received and trainer.world_size == 1:
             return True
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            return True
         readers = (c for c in trainer.callbacks if isinstance(c, ReadsSteps))  # type: ignore[attr-defined]
         return any(reader.reads_step(trainer.global_step) for reader in readers)
 

@@ -25,7 +25,7 @@ from plgolf.training.checkpoint import RunCheckpoint
 from plgolf.training.clock import TrainClock
 from plgolf.training.peers import PeerWatch
 from plgolf.training.randomness import seed_generators
-from plgolf.training.rows import record, training_row
+from plgolf.training.rows import has_row, record, training_row
 from plgolf.training.score import Score
 from plgolf.training.step_numbers import StepNumbers
 from plgolf.training.warmup import CompileWarmup
@@ -162,7 +162,7 @@ class GolfModule(LightningModule):
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         clock, trainer = TrainClock.of(self.trainer), self.trainer
         self._numbers.end()
-        if clock.is_due(trainer):
+        if clock.is_due(trainer) or has_row(trainer):
             everyones = of_all_ranks(torch.cat((clock.facts(self.device), self._numbers.facts())))
             clock.agree([row[:2] for row in everyones])
             self.train_loss, self.gradient_norm = self._numbers.read(
@@ -175,11 +175,10 @@ class GolfModule(LightningModule):
         scheduler.step()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        step, trainer = self.trainer.global_step, self.trainer
+        trainer = self.trainer
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and step % every == 0:
+        if has_row(trainer):
             record(self, training_row(trainer, self))
         # After all callbacks had their turn, RunCheckpoint among them.
         TrainClock.of(trainer).end_if_stopped(trainer)
@@ -254,9 +253,5 @@ class GolfModule(LightningModule):
         self._seed = resume.count_of(checkpoint, "seed", most=2**63)
         self._validated_step = resume.count_of(checkpoint, "validated_step", least=-1)
         resume.place_loops(checkpoint, self.trainer, validated_step=self._validated_step)
-        step = checkpoint["global_step"]
-        TrainClock.of(self.trainer).start_at(step, self.trainer)
-        # All there is to know of a LambdaLR; the base learning rates are this run's.
-        checkpoint["lr_schedulers"] = [
-            {"last_epoch": step, "_step_count": step + 1, "lr_lambdas": [None] * len(groups)}
-        ]
+        resume.place_schedule(checkpoint, num_groups=len(groups))
+        TrainClock.of(self.trainer).start_at(checkpoint["global_step"], self.trainer)

@@ -140,6 +140,14 @@ def step_of(checkpoint: Mapping[str, Any]) -> int:
     return count_of(checkpoint, "global_step", most=_MOST_STEPS)
 
 
+def place_schedule(checkpoint: dict[str, Any], *, num_groups: int) -> None:
+    """Writes all there is to know of a LambdaLR to a checkpoint; the base learning rates are this run's."""
+    step = checkpoint["global_step"]
+    checkpoint["lr_schedulers"] = [
+        {"last_epoch": step, "_step_count": step + 1, "lr_lambdas": [None] * num_groups}
+    ]
+
+
 def place_loops(checkpoint: dict[str, Any], trainer: Trainer, *, validated_step: int) -> None:
     """Puts Lightning's loops at the start of the step that follows the checkpoint; checks callbacks.
 

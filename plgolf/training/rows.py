@@ -25,6 +25,12 @@ def record(module: LightningModule, values: dict[str, float]) -> None:
         logger.log_metrics(row, step=trainer.global_step)
 
 
+def has_row(trainer: Trainer) -> bool:
+    """Says whether the step just made gets a row."""
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return every > 0 and trainer.global_step % every == 0
+
+
 def training_row(trainer: Trainer, module: Any) -> dict[str, float]:
     """Returns the values of the step just made, and the mean time of those since the row before."""
     recent = TrainClock.of(trainer).step_seconds[-trainer.log_every_n_steps :]  # type: ignore[attr-defined]

@@ -3,7 +3,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plgolf.model.causal import blockwise_attention, causal_attention, fused_attention
+from plgolf.model.causal import (
+    blockwise_attention,
+    causal_attention,
+    fused_attention,
+    gpu_kernels,
+    preferring,
+)
 
 
 def heads(*, time, dtype, batch=2, num_heads=4, num_kv_heads=2, head_dim=16, seed=0):
@@ -57,3 +63,16 @@ def test_it_compiles_whole(dtype):
     q, k, v = heads(time=200, dtype=dtype)
     compiled = torch.compile(causal_attention, backend="aot_eager", fullgraph=True, dynamic=False)
     torch.testing.assert_close(compiled(q, k, v), causal_attention(q, k, v))
+
+
+def test_a_choice_among_kernels_compiles_whole():
+    @torch.compiler.assume_constant_result
+    def kernels(device, dtype):  # As of a GPU; a CPU has the last one.
+        return gpu_kernels((9, 0), torch.bfloat16) + gpu_kernels((7, 0), dtype)
+
+    def attend(q, k, v):
+        return preferring(kernels(q.device, q.dtype), q, k, v)
+
+    q, k, v = heads(time=20, dtype=torch.float64)
+    compiled = torch.compile(attend, backend="aot_eager", fullgraph=True, dynamic=False)
+    torch.testing.assert_close(compiled(q, k, v), by_definition(q, k, v))

@@ -19,7 +19,9 @@ OURS = ("model", "data", "clock", "warmup", "export", "checkpoint", "peers", "co
 
 
 @pytest.fixture
-def say(capfd):
+def say(capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+
     def say(*words, status=0):
         try:
             code = main(list(words))

@@ -282,12 +282,18 @@ def byte_artifact(tmp_path_factory):
     return content, unpack(path.read_bytes())
 
 
-def test_a_length_of_billions_takes_no_memory(obj, tmp_path):
-    change = with_header(lambda header: {**header, "seq_len": 2**31 - 1})
-    (tmp_path / "a.ptz").write_bytes(pack(change(obj)))
+def test_a_great_length_takes_no_memory_and_one_of_billions_is_refused(obj, tmp_path):
+    def write(seq_len):
+        change = with_header(lambda header: {**header, "seq_len": seq_len})
+        (tmp_path / "a.ptz").write_bytes(pack(change(obj)))
+
+    write(2**31 - 1)
+    with pytest.raises(UserError, match=r"a\.ptz: seq_len must be from 1 to 1048576, got 2147483647"):
+        load_artifact(tmp_path / "a.ptz")
+    write(2**20)
     code = (
         "import plgolf\nfrom plgolf.generation.decoding import Context\nlimit()\n"
-        "model = plgolf.load_artifact(sys.argv[1])\nassert model.seq_len == 2**31 - 1\n"
+        "model = plgolf.load_artifact(sys.argv[1])\nassert model.seq_len == 2**20\n"
         "print(Context(model.gpt, seq_len=model.seq_len, expected=9).next_logits([1, 2]).shape)\n"
     )
     assert run_bounded(code, tmp_path / "a.ptz", mebibytes=200) == "torch.Size([300])\n"

@@ -22,7 +22,6 @@ from plgolf.model import GPT, GPTConfig
 from plgolf.optim import AdamConfig, MuonConfig
 
 SMALL_PARAMETERS = ("attn_scale", "mlp_scale", "resid_mix", "q_gain", "skip_weights")
-
 """What stays float32 and is trained as a scalar, as the reference finds it: by parts of names."""
 
 

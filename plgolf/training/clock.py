@@ -90,9 +90,9 @@ class TrainClock(Callback):
 
     def agree(self, everyones: list[list[float]]) -> None:
         """Takes the facts of all ranks after a step, so that all of them go on alike."""
-        self.step_seconds.append(0.0)
         steps = self._pace.read(everyones[0][0])
-        self.step_seconds[-steps:] = [self._pace.seconds_per_step] * steps
+        # Those that were counted at the pace before are among them.
+        self.step_seconds[len(self.step_seconds) + 1 - steps :] = [self._pace.seconds_per_step] * steps
         self.elapsed_seconds = everyones[0][0]
         self._take_signals(signum for _, signum in everyones)
 

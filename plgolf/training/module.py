@@ -125,6 +125,7 @@ class GolfModule(LightningModule):
         self.check(self.trainer)
         self._seed = None  # Until a checkpoint says otherwise.
         self.val_score, self._validated_step = None, -1
+        self._numbers.forget()
 
     def on_fit_start(self) -> None:
         seed = torch.initial_seed() % 2**63 if self._seed is None else self._seed

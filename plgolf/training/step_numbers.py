@@ -40,6 +40,10 @@ class StepNumbers:
         self._unread: list[_Numbers] = []
         self._skipped = 0
 
+    def forget(self) -> None:
+        """Lets go of what another fit has left unread."""
+        self._unread = []
+
     def begin(self) -> None:
         """Begins a step."""
         self._now = _Numbers([], {})

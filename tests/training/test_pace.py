@@ -6,6 +6,7 @@ import torch
 from golden_run import Record, golden_data, golden_module, trainer
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.pytorch import Callback
 from processes import ranks, succeed
 
 from plgolf.errors import RunError
@@ -126,3 +127,21 @@ def test_a_loss_that_is_no_number_is_found_later_and_named_and_in_no_checkpoint(
     [error] = errors
     assert error.startswith("step 13: the loss of rank 0 is nan in micro-batch 1 of 1 (training tokens ")
     assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["step-000006.ckpt", "step-000012.ckpt"]
+
+
+def test_what_a_fit_left_unread_is_not_the_next_ones(tmp_path):
+    class Halt(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 13:
+                raise RuntimeError("halt")
+
+    module = golden_module()
+    with pytest.raises(RuntimeError, match="halt"):
+        trainer(tmp_path, TrainClock(agree_seconds=3600.0), Halt(), max_steps=40).fit(module, golden_data())
+    other = golden_module()
+    other.gpt.load_state_dict(module.gpt.state_dict())
+    again, fresh = Record(), Record()
+    for record, fitted in ((again, module), (fresh, other)):
+        data = golden_data(micro_batch_sequences=2)
+        trainer(tmp_path, TrainClock(agree_seconds=3600.0), record, max_steps=1).fit(fitted, data)
+    assert again.losses == fresh.losses

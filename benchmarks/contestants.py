@@ -80,7 +80,7 @@ def size_named(name: Literal["tiny", "quickstart", "small", "baseline"]) -> Size
         gpt = GPTConfig(vocab_size=1024, dim=256, num_layers=4, attention=attention)
         return dataclasses.replace(quickstart, gpt=gpt, seq_len=512, sequences=8, accumulation=1)
     attention = AttentionConfig(num_heads=2, num_kv_heads=1)
-    gpt = GPTConfig(vocab_size=260, dim=32, num_layers=2, attention=attention)
+    gpt = GPTConfig(vocab_size=260, dim=32, num_layers=2, attention=attention, compute_dtype="float32")
     # Products of such matrices cost their calls alone, which are slow in bfloat16.
     optimizer = {
         **quickstart.optimizer,

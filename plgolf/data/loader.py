@@ -3,9 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
-
-from torch import Tensor
 
 from plgolf.data.stream import Batch
 
@@ -46,12 +43,7 @@ class BatchLoader:
 
     def _prepare(self, index: int) -> Batch:
         batch = self.make(index)
-        if not self.pin:
-            return batch
-        pinned: dict[str, Any] = {
-            name: part.pin_memory() for name, part in batch._asdict().items() if isinstance(part, Tensor)
-        }
-        return batch._replace(**pinned)
+        return batch.pin_memory() if self.pin else batch
 
     def __iter__(self) -> Iterator[Batch]:
         pending: deque[Future[Batch]] = deque()

@@ -1,8 +1,9 @@
 """Which tokens each rank trains on and scores: pure functions of the batch number, no state to save."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +30,19 @@ class Batch(NamedTuple):
     target_ids: Tensor
     num_sequences: int
     raw_bytes: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Batch":
+        """Returns the batch as it is on a device, without waiting for it; Lightning calls this by itself."""
+        return self._with_each(lambda part: part.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """Returns the batch in page-locked memory, from where a GPU can fetch it by itself."""
+        return self._with_each(Tensor.pin_memory)
+
+    def _with_each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        parts: dict[str, Any] = self._asdict()
+        changed = {name: change(part) for name, part in parts.items() if isinstance(part, Tensor)}
+        return Batch(**{**parts, **changed})
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
@@ -24,9 +25,10 @@ from plgolf.training import resume
 from plgolf.training.checkpoint import RunCheckpoint
 from plgolf.training.clock import TrainClock
 from plgolf.training.peers import PeerWatch
+from plgolf.training.profiling import NoProfiler
 from plgolf.training.randomness import seed_generators
 from plgolf.training.rows import has_row, record, training_row
-from plgolf.training.score import Score
+from plgolf.training.score import Score, score_batch
 from plgolf.training.step_numbers import StepNumbers
 from plgolf.training.warmup import CompileWarmup
 
@@ -72,9 +74,17 @@ class GolfModule(LightningModule):
         self._configured = False
         self._factor: Callable[[int], float] = lambda step: 1.0  # noqa: ARG005
         self._group_settings: list[dict[str, Any]] = []
-        self._numbers = StepNumbers()
+        self._numbers = StepNumbers({})
         self._seed: int | None = None
         self._validated_step = -1
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if (
+            name == "_current_fx_name"
+        ):  # Lightning sets it forty times a step: it is no parameter to look for.
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     def check(self, trainer: Trainer) -> None:
         """Raises a UserError if the trainer would compute in other types than the model's own."""
@@ -125,11 +135,13 @@ class GolfModule(LightningModule):
         self.check(self.trainer)
         self._seed = None  # Until a checkpoint says otherwise.
         self.val_score, self._validated_step = None, -1
-        self._numbers.forget()
 
     def on_fit_start(self) -> None:
         seed = torch.initial_seed() % 2**63 if self._seed is None else self._seed
         self._seed = self.trainer.strategy.broadcast(seed)
+        self._numbers = StepNumbers(dict(self.gpt.named_parameters()))
+        if type(self.trainer.profiler) is PassThroughProfiler:  # type: ignore[attr-defined]
+            self.trainer.profiler = NoProfiler()  # type: ignore[attr-defined]
 
     def on_train_start(self) -> None:
         resume.check_same_start(self.trainer)
@@ -156,7 +168,7 @@ class GolfModule(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         self.val_score = None
-        self._numbers.see_gradients(self.gpt.named_parameters())
+        self._numbers.see_gradients()
         if self.nonfinite == "skip":
             self._numbers.skip_if_nonfinite(self.trainer, optimizer)
 
@@ -193,23 +205,9 @@ class GolfModule(LightningModule):
         self._byte_counts = ByteCounts(*(torch.as_tensor(table, device=self.device) for table in tables))
 
     def add_score(self, batch: Batch, metric: BitsPerByte) -> Tensor:
-        """Scores a validation batch with the weights as they are and adds it to a metric.
-
-        Returns:
-            Loss in nats of each target (batch, time).
-        """
+        """Scores a validation batch with the weights as they are, as ``score_batch`` does."""
         assert self._byte_counts is not None
-        input_ids, target_ids = batch.input_ids.long(), batch.target_ids.long()
-        counted = target_ids.clone()
-        counted[batch.num_sequences :] = -100
-        # Token by token, so that the sum is the same however ranks and batches cut the split.
-        nats: Tensor = self.gpt(input_ids, counted, reduction="none")
-        num_tokens = batch.num_sequences * target_ids.size(1)
-        real = slice(batch.num_sequences)
-        num_bytes = self._byte_counts(input_ids[real], target_ids[real])
-        raw_bytes = 0 if batch.raw_bytes is None else batch.raw_bytes.long()
-        metric.update(nats, num_tokens, num_bytes, raw_bytes)
-        return nats
+        return score_batch(self.gpt, self._byte_counts, batch, metric)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.add_score(batch, self.bits_per_byte)

@@ -1,8 +1,13 @@
-"""The result of a validation."""
+"""Validation: batch by batch, and its result."""
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
+from plgolf.data.byte_counts import ByteCounts
+from plgolf.data.stream import Batch
 from plgolf.metrics import BitsPerByte, bits_per_byte
+from plgolf.model import GPT
 
 
 @dataclass(frozen=True)
@@ -42,3 +47,28 @@ class Score:
         """Returns what is logged of it, by name."""
         values = {f"{prefix}/loss": self.loss, f"{prefix}/bpb": self.bpb}
         return values if self.bpb_raw is None else {**values, f"{prefix}/bpb_raw": self.bpb_raw}
+
+
+def score_batch(gpt: GPT, byte_counts: ByteCounts[Tensor], batch: Batch, metric: BitsPerByte) -> Tensor:
+    """Scores a validation batch and adds it to a metric.
+
+    Args:
+        gpt: the model.
+        byte_counts: of the tokenizer, on the model's device.
+        batch: on that device; sequences that only pad it count for nothing.
+        metric: what to add to.
+
+    Returns:
+        Loss in nats of each target (sequences, seq_len); 0 of those that pad.
+    """
+    input_ids, target_ids = batch.input_ids.long(), batch.target_ids.long()
+    counted = target_ids.clone()
+    counted[batch.num_sequences :] = -100
+    # Token by token, so that the sum is the same however ranks and batches cut the split.
+    nats: Tensor = gpt(input_ids, counted, reduction="none")
+    num_tokens = batch.num_sequences * target_ids.size(1)
+    real = slice(batch.num_sequences)
+    num_bytes = byte_counts(input_ids[real], target_ids[real])
+    raw_bytes = 0 if batch.raw_bytes is None else batch.raw_bytes.long()
+    metric.update(nats, num_tokens, num_bytes, raw_bytes)
+    return nats

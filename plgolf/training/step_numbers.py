@@ -1,7 +1,7 @@
 """Losses and gradients that are no numbers: found without waiting for a device, named, stopped or skipped."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -33,16 +33,16 @@ class StepNumbers:
     """The losses of a step's micro-batches and the norm of its gradient, on the device until somebody asks.
 
     Nothing is read while steps go through, so that a GPU is never waited for.
+
+    Args:
+        params: the model's, by name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, params: Mapping[str, nn.Parameter]) -> None:
+        self._params = params
         self._now = _Numbers([], {})
         self._unread: list[_Numbers] = []
         self._skipped = 0
-
-    def forget(self) -> None:
-        """Lets go of what another fit has left unread."""
-        self._unread = []
 
     def begin(self) -> None:
         """Begins a step."""
@@ -52,9 +52,10 @@ class StepNumbers:
         """Takes the loss () of a micro-batch."""
         self._now.losses.append(loss.detach())
 
-    def see_gradients(self, params: Iterable[tuple[str, nn.Parameter]]) -> None:
+    def see_gradients(self) -> None:
         """Takes the norm of every gradient; that of one with an infinity or NaN in it is not finite."""
-        self._now.norms.update(norms_of({name: p.grad for name, p in params if p.grad is not None}))
+        grads = {name: p.grad for name, p in self._params.items() if p.grad is not None}
+        self._now.norms.update(norms_of(grads))
 
     def end(self) -> None:
         """Keeps the step's numbers for ``facts``."""

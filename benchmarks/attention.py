@@ -5,7 +5,8 @@
 A shape is that of a size of ``step.py``, or numbers: sequences, query heads, key heads, positions, head size.
 Each variant is asked for the forward pass and for forward and backward together, in turn, in one process; one
 that does not work here says why. Errors are relative to the norm of what float64 gives for the same inputs,
-on one sequence: of the output, and of the gradients of queries, keys and values.
+on one sequence: of the output, and of the gradients of queries, keys and values. Where FlashAttention 3 or
+4 is installed, it is what ``flash`` stands for.
 
 To add a variant, add a function of queries, keys and values (sequences, heads, positions, head size) to
 ``VARIANTS``.
@@ -23,6 +24,7 @@ from rounds import compared, finish, in_turn, parser
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from plgolf.model import flash
 from plgolf.model.causal import blockwise_attention, causal_attention
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -151,13 +153,14 @@ def main() -> None:
     settings = arguments.parse_args()
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    newest = flash.use_installed(torch.cuda.get_device_capability()) if torch.cuda.is_available() else None
     results: dict[str, Any] = {}
     for name in settings.shapes:
         shape = shape_named(name)
         results[name] = {"shape": shape._asdict()}
         for dtype in settings.dtypes:
             results[name][dtype] = measured(settings, shape, getattr(torch, dtype))
-    finish(settings, {"shapes": results})
+    finish(settings, {"flash_attention": newest, "shapes": results})
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from plgolf.data.byte_counts import ByteCounts
 from plgolf.data.stream import Batch
 from plgolf.errors import UserError
 from plgolf.metrics import BitsPerByte
-from plgolf.model import GPT, GPTConfig
+from plgolf.model import GPT, GPTConfig, flash
 from plgolf.optim import MuonAdam, Schedule, Warmdown
 from plgolf.optim.sharing import of_all_ranks
 from plgolf.roles import param_groups
@@ -105,8 +105,10 @@ class GolfModule(LightningModule):
         if self._configured:  # Lightning comes by for every fit and validate.
             return
         self._configured = True
-        if self.trainer.strategy.root_device.type == "cuda":
+        device = self.trainer.strategy.root_device
+        if device.type == "cuda":
             torch.set_float32_matmul_precision("high")  # TF32 products, as the reference has them.
+            flash.use_installed(torch.cuda.get_device_capability(device))
         if self.compiled:
             # In place, so that the names in the state dict stay as they are.
             self.gpt.compile(dynamic=False, fullgraph=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from plgolf.model import flash
 from plgolf.version import __version__
 
 
@@ -38,10 +39,12 @@ def hardware(device: torch.device) -> str:
 def versions() -> dict[str, str]:
     """Returns the versions of plgolf, Python and the libraries that a score depends on."""
     packages = ("torch", "lightning", "torchmetrics", "sentencepiece", "numpy")
+    newest = flash.in_use()
     return {
         "plgolf": __version__,
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
+        **({"flash_attention": newest} if newest else {}),
     }
 
 

@@ -110,11 +110,14 @@ class MuonAdam(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        matrices = [group for group in self.param_groups if group["role"] == Role.MATRIX]
+        # Their updates are on the way to the other ranks while Adam works.
+        applications = [self._begin_muon(group) for group in matrices]
         for group in self.param_groups:
-            if group["role"] == Role.MATRIX:
-                self._muon_step(group)
-            else:
+            if group["role"] != Role.MATRIX:
                 self._adam_step(group)
+        for apply in applications:
+            apply()
         return loss
 
     def _adam_step(self, group: dict[str, Any]) -> None:
@@ -146,9 +149,10 @@ class MuonAdam(torch.optim.Optimizer):
             maximize=False,
         )
 
-    def _muon_step(self, group: dict[str, Any]) -> None:
+    def _begin_muon(self, group: dict[str, Any]) -> Callable[[], None]:
+        """Works out this rank's updates and sends them off; what it returns applies everybody's."""
         if all(p.grad is None for p in group["params"]):  # A step that is skipped.
-            return
+            return lambda: None
         group["momentum"] = momentum_at(
             group["step"],
             start=self.matrix.momentum_start,
@@ -160,39 +164,33 @@ class MuonAdam(torch.optim.Optimizer):
         shapes = tuple(p.shape for p in group["params"])
         owned = list(zip(group["params"], assign_owners(shapes, world_size), strict=True))
         active = [(p, owner) for p, owner in owned if p.grad is not None]
-        directions: dict[int, Tensor] = {}
-        for index, (p, owner) in enumerate(active):
-            if owner == rank:
-                directions[index] = self._nesterov(p, group["momentum"])
-            else:
+        for p, owner in active:
+            if owner != rank:
                 # Another rank's momentum, left from a checkpoint or a consolidation: stale from now on.
                 self.state.pop(p, None)
-        if not active:
-            return
-        device = active[0][0].device
-        orthogonal = orthogonalize_all(
-            directions,
-            steps=self.matrix.newton_schulz_steps,
-            dtype=self._newton_schulz_dtype,
+            elif "momentum_buffer" not in self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        mine = {index: p for index, (p, owner) in enumerate(active) if owner == rank}
+        directions = nesterov(
+            [p.grad for p in mine.values() if p.grad is not None],
+            [self.state[p]["momentum_buffer"] for p in mine.values()],
+            group["momentum"],
         )
-        updates = gather_updates(
-            # Tall matrices move more, so that outputs change by the same amount whatever the shape.
-            {index: x * max(1.0, x.size(0) / x.size(1)) ** 0.5 for index, x in orthogonal.items()},
+        wait = gather_updates(
+            orthogonalize_all(
+                dict(zip(mine, directions, strict=True)),
+                steps=self.matrix.newton_schulz_steps,
+                dtype=self._newton_schulz_dtype,
+                # Tall matrices move more, so that outputs change by the same amount whatever the shape.
+                finish=lambda stack: stack * max(1.0, stack.size(1) / stack.size(2)) ** 0.5,
+            ),
             [p.shape for p, _ in active],
             [owner for _, owner in active],
             dtype=self._newton_schulz_dtype,
-            device=device,
+            device=active[0][0].device,
         )
-        for (p, _), update in zip(active, updates, strict=True):
-            p.add_(update.to(p.dtype), alpha=-group["lr"])
-
-    def _nesterov(self, p: Tensor, momentum: float) -> Tensor:
-        assert p.grad is not None
-        if "momentum_buffer" not in self.state[p]:
-            self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-        buffer: Tensor = self.state[p]["momentum_buffer"]
-        buffer.mul_(momentum).add_(p.grad)
-        return p.grad.add(buffer, alpha=momentum)
+        # On a GPU one kernel for all of them.
+        return lambda: torch._foreach_add_([p for p, _ in active], wait(), alpha=-group["lr"])
 
     @torch.no_grad()
     def consolidate_state_dict(self) -> None:
@@ -214,3 +212,25 @@ class MuonAdam(torch.optim.Optimizer):
                 dist.broadcast(buffer, src=owner)
                 if rank == 0:
                     self.state[p]["momentum_buffer"] = buffer
+
+
+def nesterov(grads: list[Tensor], buffers: list[Tensor], momentum: float) -> list[Tensor]:
+    """Moves momentum on, in place, and returns the directions that Nesterov's variant goes in.
+
+    Args:
+        grads: of any shapes.
+        buffers: of the same shapes.
+        momentum: share of a buffer that stays.
+    """
+    if grads and grads[0].is_cuda:
+        return fused_nesterov(grads, buffers, momentum)
+    pairs = zip(grads, buffers, strict=True)
+    # All of one matrix, then of the next: a processor's cache holds one.
+    return [grad.add(buffer.mul_(momentum).add_(grad), alpha=momentum) for grad, buffer in pairs]
+
+
+def fused_nesterov(grads: list[Tensor], buffers: list[Tensor], momentum: float) -> list[Tensor]:
+    """Does the same in three kernels for all matrices: a GPU waits for launches, not for memory."""
+    torch._foreach_mul_(buffers, momentum)
+    torch._foreach_add_(buffers, grads)
+    return list(torch._foreach_add(grads, buffers, alpha=momentum))

@@ -1,6 +1,6 @@
 """Newton-Schulz orthogonalisation, the heart of Muon (https://kellerjordan.github.io/posts/muon/)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -38,7 +38,13 @@ def orthogonalize(matrices: Tensor, *, steps: int = 5, dtype: torch.dtype = torc
     return x.mT if tall else x
 
 
-def orthogonalize_all(matrices: Mapping[int, Tensor], *, steps: int, dtype: torch.dtype) -> dict[int, Tensor]:
+def orthogonalize_all(
+    matrices: Mapping[int, Tensor],
+    *,
+    steps: int,
+    dtype: torch.dtype,
+    finish: Callable[[Tensor], Tensor] = lambda stack: stack,
+) -> dict[int, Tensor]:
     """Orthogonalises many matrices; those of one shape go through as one stack.
 
     That spares an accelerator its launches, and on a CPU halves the time of small matrices. The results are
@@ -47,7 +53,8 @@ def orthogonalize_all(matrices: Mapping[int, Tensor], *, steps: int, dtype: torc
     Args:
         matrices: (rows, cols) each, by any key.
         steps: iterations.
-        dtype: dtype of the iteration and of the results.
+        dtype: dtype of the iteration.
+        finish: what else becomes of a stack (count, rows, cols) of results.
 
     Returns:
         The results by key.
@@ -58,5 +65,5 @@ def orthogonalize_all(matrices: Mapping[int, Tensor], *, steps: int, dtype: torc
     results: dict[int, Tensor] = {}
     for keys in by_shape.values():
         stack = torch.stack([matrices[key] for key in keys])
-        results.update(zip(keys, orthogonalize(stack, steps=steps, dtype=dtype), strict=True))
+        results.update(zip(keys, finish(orthogonalize(stack, steps=steps, dtype=dtype)), strict=True))
     return results

@@ -1,6 +1,6 @@
 """What the ranks of a process group share: a few numbers, and the matrices of one optimizer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 import torch
@@ -72,8 +72,8 @@ def gather_updates(
     *,
     dtype: torch.dtype,
     device: torch.device,
-) -> list[Tensor]:
-    """Gives every rank the matrices of all ranks, in one all-gather.
+) -> Callable[[], list[Tensor]]:
+    """Gives every rank the matrices of all ranks, in one all-gather that goes on in the background.
 
     Args:
         mine: this rank's results by index.
@@ -83,11 +83,11 @@ def gather_updates(
         device: where they live.
 
     Returns:
-        All results, by index.
+        What waits for it, and returns all results by index as float32.
     """
     _, world_size = ranks()
     if world_size == 1:
-        return [mine[index] for index in range(len(shapes))]
+        return lambda: [mine[index].float() for index in range(len(shapes))]
     sizes = [0] * world_size
     offsets = []
     for shape, owner in zip(shapes, owners, strict=True):
@@ -99,8 +99,14 @@ def gather_updates(
     for index, result in mine.items():
         sent[offsets[index] : offsets[index] + result.numel()] = result.flatten()
     received = torch.empty(world_size * piece, dtype=dtype, device=device)
-    _all_gather(received, sent)
-    return [
-        received[owner * piece + offset :][: shape.numel()].view(shape)
-        for shape, owner, offset in zip(shapes, owners, offsets, strict=True)
-    ]
+    work = _all_gather(received, sent, async_op=True)
+
+    def wait() -> list[Tensor]:
+        work.wait()
+        everyones = received.float()
+        return [
+            everyones[owner * piece + offset :][: shape.numel()].view(shape)
+            for shape, owner, offset in zip(shapes, owners, offsets, strict=True)
+        ]
+
+    return wait

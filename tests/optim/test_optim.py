@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from plgolf import GPT, GPTConfig, MuonAdam
 from plgolf.model import HeadConfig
 from plgolf.optim import AdamConfig, Constant, MuonConfig, Progress, Warmdown
+from plgolf.optim.muon_adam import fused_nesterov, nesterov
 from plgolf.optim.orthogonalize import orthogonalize, orthogonalize_all
 from plgolf.optim.schedule import momentum_at
 from plgolf.optim.sharing import assign_owners
@@ -131,6 +132,17 @@ def test_muon_step_follows_the_formula():
         expected = expected - 0.1 * direction
         assert optimizer.param_groups[0]["momentum"] == pytest.approx(momentum)
         torch.testing.assert_close(p.detach(), expected)
+
+
+@settings(max_examples=20, deadline=None)
+@given(count=st.integers(1, 5), momentum=st.floats(0.0, 1.0), seed=st.integers(0, 99))
+def test_momentum_in_three_kernels_is_that_of_one_by_one(count, momentum, seed):
+    generator = torch.Generator().manual_seed(seed)
+    grads, buffers = ([torch.randn(3, 5, generator=generator) for _ in range(count)] for _ in range(2))
+    kept = [buffer.clone() for buffer in buffers]
+    directions, fused = nesterov(grads, buffers, momentum), fused_nesterov(grads, kept, momentum)
+    for ours, theirs in zip((*directions, *buffers), (*fused, *kept), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_state_round_trips_and_continues_alike():

@@ -6,7 +6,7 @@
 # Needs torch, lightning, sentencepiece and torchmetrics, no network and no installation. Checks dtypes, waits
 # for the device, and compiled graphs; measures whole steps of the baseline recipe on random shards, attention
 # backends with their errors and the optimizer; then trains three minutes on the shards in ROOT, or on the
-# standard library. A part that fails is reported, and the rest goes on. Writes OUT/gpu.json, and a log and
+# bytes of the standard library. A part that fails is reported, and the rest goes on. Writes OUT/gpu.json, and a log and
 # a JSON file of each part. Ends with 0 if no part has failed. --tiny is for tests, on a CPU too.
 set -uo pipefail
 

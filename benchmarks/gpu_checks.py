@@ -7,8 +7,8 @@
 ``dtypes``: in a bfloat16 model everything that leaves a module is bfloat16, but for the head's logits, and so
 are the gradients between blocks. ``syncs``: the bare loop waits for the GPU in no step, and under the Trainer
 most steps do not. ``graphs``: a compiled fit with validations and export makes two graphs, without a break,
-and no third. ``train``: the baseline recipe on real shards, or on those of the quickstart. Exits with 1 if a
-check fails.
+and no third. ``train``: the baseline recipe on real shards, or on the bytes of the standard library. Exits
+with 1 if a check fails.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from contestants import PlgolfLoop, Size, default_device, shards, size_named
 from lightning.pytorch import Callback, Trainer
@@ -32,7 +33,9 @@ from rounds import machine
 from shipped import data_of, fit_silently, module_of, trainer_of
 from torch import Tensor
 
+from plgolf.corpus.stdlib import is_validation, stdlib_files
 from plgolf.data.manifest import find_tokenizer, read_manifest
+from plgolf.data.shards import write_shard
 from plgolf.data.tokenizer import ByteTokenizer
 from plgolf.model import GPT
 from plgolf.model.flops import train_flops_per_token
@@ -189,15 +192,25 @@ def losses_of(folder: Path) -> list[tuple[int, float]]:
         ]
 
 
+def stdlib_in_bytes(root: Path) -> Path:
+    """Writes shards of the standard library, byte by byte: to train a tokenizer takes more packages."""
+    tokenizer, streams = ByteTokenizer(), {"train": [np.zeros(0, np.uint16)], "val": [np.zeros(0, np.uint16)]}
+    for file in stdlib_files():
+        ids = tokenizer.encode(file.path.read_text(errors="replace"))
+        document = np.concatenate([[tokenizer.bos_id], ids]).astype(np.uint16)
+        streams["val" if is_validation(file.name) else "train"].append(document)
+    root.mkdir(parents=True, exist_ok=True)
+    for split, documents in streams.items():
+        write_shard(root / f"stdlib_{split}_000000.bin", np.concatenate(documents))
+    (root / tokenizer.file_name).write_bytes(tokenizer.to_bytes())
+    return root
+
+
 def train(settings: Settings) -> Result:
     """Trains the recipe for a while, exports and scores."""
     size, folder = size_of(settings), settings.folder / "run"
-    root = settings.data or settings.folder / "stdlib"
-    corpus = None if settings.data else "stdlib"
-    data = data_of(size, root, corpus=corpus, tokenizer=settings.tokenizer, val_max_tokens=2**22)
-    if corpus:
-        data.vocab_size = 1024
-        data.build()
+    root = settings.data or stdlib_in_bytes(settings.folder / "stdlib")
+    data = data_of(size, root, tokenizer=settings.tokenizer, val_max_tokens=2**22)
     size = with_vocabulary(size, find_tokenizer(root, read_manifest(root), data.tokenizer_path).vocab_size)
     data.vocab_size = size.gpt.vocab_size
     compiled = not settings.tiny

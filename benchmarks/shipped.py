@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ def trainer_of(
         export: whether the run ends with an artifact.
     """
     quiet_libraries()
-    ours = [TrainClock(max_seconds), CompileWarmup(warmup_steps), RunCheckpoint(), PeerWatch(), ConsoleLog()]
+    console = ConsoleLog("lines" if find_spec("rich") else "reference")
+    ours = [TrainClock(max_seconds), CompileWarmup(warmup_steps), RunCheckpoint(), PeerWatch(), console]
     return Trainer(
         accelerator="auto",
         devices=1,

@@ -59,3 +59,23 @@ def test_gpu_script_on_a_cpu(tmp_path, monkeypatch):
     assert parts["dtypes"]["tensors_seen"]["torch.float32"] == 1
     assert parts["graphs"]["graphs"] == 2 and parts["graphs"]["graph_breaks"] == 0
     assert parts["train"]["steps"] > 0 and parts["train"]["result"]["val_bpb"] > 0
+
+
+BARE = """
+import importlib.util, sys
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == "rich" else found(name, *more)
+import gpu_checks
+try:
+    gpu_checks.main()
+except SystemExit as end:
+    assert not end.code
+extras = ["google.protobuf", *(f"plgolf.{name}" for name in ("arguments", "training.console.lines"))]
+print([name for name in extras if name in sys.modules])
+"""
+
+
+def test_gpu_training_needs_no_more_than_torch_lightning_sentencepiece_and_torchmetrics(tmp_path):
+    words = ("train", "--tiny", "--seconds", "1", "--folder", str(tmp_path), "--data", str(GOLDEN / "tied"))
+    said = run(sys.executable, "-c", f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}){BARE}", *words)
+    assert said.splitlines()[-1] == "[]"

@@ -6,7 +6,6 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 from sentencepiece import SentencePieceProcessor, set_min_log_level
-from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from plgolf.data.byte_counts import ByteCounts
 from plgolf.data.tokenizer.base import Ids, Tokenizer
@@ -43,10 +42,9 @@ class SentencePieceTokenizer(Tokenizer):
             if not model:
                 raise ValueError("empty")
             self.processor = SentencePieceProcessor(model_proto=model)
-            normalizer = ModelProto.FromString(model).normalizer_spec
             # Every piece once: one that is no UTF-8 is an error only where it is asked for.
             self.processor.id_to_piece(list(range(self.processor.get_piece_size())))
-        except Exception as error:  # Of the C++ library or of protobuf; neither documents which.
+        except Exception as error:  # Of the C++ library, which does not document which.
             raise UserError("is no SentencePiece model") from error
         self._model = model
         self.vocab_size = self.processor.get_piece_size()
@@ -57,13 +55,20 @@ class SentencePieceTokenizer(Tokenizer):
         """Whether a space alone is a piece. Else it falls back to the three bytes of its mark, for good."""
         ids = [i for i in range(self.vocab_size) if self.processor.is_byte(i)]
         self._byte_ids = np.array(ids, dtype=np.int32)
-        self.lossless = (
-            len(ids) == 256
+
+    @cached_property
+    def lossless(self) -> bool:  # type: ignore[override]
+        # Only this takes protobuf, and training on shards asks for it nowhere.
+        from sentencepiece.sentencepiece_model_pb2 import ModelProto  # noqa: PLC0415
+
+        normalizer = ModelProto.FromString(self._model).normalizer_spec
+        return (
+            len(self._byte_ids) == 256
             and self.has_space
             and not normalizer.precompiled_charsmap
             and not normalizer.add_dummy_prefix
             and not normalizer.remove_extra_whitespaces
-            and normalizer.escape_whitespaces
+            and bool(normalizer.escape_whitespaces)
         )
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:

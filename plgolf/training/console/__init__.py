@@ -1,27 +1,31 @@
 """What a run says on rank 0: lines that stay, progress that is rewritten, and ``ConsoleLog``'s styles."""
 
 import sys
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console as RichConsole
-from rich.console import RenderableType
-from rich.panel import Panel
 
 from plgolf.console import Console, Countdown, Terminal
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 class Screen(Console, Protocol):
     """A console that can show what Rich renders."""
 
-    def show(self, renderable: RenderableType) -> None:
+    def show(self, renderable: "RenderableType") -> None:
         """Prints it."""
 
 
 class _Output(Terminal):
     """Standard output: in colour on a terminal, plain and unwrapped elsewhere."""
 
-    def show(self, renderable: RenderableType) -> None:
+    def show(self, renderable: "RenderableType") -> None:
+        # The reference style does without Rich, on a machine that has only what trains.
+        from rich.console import Console as RichConsole  # noqa: PLC0415
+        from rich.panel import Panel  # noqa: PLC0415
+
         self.clear()
         rich = RichConsole(file=self.stream, highlight=False, emoji=False, markup=False)
         with rich.capture() as captured:  # Where a pipe is closed it would end the process by itself.
@@ -39,7 +43,7 @@ class _Silence:
     def live(self, line: str) -> None:
         pass
 
-    def show(self, renderable: RenderableType) -> None:
+    def show(self, renderable: "RenderableType") -> None:
         pass
 
 
@@ -64,7 +68,7 @@ def say(line: str) -> None:
     _screen().say(line)
 
 
-def show(renderable: RenderableType) -> None:
+def show(renderable: "RenderableType") -> None:
     """Prints what Rich can render, on rank 0."""
     _screen().show(renderable)
 

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lightning.pytorch import Callback, Trainer
 
@@ -10,12 +10,12 @@ from plgolf.console import Countdown
 from plgolf.errors import UserError
 from plgolf.training.clock import TrainClock
 from plgolf.training.console import progress, reference, say, show, take_over
-from plgolf.training.console.bar import TimeBar
 from plgolf.training.console.facts import StepFacts, peak_memory_mib
-from plgolf.training.console.lines import step_line, validation_line
-from plgolf.training.console.panel import end_panel
 from plgolf.training.export import ArtifactExport
 from plgolf.training.score import Score
+
+if TYPE_CHECKING:
+    from plgolf.training.console.bar import TimeBar
 
 Style = Literal["lines", "bar", "reference"]
 
@@ -47,6 +47,8 @@ class ConsoleLog(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._said_step = trainer.global_step
         if self.style == "bar" and trainer.is_global_zero and sys.stdout.isatty():
+            from plgolf.training.console.bar import TimeBar  # noqa: PLC0415 (Rich)
+
             self._bar = TimeBar(TrainClock.of(trainer).max_seconds, _max_steps(trainer))
             take_over(self._bar)
             self._bar.start()
@@ -72,6 +74,8 @@ class ConsoleLog(Callback):
             elapsed = TrainClock.of(trainer).elapsed_seconds
             say(reference.step_line(step, max_steps, module.train_loss, elapsed))
         else:
+            from plgolf.training.console.lines import step_line  # noqa: PLC0415 (Rich)
+
             show(step_line(StepFacts.of(trainer, module, recent_steps=step - self._said_step)))
         self._said_step = step
 
@@ -99,6 +103,8 @@ class ConsoleLog(Callback):
             if self.style == "reference":
                 say(reference.validation_line(step, max_steps, score, elapsed))
             else:
+                from plgolf.training.console.lines import validation_line  # noqa: PLC0415 (Rich)
+
                 show(validation_line(step, max_steps, score))
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -115,6 +121,8 @@ class ConsoleLog(Callback):
             for line in lines:
                 say(line)
         else:
+            from plgolf.training.console.panel import end_panel  # noqa: PLC0415 (Rich)
+
             show(end_panel(export.result, folder, framed=sys.stdout.isatty()))
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:

@@ -89,8 +89,9 @@ def blockwise_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     for start in range(0, time, _BLOCK):
         end = min(start + _BLOCK, time)
         queries = q[:, :, :, start:end].reshape(batch * groups, -1, head_dim)
-        scores = torch.bmm(queries, k[:, :end].mT).float().view(batch * groups, -1, end - start, end)
-        hidden = torch.ones(end - start, end, dtype=torch.bool, device=q.device).triu(start + 1)
-        probabilities = scores.masked_fill(hidden, -torch.inf).softmax(-1).to(v.dtype).flatten(1, 2)
+        hidden = torch.full((end - start, end), -torch.inf, dtype=q.dtype, device=q.device).triu(start + 1)
+        # What the products are added to, where a pass over the scores would take as long as the products.
+        scores = torch.baddbmm(hidden.repeat(heads // groups, 1), queries, k[:, :end].mT)
+        probabilities = scores.softmax(-1, dtype=torch.float32).to(v.dtype)
         blocks.append(torch.bmm(probabilities, v[:, :end]).view(batch, groups, -1, end - start, head_dim))
     return torch.cat(blocks, dim=3).view(batch, heads, time, head_dim)

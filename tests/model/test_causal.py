@@ -47,11 +47,15 @@ def test_in_bfloat16_no_length_is_far_from_float64(time):
     assert (found.double() - exact).norm() < 6e-3 * exact.norm()
 
 
-def test_short_bfloat16_on_a_cpu_is_blockwise_and_all_else_is_not():
+def test_short_sequences_on_a_cpu_are_blockwise_and_all_else_is_not():
     for time, dtype, blockwise in (
+        (1, torch.bfloat16, True),
         (512, torch.bfloat16, True),
         (513, torch.bfloat16, False),
-        (64, torch.float32, False),
+        (128, torch.float32, False),
+        (129, torch.float32, True),
+        (513, torch.float32, False),
+        (200, torch.float64, False),
     ):
         q, k, v = heads(time=time, dtype=dtype)
         expected = (blockwise_attention if blockwise else fused_attention)(q, k, v)

@@ -17,7 +17,7 @@ def use_installed(capability: tuple[int, int]) -> str | None:
     """
     made_for_it = {9: ("FA4", "FA3"), 10: ("FA4",)}.get(capability[0], ())
     for name in made_for_it:
-        # Who is not installed, or not in a version that PyTorch knows, or came before PyTorch could (2.10).
+        # Not installed, or in no version that PyTorch knows; before 2.10 PyTorch knew neither.
         with suppress(ImportError, OSError, RuntimeError, AttributeError, ValueError):
             attention.activate_flash_attention_impl(name)
             return name

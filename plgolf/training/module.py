@@ -79,9 +79,8 @@ class GolfModule(LightningModule):
         self._validated_step = -1
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if (
-            name == "_current_fx_name"
-        ):  # Lightning sets it forty times a step: it is no parameter to look for.
+        # Lightning sets this forty times a step: no parameter, for nn.Module to look for.
+        if name == "_current_fx_name":
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)

@@ -81,6 +81,25 @@ def compared(times: Mapping[str, Sequence[tuple[float, float]]], *, to: str) -> 
     }
 
 
+def kernels_of(work: Callable[[], object], repeat: int = 1) -> list[dict[str, Any]]:
+    """Returns what the GPU does in a call, the longest first."""
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        for _ in range(repeat):
+            work()
+        torch.cuda.synchronize()
+    rows = [
+        {
+            "kernel": event.key,
+            "calls": event.count / repeat,
+            "us": round(event.self_device_time_total / repeat, 1),
+        }
+        for event in profile.key_averages()
+        if event.self_device_time_total
+    ]
+    return sorted(rows, key=lambda row: -row["us"])
+
+
 def machine() -> dict[str, Any]:
     """Says what measured."""
     names = [line for line in _lines("/proc/cpuinfo") if line.startswith("model name")]

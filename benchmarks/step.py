@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from contestants import SIZES, Loop, Size, contestant, default_device, shards, size_named
-from rounds import compared, finish, in_turn, parser, spread
+from rounds import compared, finish, in_turn, kernels_of, parser, spread
 
 from plgolf.model import GPT
 from plgolf.model.flops import train_flops_per_token
@@ -93,6 +93,8 @@ def race(settings: Any, size: Size, root: Path, device: torch.device) -> dict[st
             results[name]["flops_utilisation"] = spread([speed * per_token / peak for speed in speeds])
         if device.type == "cuda":
             results[name]["peak_mib"] = peak_mib(loops[name])
+            if settings.profile:
+                results[name]["kernels"] = kernels_of(loops[name].step)
     return results
 
 
@@ -147,6 +149,7 @@ def main() -> None:
     arguments.add_argument("--repeat", type=int, default=1, help="steps in a turn")
     arguments.add_argument("--data", type=Path, default=None, help="folder of shards of 1024 pieces")
     arguments.add_argument("--shard_tokens", type=int, default=2**22, help="of random shards")
+    arguments.add_argument("--profile", action="store_true", help="lists the GPU's kernels of a step")
     arguments.add_argument("--curve", type=int, default=0, help="steps to compare the losses of")
     settings = arguments.parse_args()
     if settings.threads:

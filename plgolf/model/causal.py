@@ -67,7 +67,7 @@ def gpu_kernels(
     >>> [kernel.name for kernel in gpu_kernels((9, 0), torch.bfloat16)]
     ['CUDNN_ATTENTION', 'FLASH_ATTENTION']
     """
-    if dtype is torch.float32 or capability < (8, 0):
+    if dtype not in (torch.bfloat16, torch.float16) or capability < (8, 0):
         return [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     if capability == (9, 0) and not newest_flash:
         # 1.4 times as fast there, and only there, at heads of 64 channels (https://arxiv.org/abs/2407.08608).

@@ -79,24 +79,35 @@ class SelfAttention(nn.Module):
         self.qk_gain = nn.Parameter(torch.full((config.num_heads,), config.qk_gain))
 
     def _heads(self, x: Tensor) -> Tensor:
-        batch, time, _ = x.shape
-        return x.view(batch, time, -1, self.head_dim).transpose(1, 2)
+        return x.view(*x.shape[:-1], -1, self.head_dim)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], cache: LayerCache | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        cache: LayerCache | None = None,
+        *,
+        scale: Tensor | None = None,
+    ) -> Tensor:
         """Maps (batch, time, dim) to the same shape.
 
         Args:
             x: the stream, normalised.
             rotary: what ``Rotary`` returned for these positions.
             cache: the positions before these, which are then seen too; it gets these as well.
+            scale: float32 (dim,), what the result is multiplied by; None for nothing.
         """
-        q = rotate(rms_norm(self._heads(self.q_proj(x))), *rotary)
-        k = rotate(rms_norm(self._heads(self.k_proj(x))), *rotary)
+        # The heads of a position stay side by side in memory, so that attention's kernels return its results
+        # as out_proj takes them.
+        cos, sin = (table[:, None] for table in rotary)
+        q = rotate(rms_norm(self._heads(self.q_proj(x))), cos, sin)
+        k = rotate(rms_norm(self._heads(self.k_proj(x))), cos, sin)
         v = self._heads(self.v_proj(x))
-        q = q * self.qk_gain.to(q.dtype)[:, None, None]
+        q = q * self.qk_gain.to(q.dtype)[:, None]
+        q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))
         if cache is not None:
             k, v = cache.extend(k, v)
-        y: Tensor = self.out_proj(self._attend(q, k, v).transpose(1, 2).reshape(x.shape))
+        y: Tensor = self.out_proj(self._attend(q, k, v).transpose(1, 2).flatten(2), scale)
         return y
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

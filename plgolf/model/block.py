@@ -30,6 +30,6 @@ class Block(nn.Module):
         """Maps the residual stream ``x`` (batch, time, dim); ``x0`` is the normalised embedding."""
         keep, restore = self.residual_mix.to(x.dtype)
         x = keep * x + restore * x0
-        x = x + self.attention_scale.to(x.dtype) * self.attention(rms_norm(x), rotary, cache)
-        x = x + self.mlp_scale.to(x.dtype) * self.mlp(rms_norm(x))
+        x = x + self.attention(rms_norm(x), rotary, cache, scale=self.attention_scale)
+        x = x + self.mlp(rms_norm(x), scale=self.mlp_scale)
         return x

@@ -15,5 +15,18 @@ class CastLinear(nn.Linear):
         if zero_init:
             nn.init.zeros_(self.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Maps (..., positions, in_features) to (..., positions, out_features).
+
+        Args:
+            x: decides the dtype.
+            scale: float32 (out_features,), what the result is multiplied by; None for nothing.
+        """
+        weight = self.weight
+        if scale is None:
+            return F.linear(x, weight.to(x.dtype))
+        if x.size(-2) == 1:  # In generation, a pass over the weight would take as long as the product.
+            return scale.to(x.dtype) * F.linear(x, weight.to(x.dtype))
+        # Otherwise the scale's gradient would be a sum over products of all positions; so it is one over the
+        # weight's gradient.
+        return F.linear(x, (scale[:, None] * weight).to(x.dtype))

@@ -44,6 +44,12 @@ class MLP(nn.Module):
         self.up_proj = CastLinear(dim, hidden_dim)
         self.down_proj = CastLinear(hidden_dim, dim, zero_init=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.down_proj(torch.relu(self.up_proj(x)).square())
+    def forward(self, x: Tensor, *, scale: Tensor | None = None) -> Tensor:
+        """Maps (..., dim) to the same shape.
+
+        Args:
+            x: the stream, normalised.
+            scale: float32 (dim,), what the result is multiplied by; None for nothing.
+        """
+        y: Tensor = self.down_proj(torch.relu(self.up_proj(x)).square(), scale)
         return y

@@ -22,12 +22,34 @@ class Rotary(nn.Module):
 
     def forward(self, seq_len: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Returns cosines and sines, each (seq_len, head_dim / 2), computed in float32."""
-        position = torch.arange(seq_len, dtype=torch.float32, device=self.inverse_frequency.device)
-        angle = torch.outer(position, self.inverse_frequency)
-        return angle.cos().to(dtype), angle.sin().to(dtype)
+        cos, sin = _tables(self.inverse_frequency, seq_len, dtype)
+        return cos, sin
+
+
+@torch.library.custom_op("plgolf::rotary_tables", mutates_args=())
+def _tables(inverse_frequency: Tensor, seq_len: int, dtype: torch.dtype) -> list[Tensor]:
+    """Makes both tables, in an operator of its own.
+
+    The compiler cannot look into it, and so does not work them out anew for each head of each layer.
+    """
+    position = torch.arange(seq_len, dtype=torch.float32, device=inverse_frequency.device)
+    angle = torch.outer(position, inverse_frequency)
+    return [angle.cos().to(dtype), angle.sin().to(dtype)]
+
+
+@_tables.register_fake
+def _(inverse_frequency: Tensor, seq_len: int, dtype: torch.dtype) -> list[Tensor]:
+    shape = (seq_len, inverse_frequency.size(0))
+    return [inverse_frequency.new_empty(shape, dtype=dtype) for _ in range(2)]
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns each pair of channels of ``x`` (..., time, head_dim) by its position's angle."""
+    """Turns each pair of channels by its position's angle.
+
+    Args:
+        x: (..., head_dim).
+        cos: broadcasts to (..., head_dim / 2).
+        sin: of the same shape.
+    """
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)

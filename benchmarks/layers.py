@@ -45,8 +45,23 @@ def reference(block: nn.Module, x: Tensor, x0: Tensor, _: Tables) -> Tensor:
     return y
 
 
+def flipped(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns as ``rotate`` does, without cutting in halves."""
+    pairs = x.unflatten(-1, (2, -1))
+    turned = pairs * cos.unsqueeze(-2) + pairs.flip(-2) * torch.stack((sin, -sin), dim=-2)
+    return turned.flatten(-2)
+
+
 def rewritten(
-    block: Block, x: Tensor, x0: Tensor, rotary: Tables, *, folded: bool = False, joined: bool = False
+    block: Block,
+    x: Tensor,
+    x0: Tensor,
+    rotary: Tables,
+    *,
+    folded: bool = True,
+    heads_first: bool = False,
+    joined: bool = False,
+    turn: Callable[[Tensor, Tensor, Tensor], Tensor] = rotate,
 ) -> Tensor:
     """The shipped block written out.
 
@@ -56,7 +71,9 @@ def rewritten(
         x0: the normalised embedding.
         rotary: cosines and sines.
         folded: scales multiply the weights in front of them instead of the stream.
+        heads_first: queries and keys lie head by head in memory, instead of position by position.
         joined: queries, keys and values are one product.
+        turn: rotary embedding.
     """
     attention, mlp, dtype = block.attention, block.mlp, x.dtype
 
@@ -73,10 +90,15 @@ def rewritten(
         parts = F.linear(h, torch.cat(weights).to(dtype)).split([w.size(0) for w in weights], dim=-1)
     else:
         parts = tuple(F.linear(h, w.to(dtype)) for w in weights)
-    q, k, v = (p.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for p in parts)
-    q, k = rotate(rms_norm(q), *rotary), rotate(rms_norm(k), *rotary)
-    q = q * attention.qk_gain.to(dtype)[:, None, None]
-    y = causal_attention(q, k, v).transpose(1, 2).reshape(x.shape)
+    q, k, v = (p.unflatten(-1, (-1, attention.head_dim)) for p in parts)
+    cos, sin, gain = rotary[0][:, None], rotary[1][:, None], attention.qk_gain.to(dtype)[:, None]
+    if heads_first:
+        q, k = q.transpose(1, 2), k.transpose(1, 2)
+        cos, sin, gain = *rotary, gain[:, None]
+    q, k = turn(rms_norm(q), cos, sin) * gain, turn(rms_norm(k), cos, sin)
+    if not heads_first:
+        q, k = q.transpose(1, 2), k.transpose(1, 2)
+    y = causal_attention(q, k, v.transpose(1, 2)).transpose(1, 2).reshape(x.shape)
     x = x + scaled(y, attention.out_proj.weight, block.attention_scale)
     h = torch.relu(F.linear(rms_norm(x), mlp.up_proj.weight.to(dtype))).square()
     return x + scaled(h, mlp.down_proj.weight, block.mlp_scale)
@@ -85,9 +107,10 @@ def rewritten(
 VARIANTS: dict[str, Layer] = {
     "shipped": shipped,
     "reference": reference,
-    "folded": partial(rewritten, folded=True),
-    "joined": partial(rewritten, joined=True),
-    "folded joined": partial(rewritten, folded=True, joined=True),
+    "scales apart": partial(rewritten, folded=False),
+    "heads first": partial(rewritten, heads_first=True),
+    "one product": partial(rewritten, joined=True),
+    "flipped": partial(rewritten, turn=flipped),
 }
 
 

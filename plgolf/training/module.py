@@ -107,7 +107,7 @@ class GolfModule(LightningModule):
         device = self.trainer.strategy.root_device
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high")  # TF32 products, as the reference has them.
-            flash.use_installed(torch.cuda.get_device_capability(device))
+            flash.use_installed(device)
         if self.compiled:
             # In place, so that the names in the state dict stay as they are.
             self.gpt.compile(dynamic=False, fullgraph=True)

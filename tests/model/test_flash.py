@@ -1,7 +1,10 @@
+import re
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.nn import attention
-from torch.nn.attention import SDPBackend
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from plgolf.model import flash
 from plgolf.model.causal import gpu_kernels
@@ -29,6 +32,17 @@ def installed(monkeypatch):
     attention.restore_flash_attention_impl(_raise_warn=False)
 
 
+@pytest.fixture
+def gpu(monkeypatch):
+    """Returns a function that makes the CPU pass for a GPU of some capability."""
+
+    def of(capability):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        return torch.device("cpu")
+
+    return of
+
+
 @pytest.mark.parametrize(
     ("names", "capability", "used"),
     [
@@ -40,15 +54,55 @@ def installed(monkeypatch):
         (("FA3", "FA4"), (8, 9), None),
     ],
 )
-def test_the_newest_that_is_installed_and_made_for_the_gpu(installed, names, capability, used):
+def test_the_newest_that_is_installed_and_made_for_the_gpu(installed, gpu, names, capability, used):
     installed(*names)
-    assert flash.use_installed(capability) == used
+    assert flash.use_installed(gpu(capability)) == used
     assert flash.in_use() == used
 
 
-def test_without_one_of_them_nothing_is_in_use():
+def test_without_one_of_them_nothing_is_in_use(gpu):
     # As the packages are here: none of them.
-    assert flash.use_installed((9, 0)) is None and flash.in_use() is None
+    assert flash.use_installed(gpu((9, 0))) is None and flash.in_use() is None
+
+
+def returns_too_many(*_args, **_kwargs):
+    raise ValueError("too many values to unpack (expected 2)\nas versions do that do not go together")
+
+
+def forgets_the_mask(q, k, v, **_kwargs):
+    with sdpa_kernel(SDPBackend.MATH):
+        return attend(q, k, v, enable_gqa=True)
+
+
+attend = F.scaled_dot_product_attention
+
+
+@pytest.mark.parametrize(
+    ("kernel", "fault"),
+    [
+        (returns_too_many, "ValueError: too many values to unpack (expected 2)"),
+        (forgets_the_mask, "its results are off by"),
+    ],
+)
+def test_one_that_fails_its_trial_is_taken_back(installed, gpu, monkeypatch, kernel, fault):
+    installed("FA3", "FA4")
+
+    def broken(q, k, v, **words):
+        return (kernel if q.dtype == torch.bfloat16 and flash.in_use() == "FA4" else attend)(q, k, v, **words)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", broken)
+    message = f"FA4 is installed, but PyTorch's own kernel is used: {fault}"
+    with pytest.warns(UserWarning, match=re.escape(message)):
+        assert flash.use_installed(gpu((9, 0))) == "FA3"
+    assert flash.in_use() == "FA3"
+
+
+def test_one_that_fails_alone_leaves_pytorchs_own(installed, gpu, monkeypatch):
+    installed("FA4")
+    monkeypatch.setattr(F, "scaled_dot_product_attention", returns_too_many)
+    with pytest.warns(UserWarning, match="FA4 is installed"):
+        assert flash.use_installed(gpu((10, 0))) is None
+    assert flash.in_use() is None
 
 
 def test_it_goes_before_cudnn():

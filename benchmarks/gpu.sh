@@ -47,13 +47,13 @@ part() { # NAME SECONDS_AT_MOST PROGRAM ARGUMENTS...
 }
 
 variants=(reference-bfloat16 reference-bfloat16-compiled plgolf-bfloat16-compiled)
-rounds=7 shard_tokens=50000000
-[[ $size == tiny ]] && variants=(reference-bfloat16 plgolf-bfloat16) rounds=2 shard_tokens=20000
+rounds=5 repeat=3 shard_tokens=50000000
+[[ $size == tiny ]] && variants=(reference-bfloat16 plgolf-bfloat16) rounds=2 repeat=1 shard_tokens=20000
 
 part dtypes 60 gpu_checks.py dtypes "${tiny[@]}"
 part syncs 90 gpu_checks.py syncs "${tiny[@]}"
-part step 200 step.py --size "$size" --variants "${variants[@]}" --rounds "$rounds" --shard_tokens "$shard_tokens"
-part attention 60 attention.py --shapes "$size" --dtypes bfloat16 --rounds "$rounds"
+part step 200 step.py --size "$size" --variants "${variants[@]}" --rounds "$rounds" --repeat "$repeat" --shard_tokens "$shard_tokens"
+part attention 60 attention.py --shapes "$size" --dtypes bfloat16 --rounds "$rounds" --repeat "$repeat"
 part optimizer 60 optimizer.py --size "$size" --rounds "$rounds" --eager
 part graphs "$compile_seconds" gpu_checks.py graphs "${tiny[@]}"
 training=$(($(left) - EXPORT))

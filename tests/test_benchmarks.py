@@ -36,6 +36,10 @@ def run(*words: str, timeout: float = 120) -> str:
             "validate.py --dim 32 --layers 1 --seq_len 16 --sequences 5 --batch_sequences 2 --rounds 1",
             ["settings", "dim"],
         ),
+        (
+            "layers.py --size tiny --layers 1 --rounds 2 --eager",
+            ["variants", "scales apart", "forward_backward", "speedup", "median"],
+        ),
         ("attention.py --shapes tiny --rounds 2", ["shapes", "tiny", "bfloat16", "sdpa", "errors", "keys"]),
     ],
 )

@@ -11,6 +11,7 @@ from plgolf import GPT, GPTConfig
 from plgolf.config import config_to_dict
 from plgolf.interop import weight_name_from_reference
 from plgolf.model import AttentionConfig, HeadConfig, MLPConfig
+from plgolf.model.causal import causal_attention
 from plgolf.model.depth import skip_sources
 from plgolf.model.rotary import Rotary, rotate
 from plgolf.roles import Role, param_groups, parameter_roles
@@ -122,6 +123,26 @@ def test_rotation_is_multiplication_by_a_unit_complex_number():
     # x1 cos + x2 sin and -x1 sin + x2 cos turn x1 + i x2 by minus the angle.
     expected = torch.complex(x[..., :4], x[..., 4:]) * torch.polar(torch.ones(5, 4), -angle)
     torch.testing.assert_close(turned, torch.cat((expected.real, expected.imag), -1))
+
+
+def test_the_tables_are_an_operator_that_the_compiler_can_trust():
+    frequencies = Rotary(8, base=100.0).inverse_frequency
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.library.opcheck(torch.ops.plgolf.rotary_tables, (frequencies, 5, dtype))
+
+
+def test_heads_lie_side_by_side_when_they_are_asked(monkeypatch):
+    seen = []
+
+    def attend(*heads):
+        seen.extend(heads)
+        return causal_attention(*heads)
+
+    monkeypatch.setattr("plgolf.model.attention.causal_attention", attend)
+    lively(TINY)(torch.randint(64, (2, 9)))
+    assert len(seen) == 9
+    for heads in seen:  # Kernels return results as queries lie, and out_proj then takes them without a copy.
+        assert heads.shape[::2] == (2, 9) and heads.transpose(1, 2).is_contiguous()
 
 
 def test_a_position_never_sees_what_comes_after_it():

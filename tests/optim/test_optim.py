@@ -12,7 +12,7 @@ from plgolf import GPT, GPTConfig, MuonAdam
 from plgolf.model import HeadConfig
 from plgolf.optim import AdamConfig, Constant, MuonConfig, Progress, Warmdown
 from plgolf.optim.muon_adam import fused_nesterov, nesterov
-from plgolf.optim.orthogonalize import orthogonalize, orthogonalize_all
+from plgolf.optim.orthogonalize import _iterate, _iterate_in_three, orthogonalize, orthogonalize_all
 from plgolf.optim.schedule import momentum_at
 from plgolf.optim.sharing import assign_owners
 from plgolf.roles import param_groups
@@ -50,6 +50,26 @@ def test_stack_and_loop_agree_to_the_bit_on_cpu(dtype):
     stack = orthogonalize_all(matrices, steps=5, dtype=dtype)
     assert set(loop) == set(stack) == set(matrices)
     assert all(torch.equal(loop[i], stack[i]) for i in matrices)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 20), (1, 16, 16)])
+def test_three_kernels_do_what_seven_do(shape):
+    x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
+    gram = x @ x.mT
+    expected = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    for iterate in (_iterate, _iterate_in_three):
+        torch.testing.assert_close(iterate(x), expected)
+
+
+def test_three_kernels_round_less_in_bfloat16():
+    x = torch.randn(4, 64, 128, generator=torch.Generator().manual_seed(0))
+    x = (x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)).bfloat16()
+    exact = _iterate(x.double())
+    error, error_of_seven = (
+        (iterate(x).double() - exact).norm() / exact.norm() for iterate in (_iterate_in_three, _iterate)
+    )
+    assert error < error_of_seven < 0.01
 
 
 def test_lr_factors_are_the_references():

@@ -25,8 +25,8 @@ class _Numbers(NamedTuple):
 
     def facts(self) -> Tensor:
         """Returns the norm of the whole gradient and the losses, float32 (1 + micro-batches,)."""
-        norm = torch.linalg.vector_norm(torch.stack([norm.float() for norm in self.norms.values()]))
-        return torch.stack([norm, *(loss.float() for loss in self.losses)])
+        norm = torch.linalg.vector_norm(torch.stack(list(self.norms.values())).float())
+        return torch.stack([norm, *self.losses]).float()
 
 
 class StepNumbers:
@@ -62,8 +62,9 @@ class StepNumbers:
         self._unread.append(self._now)
 
     def facts(self) -> Tensor:
-        """Returns what the steps that nobody has read yet came to, one after the other, float64 (n,)."""
-        return torch.cat([numbers.facts() for numbers in self._unread]).double()
+        """Returns what the steps that nobody has read yet came to, one after the other, float32 (n,)."""
+        steps = [numbers.facts() for numbers in self._unread]
+        return steps[0] if len(steps) == 1 else torch.cat(steps)
 
     def read(
         self, trainer: Trainer, everyones: Sequence[Sequence[float]], *, stop: bool
@@ -98,7 +99,7 @@ class StepNumbers:
         Raises:
             RunError: it would be the eleventh in a row.
         """
-        everyones = of_all_ranks(self._now.facts().double())
+        everyones = of_all_ranks(self._now.facts())
         problem = _problem(trainer, self._now, everyones, step=trainer.global_step + 1)
         if not problem:
             self._skipped = 0

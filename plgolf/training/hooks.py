@@ -1,4 +1,4 @@
-"""How hooks are called within a step: as Lightning calls them, without what it does for profilers and logs."""
+"""How hooks are called within a step: as Lightning does, but for profilers and debug logs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,9 @@ _OF_BOTH = (
 
 
 class Hooks:
-    """Who does something in which hook of a step, looked up once for many steps.
+    """Who does something in which hook of a step, looked up at its epoch's start and when callbacks change.
+
+    What a callback hangs onto itself later counts from the next epoch on.
 
     Args:
         trainer: the trainer, in a fit.
@@ -61,7 +63,8 @@ class Hooks:
         # Not by nn.Module's __setattr__, which looks for parameters.
         with_log = vars(self._module)
         outer, with_log["_current_fx_name"] = with_log["_current_fx_name"], name
-        output = getattr(owner, name)(*args, **kwargs)
+        hook = getattr(owner, name)
+        output = hook(*args, **kwargs) if callable(hook) else None
         with_log["_current_fx_name"] = outer
         return output
 

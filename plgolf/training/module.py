@@ -9,7 +9,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
-from plgolf.training.learning_rates import LearningRates
 
 from plgolf.config import config_to_dict
 from plgolf.data.byte_counts import ByteCounts
@@ -23,6 +22,7 @@ from plgolf.roles import param_groups
 from plgolf.training import resume
 from plgolf.training.checkpoint import RunCheckpoint
 from plgolf.training.clock import TrainClock
+from plgolf.training.learning_rates import LearningRates
 from plgolf.training.peers import PeerWatch
 from plgolf.training.randomness import seed_generators
 from plgolf.training.rows import has_row, record, training_row

@@ -1,9 +1,9 @@
 """One micro-batch: forward, backward and, with the last one of a step, the optimizer."""
 
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loops.optimization.automatic import Closure, ClosureResult
 from lightning.pytorch.loops.utilities import _block_parallel_sync_behavior
@@ -13,6 +13,29 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from plgolf.training.hooks import Hooks
+
+
+class _Closure(Closure):
+    """What an optimizer gets to call: forward and backward of one micro-batch, which return the loss."""
+
+    def __init__(self, optimization: "Optimization", args: tuple[Any, ...], batch_idx: int) -> None:
+        self._result: ClosureResult | None = None
+        self._optimization, self._args, self._batch_idx = optimization, args, batch_idx
+
+    def closure(self, *args: Any, **kwargs: Any) -> ClosureResult:
+        result = self._optimization.forward(self._args)
+        if result.closure_loss is None:
+            # Lightning's words, for those who have silenced them.
+            said = "`training_step` returned `None`. If this was on purpose, ignore this warning..."
+            self.warning_cache.warn(said)
+        self._optimization.backward(result.closure_loss, self._batch_idx)
+        return result
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor | None:
+        # Most optimizers have seen to it.
+        with nullcontext() if torch.is_grad_enabled() else torch.enable_grad():
+            self._result = self.closure()
+        return self._result.loss
 
 
 class Optimization:
@@ -38,15 +61,7 @@ class Optimization:
         Returns:
             The detached loss and what else ``training_step`` returned; nothing if that was None.
         """
-        args = (batch, batch_idx) if self._takes_index else (batch,)
-        optimizer = self._strategy.optimizers[0]
-        skips = self._automatic._skip_backward
-        first = batch_idx % self._trainer.accumulate_grad_batches == 0
-        closure = Closure(
-            partial(self._training_step, args),
-            None if skips else partial(self._backward, optimizer),
-            partial(self._zero_grad, batch_idx, optimizer) if first and not skips else None,
-        )
+        closure = _Closure(self, (batch, batch_idx) if self._takes_index else (batch,), batch_idx)
         if not self._strategy.handles_gradient_accumulation and self._loop._should_accumulate():
             with _block_parallel_sync_behavior(self._strategy):
                 closure()
@@ -55,16 +70,28 @@ class Optimization:
         result = closure.consume_result()
         return {} if result.loss is None else result.asdict()
 
-    def _training_step(self, args: tuple[Any, ...]) -> ClosureResult:
+    def forward(self, args: tuple[Any, ...]) -> ClosureResult:
+        """Calls ``training_step``."""
         output = self._hooks.call_one(self._strategy, "training_step", *args)
         self._strategy.post_training_step()
         if output is None and self._trainer.world_size > 1:
-            raise RuntimeError("training_step must not return None on several ranks")
+            raise RuntimeError(
+                "Skipping the `training_step` by returning None is not supported on several ranks."
+            )
         accumulation = self._trainer.accumulate_grad_batches
+        if isinstance(output, Tensor):
+            return ClosureResult(output / accumulation)
         return ClosureResult.from_training_step_output(output, accumulation)
 
-    def _backward(self, optimizer: Optimizer, loss: Tensor) -> None:
-        self._hooks.call_one(self._strategy, "backward", loss, optimizer)
+    def backward(self, loss: Tensor | None, batch_idx: int) -> None:
+        """Makes the gradients, of nothing else at the start of a step; Lightning's tuners want none."""
+        if self._automatic._skip_backward:
+            return
+        optimizer = self._strategy.optimizers[0]
+        if batch_idx % self._trainer.accumulate_grad_batches == 0:
+            self._zero_grad(batch_idx, optimizer)
+        if loss is not None:
+            self._hooks.call_one(self._strategy, "backward", loss, optimizer)
 
     def _zero_grad(self, batch_idx: int, optimizer: Optimizer) -> None:
         progress = self._automatic.optim_progress.optimizer.zero_grad

@@ -42,7 +42,7 @@ class StepLoop(_TrainingEpochLoop):
     def __init__(self, trainer: Trainer, replaced: _TrainingEpochLoop) -> None:
         super().__init__(trainer)
         # Its own parts and counters, so that whoever holds them holds these.
-        vars(self).update(vars(replaced))
+        self.__dict__.update(vars(replaced))
         self._results: _Logged = _Logged(training=True)
         self._hooks: Hooks | None = None
         self._optimization: Optimization | None = None
@@ -86,7 +86,8 @@ class StepLoop(_TrainingEpochLoop):
 
         outputs, goes_on = None, True
         if batch is None:
-            self._warning_cache.warn("train_dataloader yielded None: the batch is passed over")
+            said = "train_dataloader yielded None. If this was on purpose, ignore this warning..."
+            self._warning_cache.warn(said)
         else:
             goes_on = hooks.call("on_train_batch_start", batch, batch_idx) != -1
             hooks.call_one(self.trainer.strategy, "on_train_batch_start", batch, batch_idx)

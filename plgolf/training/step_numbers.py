@@ -24,9 +24,12 @@ class _Numbers(NamedTuple):
     norms: dict[str, Tensor]
 
     def facts(self) -> Tensor:
-        """Returns the norm of the whole gradient and the losses, float32 (1 + micro-batches,)."""
-        norm = torch.linalg.vector_norm(torch.stack(list(self.norms.values())).float())
-        return torch.stack([norm, *self.losses]).float()
+        """Returns the norms and the losses, float32 (n,)."""
+        return torch.stack([*self.norms.values(), *self.losses]).float()
+
+    def of(self, facts: Sequence[float]) -> list[float]:
+        """Returns the norm of the whole gradient and the losses, as ``facts`` have them."""
+        return [math.hypot(*facts[: len(self.norms)]), *facts[len(self.norms) :]]
 
 
 class StepNumbers:
@@ -81,7 +84,10 @@ class StepNumbers:
         """
         unread, self._unread = self._unread, []
         width = len(everyones[0]) // len(unread)
-        steps = [[row[i * width : (i + 1) * width] for row in everyones] for i in range(len(unread))]
+        steps = [
+            [numbers.of(row[i * width : (i + 1) * width]) for row in everyones]
+            for i, numbers in enumerate(unread)
+        ]
         for ago, (numbers, ranks) in enumerate(zip(unread, steps, strict=True), 1 - len(unread)):
             problem = stop and _problem(trainer, numbers, ranks, step=trainer.global_step + ago)
             if problem:
@@ -99,7 +105,7 @@ class StepNumbers:
         Raises:
             RunError: it would be the eleventh in a row.
         """
-        everyones = of_all_ranks(self._now.facts())
+        everyones = [self._now.of(facts) for facts in of_all_ranks(self._now.facts())]
         problem = _problem(trainer, self._now, everyones, step=trainer.global_step + 1)
         if not problem:
             self._skipped = 0

@@ -1,243 +1,39 @@
-"""plgolf's loop over micro-batches does what Lightning's own does: hooks, arguments, counters, logs, files."""
+"""plgolf's loop over micro-batches does what Lightning's does: hooks, arguments, counters, logs, files."""
 
-import copy
-import csv
-import functools
-import itertools
 import logging
+import os
+import pickle
 import shutil
-from pathlib import Path
+import sys
 
 import pytest
-import torch
 from golden_run import golden_data, golden_module, trainer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import (
-    EarlyStopping,
-    LambdaCallback,
-    LearningRateMonitor,
-    ModelCheckpoint,
-    Timer,
-)
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.profilers import SimpleProfiler
+from noted_fits import (
+    FALLEN_BACK,
+    LIGHTNINGS,
+    OURS,
+    NoLoss,
+    OneArgument,
+    OwnHooks,
+    TransferringData,
+    assert_alike,
+    run,
+)
 from processes import ranks, succeed
 from runs import assert_same, load
+from torch.nn.parallel import DistributedDataParallel
 
-from plgolf.data.stream import Batch
-from plgolf.optim import Warmdown
-from plgolf.training import GolfModule, RunCheckpoint, ShardDataModule, TrainClock, ordinary, step_loop
+from plgolf.training import GolfModule, ShardDataModule, TrainClock, ordinary
 from plgolf.training.step_loop import StepLoop
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{text}")
     for text in ("Trying to infer the `batch_size`", "`training_step` returned `None`")
 ]
-HOOKS = [name for name in dir(Callback) if name.startswith("on_") and "exception" not in name]
-EVENTS = []
-
-
-def summary(value):
-    """What can be compared of a hook's argument."""
-    if isinstance(value, torch.Tensor):
-        return str(value.tolist())  # A NaN is like another one.
-    if isinstance(value, (Batch, list, tuple)):
-        return [summary(part) for part in value]
-    if isinstance(value, dict):
-        return {name: summary(part) for name, part in value.items() if isinstance(part, torch.Tensor)}
-    return value if isinstance(value, (int, float, str)) else type(value).__name__
-
-
-def note(fit, who, name, *args, **kwargs):
-    """Notes a hook, where ``log`` would say that it came from, its arguments and all counters then."""
-    module, connector = fit.lightning_module, fit._logger_connector
-    seen = (connector._callback_metrics, connector._logged_metrics, connector._progress_bar_metrics)
-    EVENTS.append(
-        (
-            *(who, name, module._current_fx_name, [summary(arg) for arg in args], summary(kwargs)),
-            *(fit.global_step, copy.deepcopy(fit.fit_loop.state_dict()), summary(seen)),
-            *(fit._results and fit._results.batch is None, connector._first_loop_iter, fit.should_stop),
-        )
-    )
-
-
-def noting(who, name, method):
-    @functools.wraps(method)
-    def noted(self, *args, **kwargs):
-        fit = self.trainer if isinstance(self, LightningModule | ShardDataModule) else args[0]
-        note(fit, who, name, *args, **kwargs)
-        return method(self, *args, **kwargs)
-
-    return noted
-
-
-class EveryHook(Callback):
-    """Has them all, and logs in those of a step."""
-
-    loops = set()
-
-    def on_before_backward(self, fit, module, loss):
-        module.log("backward", loss, on_step=True, on_epoch=True, logger=True)
-
-    def on_train_batch_end(self, fit, module, outputs, batch, batch_idx):
-        loop = fit.fit_loop.epoch_loop
-        self.loops.add((type(loop).__name__, getattr(loop, "_hooks", None) is not None))
-        if batch_idx % 3 == 0:
-            module.log("third", float(batch_idx), prog_bar=True)
-
-
-for hook in HOOKS:
-    setattr(EveryHook, hook, noting("callback", hook, getattr(EveryHook, hook)))
-
-
-class OwnHooks(GolfModule):
-    """A module that overrides what Lightning lets it."""
-
-    def on_train_batch_start(self, batch, batch_idx):
-        self.log("start", batch_idx, on_step=True)
-        return super().on_train_batch_start(batch, batch_idx)
-
-    def training_step(self, batch, batch_idx):
-        loss = super().training_step(batch, batch_idx)
-        self.log("loss", loss, on_step=True, on_epoch=True, prog_bar=True)
-        return {"loss": loss, "twice": 2 * loss.detach()}
-
-    def backward(self, loss):
-        self.log_dict({"in/backward": loss.detach()}, on_step=True, on_epoch=False)
-        loss.backward()
-
-    def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure):
-        optimizer.step(closure=optimizer_closure)
-
-    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
-        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-
-
-for hook in (
-    *("on_train_batch_start", "on_train_batch_end", "training_step", "backward", "optimizer_step"),
-    *("on_before_zero_grad", "optimizer_zero_grad", "on_before_backward", "on_after_backward"),
-    *("on_before_optimizer_step", "configure_gradient_clipping", "lr_scheduler_step"),
-    *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
-    *("on_validation_model_zero_grad", "on_train_epoch_end", "on_train_epoch_start"),
-):
-    setattr(OwnHooks, hook, noting("module", hook, getattr(OwnHooks, hook)))
-
-
-class OneArgument(GolfModule):
-    def training_step(self, batch):
-        note(self.trainer, "module", "training_step")
-        return super().training_step(batch, 0)
-
-
-class NoLoss(GolfModule):
-    """Without one in every third micro-batch, and with too few in the third epoch."""
-
-    def training_step(self, batch, batch_idx):
-        loss = super().training_step(batch, batch_idx)
-        return None if batch_idx % 3 == 2 else loss
-
-    def on_train_batch_start(self, batch, batch_idx):
-        super().on_train_batch_start(batch, batch_idx)
-        return -1 if self.current_epoch == 2 and batch_idx == 1 else None
-
-    def on_before_optimizer_step(self, optimizer):
-        """Looks at no gradients, of which there may be none."""
-
-    def lr_scheduler_step(self, scheduler, metric):
-        scheduler.step()
-
-
-class TransferringData(ShardDataModule):
-    def transfer_batch_to_device(self, batch, device, dataloader_idx):
-        note(self.trainer, "data", "transfer_batch_to_device", batch, dataloader_idx)
-        return batch.to(device)
-
-
-class Comes(Callback):
-    """Brings another callback into the middle of a fit, and takes it away again."""
-
-    def __init__(self):
-        self.guest = LambdaCallback(
-            on_after_backward=lambda fit, module: note(fit, "guest", "on_after_backward"),
-            on_train_batch_end=lambda fit, module, *args: note(fit, "guest", "end", *args),
-        )
-
-    def on_train_batch_end(self, fit, module, outputs, batch, batch_idx):
-        if batch_idx == 1:
-            fit.callbacks = [self.guest, *fit.callbacks]
-        if batch_idx == 4:
-            fit.callbacks.remove(self.guest)
-
-
-class Stops(Callback):
-    def on_train_batch_end(self, fit, module, outputs, batch, batch_idx):
-        fit.should_stop = fit.should_stop or batch_idx == 5
-
-
-def callbacks_named(names, folder):
-    makers = {
-        "comes": Comes,
-        "stops": Stops,
-        "lambda": lambda: LambdaCallback(
-            on_before_optimizer_step=lambda fit, module, optimizer: note(fit, "lambda", "before", optimizer)
-        ),
-        "rates": lambda: LearningRateMonitor(logging_interval="step"),
-        "early": lambda: EarlyStopping("loss_epoch", strict=False, check_on_train_epoch_end=True),
-        "files": lambda: ModelCheckpoint(str(folder / "files"), every_n_train_steps=2, save_top_k=-1),
-        "timer": lambda: Timer(duration={"hours": 1}),
-    }
-    return [makers[name]() for name in names]
-
-
-def run(folder, kind, data_kind, callbacks, accumulation, val_every_steps, ckpt_path=None, **asked):
-    """Makes a fit; returns what happened, what it logged, its last checkpoint and how its steps went."""
-    shutil.rmtree(folder, ignore_errors=True)
-    EVENTS.clear()
-    EveryHook.loops = set()
-    clock, ticks = TrainClock(), itertools.count()
-    clock.now = lambda: next(ticks) / 1000
-    torch.manual_seed(3)
-    save = RunCheckpoint(dir=str(folder), every_steps=2, keep=99)
-    named = callbacks_named(callbacks, folder)
-    fit = trainer(
-        folder,
-        *(clock, EveryHook(), *named, save),
-        **{"enable_checkpointing": True, "log_every_n_steps": 2, "max_steps": 6, **asked},
-        logger=CSVLogger(str(folder), name="logs", flush_logs_every_n_steps=1),
-    )
-    module, plain = golden_module(newton_schulz_dtype="float32"), GolfModule
-    module.schedule = Warmdown(steps=4)
-    module.__class__ = kind or plain
-    data = golden_data(
-        global_batch_tokens=8 * 64 * accumulation,
-        kind=data_kind,
-        val_every_steps=val_every_steps,
-        val_max_tokens=449,
-    )
-    fit.fit(module, data, ckpt_path=ckpt_path)
-    fit.save_checkpoint(folder / "end.ckpt")
-    with next((folder / "logs").glob("*/metrics.csv")).open() as file:
-        rows = list(csv.DictReader(file))
-    files = {path.relative_to(folder): load(path) for path in folder.rglob("*.ckpt")}
-    shown = (fit.callback_metrics, fit.logged_metrics, fit.progress_bar_metrics)
-    return list(EVENTS), rows, files, summary(shown), EveryHook.loops
-
-
-def assert_alike(left, right):
-    for i, (ours, theirs) in enumerate(zip(left[0], right[0], strict=False)):
-        assert ours[:2] == theirs[:2], f"event {i}"
-        assert_same(ours, theirs, f"event {i}: {ours[:2]}")
-    assert len(left[0]) == len(right[0])
-    assert left[1] == right[1]
-    assert left[2].keys() == right[2].keys() and len(left[2]) > 1
-    for name, file in left[2].items():
-        for checkpoint in (file, right[2][name]):
-            for state in checkpoint["callbacks"].values():
-                state.pop("time_elapsed", None)
-        assert_same(file, right[2][name], str(name))
-    assert left[3] == right[3]
 
 
 @pytest.fixture
@@ -246,11 +42,13 @@ def both(tmp_path, monkeypatch):
 
     def compare(kind=GolfModule, data_kind=ShardDataModule, callbacks=(), **asked):
         asked = {"accumulation": 2, "val_every_steps": 0, **asked}
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
         ours = run(tmp_path / "run", kind, data_kind, callbacks, **asked)
+        shutil.rmtree(tmp_path / "run")
         with monkeypatch.context() as patch:
             patch.setattr(StepLoop, "put_in_place", lambda fit: None)
             theirs = run(tmp_path / "run", kind, data_kind, callbacks, **asked)
-        assert (ours[-1], theirs[-1]) == ({("StepLoop", True)}, {("_TrainingEpochLoop", False)})
+        assert theirs[-1] == {LIGHTNINGS}
         assert_alike(ours, theirs)
         return ours
 
@@ -261,8 +59,8 @@ def both(tmp_path, monkeypatch):
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_modules(kind, accumulation, both):
     epochs = {"limit_train_batches": 4, "max_epochs": 4, "max_steps": -1} if kind is NoLoss else {}
-    events = both(kind, accumulation=accumulation, val_every_steps=0 if epochs else 2, **epochs)[0]
-    assert len(events) > 60
+    events, *_, loops = both(kind, accumulation=accumulation, val_every_steps=0 if epochs else 2, **epochs)
+    assert loops == {OURS} and len(events) > 60
     if kind is OwnHooks:
         assert {name for who, name, *_ in events if who == "module"} >= {"optimizer_zero_grad", "backward"}
 
@@ -278,12 +76,18 @@ def test_modules(kind, accumulation, both):
         {"callbacks": ["early", "files"], "kind": OwnHooks, "limit_train_batches": 2, "max_epochs": 5},
         {"data_kind": TransferringData, "kind": OwnHooks},
         {"log_every_n_steps": 0},
-        {"log_every_n_steps": 1, "kind": OwnHooks, "val_every_steps": 1, "min_steps": 4, "callbacks": ["stops"]},
+        {
+            "log_every_n_steps": 1,
+            "kind": OwnHooks,
+            "val_every_steps": 1,
+            "min_steps": 4,
+            "callbacks": ["stops"],
+        },
     ],
     ids=str,
 )
 def test_settings_and_callbacks(asked, both):
-    both(**asked)
+    assert both(**asked)[-1] == {OURS}
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
@@ -299,4 +103,106 @@ def test_settings_and_callbacks(asked, both):
     max_steps=st.integers(1, 5),
 )
 def test_anything(both, **asked):
+    assert both(**asked)[-1] == {OURS}
+
+
+def test_what_is_not_ordinary_goes_lightnings_own_way(both, tmp_path, monkeypatch):
+    # A profiler's report names hooks, and the batches that were fetched, as Lightning does.
+    profiler = SimpleProfiler()
+    assert both(kind=OwnHooks, profiler=profiler)[-1] == {FALLEN_BACK}
+    assert "[_TrainingEpochLoop].train_dataloader_next" in profiler.recorded_durations
+    assert "[_TrainingEpochLoop].train_dataloader_next" in profiler.summary()
+    with monkeypatch.context() as patch:
+        patch.setattr(ordinary, "KNOWN", "another Lightning's")
+        assert both()[-1] == {FALLEN_BACK}
+    log = logging.getLogger("lightning.pytorch.trainer.call")
+    log.setLevel(logging.DEBUG)
+    try:
+        assert both()[-1] == {FALLEN_BACK}
+    finally:
+        log.setLevel(logging.NOTSET)
+
+
+def test_this_lightning_is_known():
+    """Fails for one whose steps are others: compare them with ``StepLoop``, and note the digest."""
+    assert ordinary.digest() == ordinary.KNOWN
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_resumed_run_goes_on_alike(step, both, tmp_path):
+    asked = {"kind": OwnHooks, "val_every_steps": 2, "max_steps": 6}
     both(**asked)
+    start = tmp_path / "start.ckpt"
+    shutil.copy(tmp_path / "run" / f"step-{step:06}.ckpt", start)
+    # The first micro-batch goes Lightning's own way, which knows how to restart.
+    assert both(ckpt_path=str(start), **asked)[-1] == {OURS}
+
+
+def test_the_trainer_has_its_own_precision_back_and_fits_again(tmp_path):
+    fit = trainer(tmp_path, TrainClock(), max_steps=1)
+    precision, data = fit.precision_plugin, golden_data()
+    fit.fit(golden_module(newton_schulz_dtype="float32"), data)
+    loop = fit.fit_loop.epoch_loop
+    assert type(loop) is StepLoop and fit.precision_plugin is precision
+    fit.fit_loop.epoch_loop.max_steps = 2
+    fit.fit(golden_module(newton_schulz_dtype="float32"), data)
+    assert fit.fit_loop.epoch_loop is loop and fit.global_step == 2
+
+
+COLLECTIVES = ("broadcast", "broadcast_object_list", "all_reduce", "all_gather", "barrier")
+
+
+def one_rank(folder, lightnings, profiler):
+    """Fits on this rank, and notes which collectives Lightning calls within steps."""
+    import torch.distributed as dist
+
+    if lightnings:
+        StepLoop.put_in_place = lambda fit: None
+    called, within = [], []
+
+    def wrapped(name):
+        collective = getattr(dist, name)
+
+        def noted(*args, **kwargs):
+            caller = sys._getframe(1).f_globals["__name__"]
+            if within and caller.startswith("lightning."):
+                called.append(name)
+            return collective(*args, **kwargs)
+
+        setattr(dist, name, noted)
+
+    for name in COLLECTIVES:
+        wrapped(name)
+    advance, no_sync = _TrainingEpochLoop.run, DistributedDataParallel.no_sync
+    blocked = []
+
+    def running(loop, fetcher):
+        within.append(True)
+        advance(loop, fetcher)
+        within.clear()
+
+    _TrainingEpochLoop.run = running
+    DistributedDataParallel.no_sync = lambda ddp: blocked.append(1) or no_sync(ddp)
+    asked = {"profiler": SimpleProfiler()} if profiler else {}
+    events, *_, loops = run(
+        *(folder, GolfModule, ShardDataModule, ()),
+        **{"accumulation": 4, "val_every_steps": 0, "devices": 2, "strategy": "ddp", "max_steps": 3, **asked},
+    )
+    found = (called, len(blocked), loops, events)
+    (folder / f"rank{os.environ['RANK']}.pkl").write_bytes(pickle.dumps(found))
+
+
+@pytest.mark.parametrize("profiler", [False, True])
+def test_ranks_share_nothing_of_lightnings_between_micro_batches(profiler, tmp_path):
+    found = {}
+    for lightnings in (False, True):
+        folder = tmp_path / str(lightnings)
+        succeed(ranks(one_rank, 2, folder, lightnings, profiler, folder=folder))
+        found[lightnings] = [pickle.loads((folder / f"rank{r}.pkl").read_bytes()) for r in range(2)]
+    for ours, theirs in zip(found[False], found[True], strict=True):
+        assert theirs[0].count("broadcast") >= 6, "Lightning has stopped to: the test shows nothing"
+        assert ours[0] == ["barrier", "barrier"], "one behind each checkpoint"
+        assert ours[1] == theirs[1] > 0
+        assert (ours[2], theirs[2]) == ({FALLEN_BACK if profiler else OURS}, {LIGHTNINGS})
+        assert_same(ours[3], theirs[3])
+    assert_same(load(tmp_path / "False" / "end.ckpt"), load(tmp_path / "True" / "end.ckpt"))

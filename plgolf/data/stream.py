@@ -40,9 +40,8 @@ class Batch(NamedTuple):
         return self._with_each(Tensor.pin_memory)
 
     def _with_each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        parts: dict[str, Any] = self._asdict()
-        changed = {name: change(part) for name, part in parts.items() if isinstance(part, Tensor)}
-        return Batch(**{**parts, **changed})
+        parts: list[Any] = [change(part) if isinstance(part, Tensor) else part for part in self]
+        return Batch(*parts)
 
 
 @dataclass(frozen=True)

@@ -18,18 +18,20 @@ def ranks() -> tuple[int, int]:
     return dist.get_rank(), dist.get_world_size()
 
 
-def of_all_ranks(values: Tensor) -> list[list[float]]:
-    """Gives every rank the numbers of all.
+def of_all_ranks(values: Tensor, known: Sequence[float] = ()) -> list[list[float]]:
+    """Gives every rank the numbers of all; every rank must call this at the same time.
 
     Args:
-        values: floating point (n,), the same n on every rank; every rank must call this at the same time.
+        values: floating point (n,), the same n on every rank; computed by the device, which is waited for.
+        known: numbers that are known already, as many on every rank, to come before them.
 
     Returns:
         The numbers by rank.
     """
     world_size = ranks()[1]
     if world_size == 1:
-        return [values.tolist()]
+        return [[*known, *values.tolist()]]
+    values = torch.cat((torch.tensor(known, dtype=torch.float64, device=values.device), values.double()))
     everyones = values.new_empty(world_size * values.numel())
     _all_gather(everyones, values)
     by_rank: list[list[float]] = everyones.view(world_size, -1).tolist()

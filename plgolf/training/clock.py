@@ -84,9 +84,9 @@ class TrainClock(Callback):
         readers = (c for c in trainer.callbacks if isinstance(c, ReadsSteps))  # type: ignore[attr-defined]
         return any(reader.reads_step(trainer.global_step) for reader in readers)
 
-    def facts(self, device: torch.device) -> torch.Tensor:
-        """Returns what this rank has to tell: its reading and the signal it got, float64 (2,)."""
-        return torch.tensor([self._read(), self.signals.received], dtype=torch.float64, device=device)
+    def facts(self) -> list[float]:
+        """Returns what this rank has to tell: its reading and the signal it got."""
+        return [self._read(), self.signals.received]
 
     def agree(self, everyones: list[list[float]]) -> None:
         """Takes the facts of all ranks after a step, so that all of them go on alike."""
@@ -104,7 +104,7 @@ class TrainClock(Callback):
 
     def agree_to_stop(self, device: torch.device) -> None:
         """Shares the signals alone, where no step has ended; every rank calls it at the same time."""
-        self._take_signals(signum for _, signum in of_all_ranks(self.facts(device)))
+        self._take_signals(signum for _, signum in of_all_ranks(torch.empty(0, device=device), self.facts()))
 
     def _take_signals(self, signums: Iterable[float]) -> None:
         self.stopped_by = int(next((signum for signum in signums if signum), 0))

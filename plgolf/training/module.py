@@ -6,11 +6,9 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from plgolf.config import config_to_dict
 from plgolf.data.byte_counts import ByteCounts
@@ -24,11 +22,12 @@ from plgolf.roles import param_groups
 from plgolf.training import resume
 from plgolf.training.checkpoint import RunCheckpoint
 from plgolf.training.clock import TrainClock
+from plgolf.training.learning_rates import LearningRates
 from plgolf.training.peers import PeerWatch
-from plgolf.training.profiling import NoProfiler
 from plgolf.training.randomness import seed_generators
 from plgolf.training.rows import has_row, record, training_row
 from plgolf.training.score import Score, score_batch
+from plgolf.training.step_loop import StepLoop
 from plgolf.training.step_numbers import StepNumbers
 from plgolf.training.warmup import CompileWarmup
 
@@ -79,8 +78,8 @@ class GolfModule(LightningModule):
         self._validated_step = -1
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning sets this forty times a step: no parameter, for nn.Module to look for.
-        if name == "_current_fx_name":
+        # Set in each step: no parameters, for nn.Module to look for.
+        if name in ("train_loss", "gradient_norm", "lr_factor", "val_score"):
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
@@ -125,7 +124,7 @@ class GolfModule(LightningModule):
             {name: value for name, value in group.items() if name not in ("params", "step")}
             for group in optimizer.param_groups
         ]
-        scheduler = LambdaLR(optimizer, factor)
+        scheduler = LearningRates(optimizer, factor)
         # LearningRateMonitor appends each group's name: lr/matrix, lr/embedding and so on.
         return {
             "optimizer": optimizer,
@@ -134,6 +133,8 @@ class GolfModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         self.check(self.trainer)
+        if stage == "fit":
+            StepLoop.put_in_place(self.trainer)
         self._seed = None  # Until a checkpoint says otherwise.
         self.val_score, self._validated_step = None, -1
 
@@ -141,8 +142,6 @@ class GolfModule(LightningModule):
         seed = torch.initial_seed() % 2**63 if self._seed is None else self._seed
         self._seed = self.trainer.strategy.broadcast(seed)
         self._numbers = StepNumbers(dict(self.gpt.named_parameters()))
-        if type(self.trainer.profiler) is PassThroughProfiler:  # type: ignore[attr-defined]
-            self.trainer.profiler = NoProfiler()  # type: ignore[attr-defined]
 
     def on_train_start(self) -> None:
         resume.check_same_start(self.trainer)
@@ -177,7 +176,7 @@ class GolfModule(LightningModule):
         clock, trainer = TrainClock.of(self.trainer), self.trainer
         self._numbers.end()
         if clock.is_due(trainer) or has_row(trainer):
-            everyones = of_all_ranks(torch.cat((clock.facts(self.device), self._numbers.facts())))
+            everyones = of_all_ranks(self._numbers.facts(), clock.facts())
             clock.agree([row[:2] for row in everyones])
             self.train_loss, self.gradient_norm = self._numbers.read(
                 trainer, [row[2:] for row in everyones], stop=self.nonfinite == "stop"

@@ -1,11 +1,7 @@
-"""Lightning's profilers by their short names, with their reports in the run's folder; and no profiler."""
-
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+"""Lightning's profilers by their short names, with their reports in the run's folder."""
 
 from lightning.pytorch.profilers import (
     AdvancedProfiler,
-    PassThroughProfiler,
     Profiler,
     PyTorchProfiler,
     SimpleProfiler,
@@ -30,12 +26,3 @@ def profiler_named(name: str, folder: str) -> Profiler | str:
     """
     kind = _PROFILERS.get(name)
     return name if kind is None else kind(dirpath=folder, filename="profile")
-
-
-class NoProfiler(PassThroughProfiler):
-    """Lightning's default without its cost: that one makes a generator for each callback of each hook."""
-
-    _nothing: AbstractContextManager[None] = nullcontext()
-
-    def profile(self, action_name: str) -> Any:
-        return self._nothing

@@ -24,9 +24,12 @@ class _Numbers(NamedTuple):
     norms: dict[str, Tensor]
 
     def facts(self) -> Tensor:
-        """Returns the norm of the whole gradient and the losses, float32 (1 + micro-batches,)."""
-        norm = torch.linalg.vector_norm(torch.stack([norm.float() for norm in self.norms.values()]))
-        return torch.stack([norm, *(loss.float() for loss in self.losses)])
+        """Returns the norms and the losses, float32 (n,)."""
+        return torch.stack([*self.norms.values(), *self.losses]).float()
+
+    def of(self, facts: Sequence[float]) -> list[float]:
+        """Returns the norm of the whole gradient and the losses, as ``facts`` have them."""
+        return [math.hypot(*facts[: len(self.norms)]), *facts[len(self.norms) :]]
 
 
 class StepNumbers:
@@ -62,8 +65,9 @@ class StepNumbers:
         self._unread.append(self._now)
 
     def facts(self) -> Tensor:
-        """Returns what the steps that nobody has read yet came to, one after the other, float64 (n,)."""
-        return torch.cat([numbers.facts() for numbers in self._unread]).double()
+        """Returns what the steps that nobody has read yet came to, one after the other, float32 (n,)."""
+        steps = [numbers.facts() for numbers in self._unread]
+        return steps[0] if len(steps) == 1 else torch.cat(steps)
 
     def read(
         self, trainer: Trainer, everyones: Sequence[Sequence[float]], *, stop: bool
@@ -80,7 +84,10 @@ class StepNumbers:
         """
         unread, self._unread = self._unread, []
         width = len(everyones[0]) // len(unread)
-        steps = [[row[i * width : (i + 1) * width] for row in everyones] for i in range(len(unread))]
+        steps = [
+            [numbers.of(row[i * width : (i + 1) * width]) for row in everyones]
+            for i, numbers in enumerate(unread)
+        ]
         for ago, (numbers, ranks) in enumerate(zip(unread, steps, strict=True), 1 - len(unread)):
             problem = stop and _problem(trainer, numbers, ranks, step=trainer.global_step + ago)
             if problem:
@@ -98,7 +105,7 @@ class StepNumbers:
         Raises:
             RunError: it would be the eleventh in a row.
         """
-        everyones = of_all_ranks(self._now.facts().double())
+        everyones = [self._now.of(facts) for facts in of_all_ranks(self._now.facts())]
         problem = _problem(trainer, self._now, everyones, step=trainer.global_step + 1)
         if not problem:
             self._skipped = 0

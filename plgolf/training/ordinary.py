@@ -15,6 +15,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
+from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection, _ResultMetric
 
 REPLACED = (
     *(_TrainingEpochLoop.run, _TrainingEpochLoop.advance, _TrainingEpochLoop.on_advance_end),
@@ -24,11 +25,11 @@ REPLACED = (
     *(Precision.pre_backward, Precision.post_backward, Precision._after_closure, Precision._clip_gradients),
     *(call._call_callback_hooks, call._call_lightning_module_hook, call._call_strategy_hook),
     *(_LoggerConnector.on_batch_start, _LoggerConnector.on_batch_end),
-    _LoggerConnector.update_train_step_metrics,
+    *(_LoggerConnector.update_train_step_metrics, _ResultCollection.log, _ResultMetric),
 )
 """What of Lightning's is done otherwise in a step."""
 
-KNOWN = "a51b48dce167a6ec68c7d65e6d84eabf7084fff54c50f3009e9bbe4bdf58e20e"
+KNOWN = "2d47cd44dd51be878efdc57af14cbf2db86a245df62700fc3cfa16d5855c9f57"
 """Of Lightning 2.6.1 to 2.6.6."""
 
 

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
-from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection
+from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection, _ResultMetric
 
 from plgolf.data.stream import Batch
 from plgolf.training.hooks import Hooks
@@ -13,10 +14,25 @@ from plgolf.training.optimization import Optimization, StepPrecision
 from plgolf.training.ordinary import is_ordinary, moves_batches_itself
 
 
+class _LoggedValue(_ResultMetric):
+    """A number that was logged. Lightning moves it with each new one, and copies what it knows of it."""
+
+    def to(self, device: torch.device, *args: Any, **kwargs: Any) -> _ResultMetric:  # type: ignore[override]
+        there = self.value.device == device and (
+            not self.meta.is_mean_reduction or self.cumulated_batch_size.device == device
+        )
+        return self if there else super().to(device, *args, **kwargs)
+
+
 class _Logged(_ResultCollection):
     """What was logged in an epoch, and whether that is news."""
 
     changed = True
+
+    def __setitem__(self, key: str, metric: _ResultMetric) -> None:
+        if metric.is_tensor and type(metric) is _ResultMetric:
+            metric.__class__ = _LoggedValue
+        super().__setitem__(key, metric)
 
     def update_metrics(self, key: str, value: Any, batch_size: int) -> None:
         self.changed = True

@@ -184,11 +184,13 @@ def test_two_processes_train_as_one(micro, golden_recipe, tmp_path):
         for ranks in (1, 2)
     ]
     for name, tensor in saved[0]["state_dict"].items():
-        difference = tensor - saved[1]["state_dict"][name]
-        assert difference.norm() <= 1e-5 * tensor.norm(), name
+        difference = (tensor - saved[1]["state_dict"][name]).abs()
         # Sums over 16 sequences at once round unlike two of 8, and where a gradient is as small as Adam's
         # eps the rounding decides the step; with the same micro-batches nothing of the kind happens.
-        assert difference.abs().max() <= (1e-5 if micro == 8 else 1e-3), name
+        decided_by_rounding = difference > 1e-5
+        assert decided_by_rounding.sum() <= (0 if micro == 8 else 1e-3 * tensor.numel()), name
+        assert difference.max() <= 1e-3, name
+        assert difference[~decided_by_rounding].norm() <= 1e-5 * tensor.norm(), name
     # All momentum is there, though each rank kept only its own.
     states = [checkpoint["optimizer_states"][0]["state"] for checkpoint in saved]
     assert set(states[0]) == set(states[1])

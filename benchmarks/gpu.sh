@@ -3,20 +3,22 @@
 #
 #   benchmarks/gpu.sh OUT [--data ROOT [--tokenizer FILE]] [--tiny]
 #
-# Needs torch, lightning, sentencepiece and torchmetrics, no network and no installation. Checks dtypes, waits
-# for the device, and compiled graphs; measures whole steps of the baseline recipe on random shards, attention
-# backends with their errors and the optimizer; then trains three minutes on the shards in ROOT, or on the
-# bytes of the standard library. A part that fails is reported, and the rest goes on. Writes OUT/gpu.json, and a log and
-# a JSON file of each part. Ends with 0 if no part has failed. --tiny is for tests, on a CPU too.
+# Needs torch, lightning, sentencepiece and torchmetrics, no network and no installation. Checks dtypes and
+# waits for the device; measures whole steps of the baseline recipe on random shards, what the Trainer adds to
+# them, attention backends with their errors and the optimizer; then trains three minutes on the shards in
+# ROOT, or on the bytes of the standard library, and counts the graphs. A part that fails is reported, and the
+# rest goes on. Writes OUT/gpu.json, and a log and a JSON file of each part. Ends with 0 if no part has failed.
+# --tiny is for tests, on a CPU too.
 set -uo pipefail
 
-readonly LIMIT=540 EXPORT=40
+# Seconds of everything, and of what the last part takes beside its training.
+readonly LIMIT=540 BESIDE=70
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-out="" tiny=() data=() size=baseline seconds=180 compile_seconds=120
+out="" tiny=() data=() size=baseline seconds=180
 while (($#)); do
   case $1 in
-    --tiny) tiny=(--tiny) size=tiny seconds=3 compile_seconds=300 ;;
+    --tiny) tiny=(--tiny) size=tiny seconds=3 ;;
     --data) data+=(--data "$2"); shift ;;
     --tokenizer) data+=(--tokenizer "$2"); shift ;;
     -*) echo "gpu.sh: no option $1" >&2; exit 2 ;;
@@ -46,17 +48,20 @@ part() { # NAME SECONDS_AT_MOST PROGRAM ARGUMENTS...
   echo "$name: $([[ $code == 0 ]] && echo done || echo "FAILED with $code") after $((SECONDS - began)) s"
 }
 
-variants=(reference-bfloat16 reference-bfloat16-compiled plgolf-bfloat16-compiled)
-rounds=5 repeat=3 shard_tokens=50000000
-[[ $size == tiny ]] && variants=(reference-bfloat16 plgolf-bfloat16) rounds=2 repeat=1 shard_tokens=20000
+variants=(reference-bfloat16-compiled plgolf-bfloat16-compiled)
+rounds=5 repeat=3 shard_tokens=50000000 trainer=(--size "$size" --rounds 5 --steps 5)
+[[ $size == tiny ]] && {
+  variants=(reference-bfloat16 plgolf-bfloat16) rounds=2 repeat=1 shard_tokens=20000
+  trainer=(--rounds 1 --steps 5)
+}
 
 part dtypes 60 gpu_checks.py dtypes "${tiny[@]}"
 part syncs 90 gpu_checks.py syncs "${tiny[@]}"
 part step 200 step.py --size "$size" --variants "${variants[@]}" --rounds "$rounds" --repeat "$repeat" --shard_tokens "$shard_tokens"
+part overhead 90 lightning_overhead.py "${trainer[@]}"
 part attention 60 attention.py --shapes "$size" --dtypes bfloat16 --rounds "$rounds" --repeat "$repeat"
 part optimizer 60 optimizer.py --size "$size" --rounds "$rounds" --eager
-part graphs "$compile_seconds" gpu_checks.py graphs "${tiny[@]}"
-training=$(($(left) - EXPORT))
+training=$(($(left) - BESIDE))
 ((training < seconds)) && seconds=$((training > 1 ? training : 1))
 part train "$LIMIT" gpu_checks.py train "${tiny[@]}" "${data[@]}" --folder "$out" --seconds "$seconds"
 

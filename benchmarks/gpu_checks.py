@@ -1,14 +1,14 @@
 """The parts of ``gpu.sh`` that are no benchmark of their own: checks on this device, and a short run.
 
-    python benchmarks/gpu_checks.py dtypes|syncs|graphs [--tiny] --json FILE
+    python benchmarks/gpu_checks.py dtypes|syncs [--tiny] --json FILE
     python benchmarks/gpu_checks.py train --seconds 180 --folder FOLDER [--data ROOT] [--tiny] --json FILE
     python benchmarks/gpu_checks.py collect --folder FOLDER
 
 ``dtypes``: in a bfloat16 model everything that leaves a module is bfloat16, but for the head's logits, and so
 are the gradients between blocks. ``syncs``: the bare loop waits for the GPU in no step, and under the Trainer
-most steps do not. ``graphs``: a compiled fit with validations and export makes two graphs, without a break,
-and no third. ``train``: the baseline recipe on real shards, or on the bytes of the standard library. Exits
-with 1 if a check fails.
+most steps do not. ``train``: the baseline recipe on real shards, or on the bytes of the standard library,
+with warm-up, validations and export; its compiled model makes two graphs, without a break, and no third.
+Exits with 1 if a check fails.
 """
 
 import argparse
@@ -17,7 +17,6 @@ import dataclasses
 import json
 import sys
 import tempfile
-import time
 import traceback
 import warnings
 from collections import Counter
@@ -32,6 +31,7 @@ from lightning.pytorch import Callback, Trainer
 from rounds import machine
 from shipped import data_of, fit_silently, module_of, trainer_of
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from plgolf.corpus.stdlib import is_validation, stdlib_files
 from plgolf.data.manifest import find_tokenizer, read_manifest
@@ -157,32 +157,6 @@ def check_syncs(settings: Settings) -> Result:
     }
 
 
-def check_graphs(settings: Settings) -> Result:
-    """Counts the graphs of a compiled fit from warm-up to the scoring of the file."""
-    from torch._dynamo.utils import counters  # noqa: PLC0415 (its own)
-
-    size = with_vocabulary(size_of(settings), ByteTokenizer.vocab_size)
-    torch._logging.set_logs(recompiles=True, graph_breaks=True)  # To the log of this part.
-    torch.compiler.reset()
-    counters.clear()
-    sequences = size.sequences + 1  # So that the last batch is padded.
-    with (
-        shards(None, vocab_size=size.gpt.vocab_size, tokens=2**23) as root,
-        tempfile.TemporaryDirectory() as to,
-    ):
-        trainer = trainer_of(Path(to), max_steps=4, warmup_steps=1, export=True)
-        data = data_of(size, root, val_every_steps=2, val_max_tokens=sequences * size.seq_len)
-        began = time.perf_counter()
-        fit_silently(trainer, module_of(size, compiled=True), data)
-    graphs, breaks = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
-    return {
-        "ok": graphs == 2 and not breaks,
-        "graphs": graphs,
-        "graph_breaks": breaks,
-        "fit_seconds": round(time.perf_counter() - began, 1),
-    }
-
-
 def losses_of(folder: Path) -> list[tuple[int, float]]:
     with next(folder.glob("logs/*/metrics.csv")).open() as file:
         return [
@@ -207,22 +181,29 @@ def stdlib_in_bytes(root: Path) -> Path:
 
 
 def train(settings: Settings) -> Result:
-    """Trains the recipe for a while, exports and scores."""
+    """Trains the recipe for a while, exports and scores; counts the graphs that are compiled meanwhile."""
     size, folder = size_of(settings), settings.folder / "run"
     root = settings.data or stdlib_in_bytes(settings.folder / "stdlib")
-    data = data_of(size, root, tokenizer=settings.tokenizer, val_max_tokens=2**22)
+    every = 50 if settings.tiny else 250  # So that steps come after a validation, too.
+    data = data_of(size, root, tokenizer=settings.tokenizer, val_max_tokens=2**22, val_every_steps=every)
     size = with_vocabulary(size, find_tokenizer(root, read_manifest(root), data.tokenizer_path).vocab_size)
     data.vocab_size = size.gpt.vocab_size
-    compiled = not settings.tiny
+    torch._logging.set_logs(recompiles=True, graph_breaks=True)  # To the log of this part.
+    compiled = not settings.eager
     trainer = trainer_of(folder, max_seconds=settings.seconds, warmup_steps=5 if compiled else 0, export=True)
-    module = module_of(size, compiled=compiled)
-    sys.stderr.write(fit_silently(trainer, module, data))
+    sys.stderr.write(fit_silently(trainer, module_of(size, compiled=compiled), data))
     device, clock, steps = default_device(), TrainClock.of(trainer), trainer.global_step
     result = json.loads((folder / "result.json").read_text())
     speed, peak = steps * size.step_tokens / clock.elapsed_seconds, peak_flops(device)
     used = speed * train_flops_per_token(size.gpt, size.seq_len)
+    graphs, breaks = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
     return {
-        "ok": result["within_budget"] and result["val_bpb"] < 8,
+        "ok": result["within_budget"]
+        and result["val_bpb"] < 8
+        and graphs == (2 if compiled else 0)
+        and not breaks,
+        "graphs": graphs,
+        "graph_breaks": breaks,
         "steps": steps,
         "seconds": clock.elapsed_seconds,
         "step_ms": 1e3 * clock.elapsed_seconds / max(steps, 1),
@@ -245,11 +226,16 @@ def collect(settings: Settings) -> Result:
         else:
             parts[log.stem] = {"ok": False, "said": log.read_text(errors="replace").splitlines()[-8:]}
     (folder / "gpu.json").write_text(json.dumps({"machine": machine(), "parts": parts}, indent=1) + "\n")
-    for name in ("dtypes", "syncs", "graphs", "train"):
+    for name in ("dtypes", "syncs", "train"):
         part = {key: value for key, value in parts.get(name, {}).items() if not isinstance(value, list)}
         print(f"{name}: {part}")
     for name, row in parts.get("step", {}).get("variants", {}).items():
         print(f"{name}: {_speed(row)}")
+    if steps := parts.get("overhead", {}).get("wall_ms_per_step"):
+        bare, shipped = steps["bare"]["median"], steps["shipped"]["median"]
+        print(
+            f"the Trainer: {shipped:.1f} ms, {bare:.1f} without, {steps['overhead']['median']:+.2f} in turn"
+        )
     for shape in parts.get("attention", {}).get("shapes", {}).values():
         for name, row in shape.get("bfloat16", {}).items():
             if "errors" in row:
@@ -272,7 +258,6 @@ def _speed(row: dict[str, Any]) -> str:
 PARTS = {
     "dtypes": check_dtypes,
     "syncs": check_syncs,
-    "graphs": check_graphs,
     "train": train,
     "collect": collect,
 }
@@ -287,6 +272,7 @@ def main() -> None:
     arguments.add_argument("--folder", type=Path, default=None, help="where a run, or the parts' JSON, lies")
     arguments.add_argument("--data", type=Path, default=None, help="folder of real shards")
     arguments.add_argument("--tokenizer", default=None, help="of those shards, if it does not lie there")
+    arguments.add_argument("--eager", action="store_true", help="trains without the compiler")
     arguments.add_argument("--seconds", type=float, default=180, help="of training")
     arguments.add_argument("--json", type=Path, default=None)
     settings = arguments.parse_args()

@@ -1,13 +1,15 @@
 """What a step costs beside its own work: plgolf's bare loop, and the same under Lightning's Trainer.
 
     python benchmarks/lightning_overhead.py [--rounds 150] [--steps 10] [--accumulation 2] [--profile]
+    python benchmarks/lightning_overhead.py --size baseline --rounds 5 --steps 5
 
-Both have the same model (of one small layer, so that there is little else), MuonAdam and BatchLoader. The
-Trainer has what ``plgolf fit`` gives it: GolfModule, ShardDataModule, TrainClock, CompileWarmup,
-RunCheckpoint, PeerWatch, ConsoleLog and the CSV logger, 50 steps to a row. The bare loop takes its turns in
-the middle of the fit, so that both have the same process and the same moment of the machine. Where neighbours
-disturb that, the difference of the two quickest turns says most. ``--profile`` makes everything slower, and
-says which functions took the most time of a step of the Trainer's, on the main thread.
+Both have the same model (of one small layer, so that there is little else; or of a size of ``step.py``,
+compiled, with its own micro-batches), MuonAdam and BatchLoader. The Trainer has what ``plgolf fit`` gives it:
+GolfModule, ShardDataModule, TrainClock, CompileWarmup, RunCheckpoint, PeerWatch, ConsoleLog and the CSV
+logger, 50 steps to a row. The bare loop takes its turns in the middle of the fit, so that both have the same
+process and the same moment of the machine. Where neighbours disturb that, the difference of the two quickest
+turns says most. ``--profile`` makes everything slower, and says which functions took the most time of a step
+of the Trainer's, on the main thread.
 """
 
 import cProfile
@@ -20,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contestants import PlgolfLoop, Size, default_device, shards, size_named
+from contestants import SIZES, PlgolfLoop, Size, default_device, shards, size_named
 from lightning.pytorch import Callback, Trainer
 from rounds import finish, parser, spread, synchronize
 from shipped import data_of, fit_silently, module_of, trainer_of
 
+from plgolf.data.tokenizer import ByteTokenizer
 from plgolf.model import GPT
 
 WARM_UP = 50
@@ -82,23 +85,34 @@ def now() -> Seconds:
     return time.perf_counter(), time.process_time()
 
 
-def size_of(accumulation: int) -> Size:
-    tiny = size_named("tiny")
-    return dataclasses.replace(
-        tiny, gpt=dataclasses.replace(tiny.gpt, num_layers=1), accumulation=accumulation
-    )
+def size_of(name: str | None, accumulation: int) -> Size:
+    size = size_named(name or "tiny")
+    if name is None:
+        gpt = dataclasses.replace(size.gpt, num_layers=1)
+        return dataclasses.replace(size, gpt=gpt, accumulation=accumulation)
+    # The random shards' tokenizer.
+    return dataclasses.replace(size, gpt=dataclasses.replace(size.gpt, vocab_size=ByteTokenizer.vocab_size))
 
 
-def fit(size: Size, root: Path, steps: int, rounds: int, profile: cProfile.Profile | None = None) -> Turns:
+def fit(
+    size: Size,
+    root: Path,
+    steps: int,
+    rounds: int,
+    *,
+    compiled: bool,
+    profile: cProfile.Profile | None = None,
+) -> Turns:
     """Trains in both ways, in turns."""
     torch.manual_seed(0)
     device, dtype = default_device(), getattr(torch, size.gpt.compute_dtype)
-    loop = PlgolfLoop(GPT(size.gpt), size, root, device=device, dtype=dtype, compiled=False)
+    loop = PlgolfLoop(GPT(size.gpt), size, root, device=device, dtype=dtype, compiled=compiled)
     turns = Turns(loop.step, steps, rounds, profile)
     with tempfile.TemporaryDirectory() as folder:
         # One step more than are timed: the last is followed by a checkpoint.
         trainer = trainer_of(Path(folder), turns, max_steps=WARM_UP + steps * rounds + 1)
-        fit_silently(trainer, module_of(size), data_of(size, root, val_max_tokens=size.seq_len))
+        module = module_of(size, compiled=compiled)
+        fit_silently(trainer, module, data_of(size, root, val_max_tokens=size.seq_len))
     return turns
 
 
@@ -122,16 +136,19 @@ def main() -> None:
     arguments = parser(__doc__, rounds=150)
     arguments.add_argument("--steps", type=int, default=10, help="in a turn")
     arguments.add_argument("--accumulation", type=int, default=2, help="micro-batches in a step")
+    arguments.add_argument(
+        "--size", choices=SIZES, default=None, help="compiled, and by its own micro-batches"
+    )
     arguments.add_argument("--profile", action="store_true")
     settings = arguments.parse_args()
     torch.set_num_threads(settings.threads or 1)
-    size = size_of(settings.accumulation)
-    with shards(None, vocab_size=size.gpt.vocab_size, tokens=2**18) as root:
-        turns = fit(size, root, settings.steps, settings.rounds)
+    size, compiled = size_of(settings.size, settings.accumulation), settings.size is not None
+    with shards(None, vocab_size=size.gpt.vocab_size, tokens=2 * size.step_tokens + 2**18) as root:
+        turns = fit(size, root, settings.steps, settings.rounds, compiled=compiled)
         # By the processor: a machine that others share would blame whoever was just at work.
         profile = cProfile.Profile(time.thread_time) if settings.profile else None
         if profile:
-            fit(size, root, settings.steps, settings.rounds, profile)
+            fit(size, root, settings.steps, settings.rounds, compiled=compiled, profile=profile)
     results: dict[str, Any] = {}
     for index, clock in enumerate(("wall", "processor")):
         shipped, bare = ([1e3 * seconds[index] for seconds in each] for each in (turns.shipped, turns.bare))

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from contestants import SIZES, default_device, size_named
-from rounds import compared, finish, in_turn, parser
+from rounds import compared, finish, in_turn, parser, relative_error
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -101,10 +101,7 @@ def both_ways(work: Attend, q: Tensor, k: Tensor, v: Tensor, gradient: Tensor) -
 def errors(work: Attend, parts: list[Tensor], exact: list[Tensor]) -> dict[str, float]:
     found = both_ways(work, *(x[:1] for x in parts))
     names = ("output", "queries", "keys", "values")
-    return {
-        name: float((a.double() - b).norm() / b.norm())
-        for name, a, b in zip(names, found, exact, strict=True)
-    }
+    return {name: relative_error(a, b) for name, a, b in zip(names, found, exact, strict=True)}
 
 
 def measured(settings: Any, shape: Shape, dtype: torch.dtype) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from contestants import SIZES, Size, default_device, size_named
 from reference_style import ReferenceGPT
-from rounds import compared, finish, in_turn, kernels_of, parser
+from rounds import compared, finish, in_turn, kernels_of, parser, relative_error
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -171,7 +171,7 @@ class Stack:
 
 
 def errors(found: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, Any]:
-    apart = {name: float((found[name].double() - b).norm() / b.norm()) for name, b in exact.items()}
+    apart = {name: relative_error(found[name], b) for name, b in exact.items()}
     output = apart.pop("output")
     worst = max(apart, key=apart.__getitem__)
     return {"output": output, "gradients": apart[worst], "worst": worst}

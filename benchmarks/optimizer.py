@@ -17,7 +17,7 @@ from unittest.mock import patch
 import torch
 from contestants import SIZES, default_device, size_named
 from reference_style import ReferenceGPT, make_optimizers, newton_schulz
-from rounds import compared, finish, in_turn, parser
+from rounds import compared, finish, in_turn, parser, relative_error
 from torch import Tensor, nn
 
 from plgolf.model import GPT
@@ -37,9 +37,8 @@ def with_gradients(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
-def relative(found: list[Tensor], exact: list[Tensor]) -> float:
-    pairs = zip(found, exact, strict=True)
-    return max(float((a.double() - b.double()).norm() / b.double().norm()) for a, b in pairs)
+def worst_error(found: list[Tensor], exact: list[Tensor]) -> float:
+    return max(relative_error(a, b) for a, b in zip(found, exact, strict=True))
 
 
 def newton_schulz_variants(model: nn.Module, dtype: torch.dtype) -> dict[str, Callable[[], list[Tensor]]]:
@@ -109,7 +108,7 @@ def main() -> None:
     found = {name: work() for name, work in layouts.items() if name != "reference compiled"}
     matrices = [p.grad for p in group_of(model, Role.MATRIX)["params"]]
     exact = [newton_schulz(g.double(), STEPS, torch.float64) for g in matrices]
-    errors = {name: relative(each, exact) for name, each in found.items()}
+    errors = {name: worst_error(each, exact) for name, each in found.items()}
     races = {
         "newton_schulz": (layouts, "reference"),
         "adam": (adam_variants(model), "plain"),
@@ -120,7 +119,7 @@ def main() -> None:
     }
     results: dict[str, Any] = {
         "matrices": len(matrices),
-        "stacked_from_one_by_one": relative(found["stacked"], found["one by one"]),
+        "stacked_from_one_by_one": worst_error(found["stacked"], found["one by one"]),
         "error_of_newton_schulz": errors,
     }
     for label, (every, to) in races.items():

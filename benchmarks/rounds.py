@@ -1,4 +1,4 @@
-"""What all benchmarks share: variants in turn, medians with their spread, and what machine it was.
+"""What all benchmarks share: variants in turn, medians with their spread, errors, and what machine it was.
 
 Machines are noisy, so that a time alone says little: each round runs every variant once, and the ratio of two
 variants is the median of the rounds' ratios.
@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def synchronize() -> None:
@@ -79,6 +80,12 @@ def compared(times: Mapping[str, Sequence[tuple[float, float]]], *, to: str) -> 
         }
         for name, seconds in times.items()
     }
+
+
+def relative_error(found: Tensor, exact: Tensor) -> float:
+    """Returns the norm of the difference, relative to that of what is exact."""
+    exact = exact.double()
+    return float((found.double() - exact).norm() / exact.norm())
 
 
 def kernels_of(work: Callable[[], object], repeat: int = 1) -> list[dict[str, Any]]:

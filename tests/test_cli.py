@@ -185,10 +185,11 @@ def test_two_processes_train_as_one(micro, golden_recipe, tmp_path):
     ]
     for name, tensor in saved[0]["state_dict"].items():
         difference = (tensor - saved[1]["state_dict"][name]).abs()
-        # Sums over 16 sequences at once round unlike two of 8, and where a gradient is as small as Adam's
-        # eps the rounding decides the step; with the same micro-batches nothing of the kind happens.
+        # Sums over 16 sequences at once round unlike two of 8, and where the gradient of a rare piece is as
+        # small as Adam's eps the rounding decides the step; with the same micro-batches nothing of the kind.
         decided_by_rounding = difference > 1e-5
-        assert decided_by_rounding.sum() <= (0 if micro == 8 else 1e-3 * tensor.numel()), name
+        rare = tensor.numel() // 1000 if micro == 16 and name == "gpt.embedding.weight" else 0
+        assert decided_by_rounding.sum() <= rare, name
         assert difference.max() <= 1e-3, name
         assert difference[~decided_by_rounding].norm() <= 1e-5 * tensor.norm(), name
     # All momentum is there, though each rank kept only its own.

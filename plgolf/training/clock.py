@@ -26,15 +26,16 @@ class TrainClock(Callback):
     reading is saved in checkpoints: a resumed run keeps what is left.
 
     To share the reading, and the losses with it, is to wait for the device. A CPU is waited for anyway; on a
-    GPU it happens each half second, and after the first steps, the last ones and those that somebody reads.
+    GPU it happens every two seconds, and after the first steps, the last ones and those that somebody reads.
     In between the clock goes on at the pace of the interval before.
 
     SIGTERM or SIGINT on any rank ends the run on all of them after the step, or the validation, that they
-    are in: with ``StoppedBySignal``, once the callbacks had their turn and ``RunCheckpoint`` has saved.
+    are in, on several GPUs after the next reading: with ``StoppedBySignal``, once the callbacks had their
+    turn and ``RunCheckpoint`` has saved.
 
     Args:
         max_seconds: training seconds after which the run ends; null for no limit.
-        agree_seconds: training seconds between two readings that are shared; null for 0.5 on a GPU and each
+        agree_seconds: training seconds between two readings that are shared; null for 2 on a GPU and each
             step on a CPU. There are 32 steps between them at most.
     """
 
@@ -171,7 +172,7 @@ class TrainClock(Callback):
         if self._is_over or self._reached_steps is not None:
             trainer.should_stop = True
         on_gpu = pl_module.device.type == "cuda"
-        apart = self.agree_seconds if self.agree_seconds is not None else 0.5 if on_gpu else 0.0
+        apart = self.agree_seconds if self.agree_seconds is not None else 2.0 if on_gpu else 0.0
         self._pace = Pace(apart, self.elapsed_seconds, self.max_seconds)
 
     def on_train_batch_start(self, *_: Any) -> None:

@@ -52,6 +52,9 @@ class Size:
     def step_tokens(self) -> int:
         return self.seq_len * self.sequences * self.accumulation
 
+    def with_vocabulary(self, vocab_size: int) -> "Size":
+        return dataclasses.replace(self, gpt=dataclasses.replace(self.gpt, vocab_size=vocab_size))
+
 
 def _recipe(name: str) -> Size:
     recipe = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())

@@ -46,10 +46,6 @@ Settings = argparse.Namespace
 Result = dict[str, Any]
 
 
-def with_vocabulary(size: Size, vocab_size: int) -> Size:
-    return dataclasses.replace(size, gpt=dataclasses.replace(size.gpt, vocab_size=vocab_size))
-
-
 def size_of(settings: Settings) -> Size:
     size = size_named("tiny" if settings.tiny else "baseline")
     return dataclasses.replace(size, gpt=dataclasses.replace(size.gpt, compute_dtype="bfloat16"))
@@ -124,7 +120,7 @@ def check_syncs(settings: Settings) -> Result:
     device = default_device()
     if device.type != "cuda":
         return {"ok": True, "skipped": "there is no GPU to wait for"}
-    size = with_vocabulary(size_of(settings), ByteTokenizer.vocab_size)
+    size = size_of(settings).with_vocabulary(ByteTokenizer.vocab_size)
     # Whether they wait does not depend on how much there is to do.
     size = dataclasses.replace(size, seq_len=min(size.seq_len, 512), accumulation=2)
     with shards(None, vocab_size=size.gpt.vocab_size, tokens=2**22) as root:
@@ -184,9 +180,14 @@ def train(settings: Settings) -> Result:
     """Trains the recipe for a while, exports and scores; counts the graphs that are compiled meanwhile."""
     size, folder = size_of(settings), settings.folder / "run"
     root = settings.data or stdlib_in_bytes(settings.folder / "stdlib")
-    every = 50 if settings.tiny else 250  # So that steps come after a validation, too.
-    data = data_of(size, root, tokenizer=settings.tokenizer, val_max_tokens=2**22, val_every_steps=every)
-    size = with_vocabulary(size, find_tokenizer(root, read_manifest(root), data.tokenizer_path).vocab_size)
+    data = data_of(
+        size,
+        root,
+        tokenizer=settings.tokenizer,
+        val_every_steps=10 if settings.tiny else 100,  # So that steps come after a validation, too.
+        val_max_tokens=(20 * size.sequences + 1) * size.seq_len,  # So that the last batch is padded.
+    )
+    size = size.with_vocabulary(find_tokenizer(root, read_manifest(root), data.tokenizer_path).vocab_size)
     data.vocab_size = size.gpt.vocab_size
     torch._logging.set_logs(recompiles=True, graph_breaks=True)  # To the log of this part.
     compiled = not settings.eager
@@ -232,10 +233,8 @@ def collect(settings: Settings) -> Result:
     for name, row in parts.get("step", {}).get("variants", {}).items():
         print(f"{name}: {_speed(row)}")
     if steps := parts.get("overhead", {}).get("wall_ms_per_step"):
-        bare, shipped = steps["bare"]["median"], steps["shipped"]["median"]
-        print(
-            f"the Trainer: {shipped:.1f} ms, {bare:.1f} without, {steps['overhead']['median']:+.2f} in turn"
-        )
+        bare, shipped, more = (steps[name]["median"] for name in ("bare", "shipped", "overhead"))
+        print(f"the Trainer: {shipped:.1f} ms, {bare:.1f} without, {more:+.2f} in turn")
     for shape in parts.get("attention", {}).get("shapes", {}).values():
         for name, row in shape.get("bfloat16", {}).items():
             if "errors" in row:

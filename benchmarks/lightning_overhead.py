@@ -90,8 +90,7 @@ def size_of(name: str | None, accumulation: int) -> Size:
     if name is None:
         gpt = dataclasses.replace(size.gpt, num_layers=1)
         return dataclasses.replace(size, gpt=gpt, accumulation=accumulation)
-    # The random shards' tokenizer.
-    return dataclasses.replace(size, gpt=dataclasses.replace(size.gpt, vocab_size=ByteTokenizer.vocab_size))
+    return size.with_vocabulary(ByteTokenizer.vocab_size)  # Of the random shards that have a tokenizer.
 
 
 def fit(
@@ -143,7 +142,7 @@ def main() -> None:
     settings = arguments.parse_args()
     torch.set_num_threads(settings.threads or 1)
     size, compiled = size_of(settings.size, settings.accumulation), settings.size is not None
-    with shards(None, vocab_size=size.gpt.vocab_size, tokens=2 * size.step_tokens + 2**18) as root:
+    with shards(None, vocab_size=size.gpt.vocab_size, tokens=2**20) as root:
         turns = fit(size, root, settings.steps, settings.rounds, compiled=compiled)
         # By the processor: a machine that others share would blame whoever was just at work.
         profile = cProfile.Profile(time.thread_time) if settings.profile else None

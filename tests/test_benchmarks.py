@@ -63,7 +63,8 @@ def test_gpu_script_on_a_cpu(tmp_path, monkeypatch):
     assert set(parts) == {"dtypes", "syncs", "train"} | measured, said
     assert parts["dtypes"]["tensors_seen"]["torch.float32"] == 1
     assert parts["train"]["graphs"] == 2 and parts["train"]["graph_breaks"] == 0
-    assert parts["train"]["steps"] > 0 and parts["train"]["result"]["val_bpb"] > 0
+    assert parts["train"]["steps"] > 10, "no step after a validation"
+    assert parts["train"]["result"]["val_bpb"] > 0
 
 
 BARE = """
@@ -81,16 +82,9 @@ print([name for name in extras if name in sys.modules])
 
 
 def test_gpu_training_needs_no_more_than_torch_lightning_sentencepiece_and_torchmetrics(tmp_path):
-    words = (
-        "train",
-        "--tiny",
-        "--eager",
-        "--seconds",
-        "1",
-        "--folder",
-        str(tmp_path),
-        "--data",
-        str(GOLDEN / "tied"),
+    words = ("train", "--tiny", "--eager", "--seconds", "1")
+    paths = ("--folder", str(tmp_path), "--data", str(GOLDEN / "tied"))
+    said = run(
+        sys.executable, "-c", f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}){BARE}", *words, *paths
     )
-    said = run(sys.executable, "-c", f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}){BARE}", *words)
     assert said.splitlines()[-1] == "[]"

@@ -33,6 +33,8 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> "Batch":
         """Returns the batch as it is on a device, without waiting for it; Lightning calls this by itself."""
+        if self.input_ids.device == device:
+            return self
         return self._with_each(lambda part: part.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":

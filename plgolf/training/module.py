@@ -70,6 +70,7 @@ class GolfModule(LightningModule):
         self.val_score: Score | None = None
         """The last validation's result; None once a step has been made since."""
         self._byte_counts: ByteCounts[Tensor] | None = None
+        self._clock: TrainClock
         self._configured = False
         self._factor: Callable[[int], float] = lambda step: 1.0  # noqa: ARG005
         self._group_settings: list[dict[str, Any]] = []
@@ -113,7 +114,7 @@ class GolfModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.optimizer(param_groups(self.gpt))
-        clock, trainer, schedule = TrainClock.of(self.trainer), self.trainer, self.schedule
+        clock, trainer, schedule = self._clock, self.trainer, self.schedule
 
         def factor(step: int) -> float:
             return schedule.factor(clock.progress(step, trainer.max_steps))
@@ -133,6 +134,7 @@ class GolfModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         self.check(self.trainer)
+        self._clock = TrainClock.of(self.trainer)
         if stage == "fit":
             StepLoop.put_in_place(self.trainer)
         self._seed = None  # Until a checkpoint says otherwise.
@@ -153,13 +155,13 @@ class GolfModule(LightningModule):
             group["lr"] *= self._factor(self.trainer.global_step)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        accumulation = self.trainer.accumulate_grad_batches
+        trainer, seed = self.trainer, self._seed
+        accumulation = trainer.accumulate_grad_batches
         micro_batch = batch_idx % accumulation
         if micro_batch == 0:
             self._numbers.begin()
-        draw = self.trainer.global_step * accumulation + micro_batch
-        assert self._seed is not None
-        seed_generators(self._seed, draw, self.global_rank)
+        assert seed is not None
+        seed_generators(seed, trainer.global_step * accumulation + micro_batch, trainer.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss: Tensor = self.gpt(batch.input_ids.long(), batch.target_ids.long())
@@ -173,7 +175,7 @@ class GolfModule(LightningModule):
             self._numbers.skip_if_nonfinite(self.trainer, optimizer)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        clock, trainer = TrainClock.of(self.trainer), self.trainer
+        clock, trainer = self._clock, self.trainer
         self._numbers.end()
         if clock.is_due(trainer) or has_row(trainer):
             everyones = of_all_ranks(self._numbers.facts(), clock.facts())
@@ -194,7 +196,7 @@ class GolfModule(LightningModule):
         if has_row(trainer):
             record(self, training_row(trainer, self))
         # After all callbacks had their turn, RunCheckpoint among them.
-        TrainClock.of(trainer).end_if_stopped(trainer)
+        self._clock.end_if_stopped(trainer)
 
     def on_validation_epoch_start(self) -> None:
         data = getattr(self.trainer, "datamodule", None)
@@ -225,13 +227,12 @@ class GolfModule(LightningModule):
 
     def on_validation_end(self) -> None:
         if self.trainer.state.fn == "fit":
-            TrainClock.of(self.trainer).end_if_stopped(self.trainer)
+            self._clock.end_if_stopped(self.trainer)
 
     def on_train_end(self) -> None:
         # The export is whole; a signal that came meanwhile is answered nevertheless.
-        clock = TrainClock.of(self.trainer)
-        clock.agree_to_stop(self.device)
-        clock.end_if_stopped(self.trainer)
+        self._clock.agree_to_stop(self.device)
+        self._clock.end_if_stopped(self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["gpt_config"] = config_to_dict(self.gpt.config)
@@ -253,4 +254,4 @@ class GolfModule(LightningModule):
         self._validated_step = resume.count_of(checkpoint, "validated_step", least=-1)
         resume.place_loops(checkpoint, self.trainer, validated_step=self._validated_step)
         resume.place_schedule(checkpoint, num_groups=len(groups))
-        TrainClock.of(self.trainer).start_at(checkpoint["global_step"], self.trainer)
+        self._clock.start_at(checkpoint["global_step"], self.trainer)

@@ -80,7 +80,7 @@ class Optimization:
             )
         accumulation = self._trainer.accumulate_grad_batches
         if isinstance(output, Tensor):
-            return ClosureResult(output / accumulation)
+            return ClosureResult(output / accumulation if accumulation > 1 else output)
         return ClosureResult.from_training_step_output(output, accumulation)
 
     def backward(self, loss: Tensor | None, batch_idx: int) -> None:
@@ -135,9 +135,8 @@ class StepPrecision(Precision):
         return tensor
 
     def post_backward(self, tensor: Tensor, module: LightningModule) -> Tensor:  # type: ignore[override]
-        loss = tensor.detach()
         self._hooks.call("on_after_backward")
-        return loss
+        return tensor.detach()
 
     def _after_closure(self, model: LightningModule, optimizer: Any) -> None:
         self._hooks.call("on_before_optimizer_step", optimizer)

@@ -40,6 +40,7 @@ def run(*words: str, timeout: float = 120) -> str:
             "layers.py --size tiny --layers 1 --rounds 2 --eager",
             ["variants", "scales apart", "forward_backward", "speedup", "median"],
         ),
+        ("sharing.py --size tiny --rounds 2", ["ways", "reduce-scatter", "speedup", "median"]),
         ("attention.py --shapes tiny --rounds 2", ["shapes", "tiny", "bfloat16", "sdpa", "errors", "keys"]),
     ],
 )

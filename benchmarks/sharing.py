@@ -1,0 +1,163 @@
+"""What ranks take to share their gradients: all with all, or each matrix with the rank that works on it.
+
+    python benchmarks/sharing.py --size baseline --world_size 2 [--rounds 9]
+
+In as many processes, by NCCL where each has a GPU and by gloo on CPUs. ``all-reduce``: every gradient to
+every rank, in buckets of 25 MiB, as DDP does it. ``reduce-scatter``: the matrices to their owners as MuonAdam
+shares them out, in one collective, and the rest to all; ``reduce``: the same, matrix by matrix. ``updates``:
+MuonAdam's all-gather, which follows each of them. Nothing hides them here, and gradients lie as each way
+wants them: what differs is the most that a step could gain. What owners get is compared.
+"""
+
+import argparse
+import os
+import socket
+from collections.abc import Callable
+from itertools import accumulate
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from contestants import SIZES, size_named
+from rounds import compared, finish, in_turn, parser, relative_error
+from torch.nn.utils.rnn import pad_sequence
+
+from plgolf.model import GPT
+from plgolf.optim.sharing import assign_owners, gather_updates, of_all_ranks
+from plgolf.roles import Role, param_groups
+
+BUCKET_BYTES = 25 * 2**20
+# Its name until torch 2.12.
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
+class Gradients:
+    """The gradients of a model, random and different on each rank, once for each way to share them.
+
+    Args:
+        model: whose.
+        rank: this rank.
+        world_size: ranks.
+        device: where.
+    """
+
+    def __init__(self, model: GPT, rank: int, world_size: int, device: torch.device) -> None:
+        groups = {group["role"]: group["params"] for group in param_groups(model)}
+        self.shapes = tuple(p.shape for p in groups.pop(Role.MATRIX.value))
+        self.owners = assign_owners(self.shapes, world_size)
+        self.rank, self.world_size, self.device = rank, world_size, device
+        numbers = torch.Generator().manual_seed(rank)
+        matrices = [torch.randn(shape, generator=numbers).to(device) / world_size for shape in self.shapes]
+        count = sum(p.numel() for params in groups.values() for p in params)
+        rest = torch.randn(count, generator=numbers).to(device) / world_size
+
+        everything = torch.cat([rest, *(matrix.flatten() for matrix in matrices)])
+        self.buckets = [bucket.clone() for bucket in everything.split(BUCKET_BYTES // 4)]
+        self.matrices = [matrix.clone() for matrix in matrices]
+        self.rest = rest
+        by_owner = [
+            torch.cat([m.flatten() for m, owner in zip(matrices, self.owners, strict=True) if owner == each])
+            for each in range(world_size)
+        ]
+        self.pieces = pad_sequence(by_owner, batch_first=True)
+        self.piece = torch.empty_like(self.pieces[0])
+        self.mine = {i: m.bfloat16() for i, m in enumerate(matrices) if self.owners[i] == rank}
+
+    def all_reduce(self) -> None:
+        for work in [dist.all_reduce(bucket, async_op=True) for bucket in self.buckets]:
+            work.wait()
+
+    def reduce_scatter(self) -> None:
+        works = [dist.all_reduce(self.rest, async_op=True)]
+        works.append(_reduce_scatter(self.piece, self.pieces.view(-1), async_op=True))
+        for work in works:
+            work.wait()
+
+    def reduce(self) -> None:
+        works = [dist.all_reduce(self.rest, async_op=True)]
+        for matrix, owner in zip(self.matrices, self.owners, strict=True):
+            works.append(dist.reduce(matrix, dst=owner, async_op=True))
+        for work in works:
+            work.wait()
+
+    def updates(self) -> None:
+        gather_updates(self.mine, self.shapes, self.owners, dtype=torch.bfloat16, device=self.device)()
+
+    def errors(self) -> dict[str, float]:
+        """Shares them once, and says how far owners' matrices are from those of all-reduce, at most."""
+        self.all_reduce()
+        self.reduce_scatter()
+        self.reduce()
+        flat = torch.cat(self.buckets)[self.rest.numel() :]
+        ends = list(accumulate(shape.numel() for shape in self.shapes))
+        exact = [flat[end - shape.numel() : end] for shape, end in zip(self.shapes, ends, strict=True)]
+        mine = [i for i, owner in enumerate(self.owners) if owner == self.rank]
+        expected = torch.cat([exact[i] for i in mine])
+        found = {
+            "reduce-scatter": self.piece[: expected.numel()],
+            "reduce": torch.cat([self.matrices[i].flatten() for i in mine]),
+        }
+        errors = torch.tensor([relative_error(each, expected) for each in found.values()], device=self.device)
+        return dict(zip(found, map(max, zip(*of_all_ranks(errors), strict=True)), strict=True))
+
+
+def measure(rank: int, settings: argparse.Namespace, port: int) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(settings.threads or 1)
+    on_gpus = torch.cuda.device_count() >= settings.world_size
+    device = torch.device("cuda", rank) if on_gpus else torch.device("cpu")
+    if on_gpus:
+        torch.cuda.set_device(device)
+    backend = "nccl" if on_gpus else "gloo"
+    dist.init_process_group(backend, rank=rank, world_size=settings.world_size)
+    gradients = Gradients(GPT(size_named(settings.size).gpt), rank, settings.world_size, device)
+    errors = gradients.errors()
+    ways: dict[str, Callable[[], Any]] = {
+        "all-reduce": gradients.all_reduce,
+        "reduce-scatter": gradients.reduce_scatter,
+        "reduce": gradients.reduce,
+        "updates": gradients.updates,
+    }
+    times = in_turn(together(ways), rounds=settings.rounds, warm_up=2)
+    dist.destroy_process_group()
+    if rank == 0:
+        count = sum(shape.numel() for shape in gradients.shapes)
+        finish(
+            settings,
+            {
+                "backend": backend,
+                "matrices_mb": 4e-6 * count,
+                "rest_mb": 4e-6 * gradients.rest.numel(),
+                "errors": errors,
+                "ways": compared(times, to="all-reduce"),
+            },
+        )
+
+
+def together(ways: dict[str, Callable[[], Any]]) -> dict[str, Callable[[], Any]]:
+    """Ends each way for all ranks at once, and so begins the next."""
+
+    def ended(way: Callable[[], Any]) -> Callable[[], None]:
+        def work() -> None:
+            way()
+            dist.barrier()
+
+        return work
+
+    return {name: ended(way) for name, way in ways.items()}
+
+
+def main() -> None:
+    arguments = parser(__doc__, rounds=9)
+    arguments.add_argument("--size", choices=SIZES, default="small")
+    arguments.add_argument("--world_size", type=int, default=2, help="ranks")
+    settings = arguments.parse_args()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(measure, (settings, port), settings.world_size)
+
+
+if __name__ == "__main__":
+    main()

@@ -103,6 +103,16 @@ class MuonAdam(torch.optim.Optimizer):
         super().__init__(groups, {})
         self._newton_schulz_dtype = getattr(torch, matrix.newton_schulz_dtype)
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drops the gradients, or sets them to zero."""
+        if not set_to_none:
+            super().zero_grad(set_to_none=False)
+            return
+        # torch's own says so to profilers, which takes twice as long as the rest.
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Applies one update; ``closure``, if given, recomputes the loss first."""

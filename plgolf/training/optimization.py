@@ -136,7 +136,7 @@ class StepPrecision(Precision):
 
     def post_backward(self, tensor: Tensor, module: LightningModule) -> Tensor:  # type: ignore[override]
         self._hooks.call("on_after_backward")
-        return tensor.detach()
+        return tensor
 
     def _after_closure(self, model: LightningModule, optimizer: Any) -> None:
         self._hooks.call("on_before_optimizer_step", optimizer)

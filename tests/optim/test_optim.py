@@ -195,6 +195,17 @@ def test_parameters_without_gradients_stay():
     assert all(torch.equal(p, before[n]) for n, p in gpt.named_parameters())
 
 
+def test_gradients_are_dropped_or_set_to_zero():
+    model = GPT(SMALL)
+    optimizer = MuonAdam(param_groups(model))
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.zero_grad(set_to_none=False)
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in model.parameters())
+
+
 def test_groups_need_roles_and_other_optimizers_take_them():
     gpt = GPT(SMALL)
     with pytest.raises(ValueError, match="groups with a role"):

@@ -12,8 +12,7 @@ wants them: what differs is the most that a step could gain. What owners get is 
 import argparse
 import os
 import socket
-from collections.abc import Callable
-from itertools import accumulate
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -46,40 +45,33 @@ class Gradients:
         groups = {group["role"]: group["params"] for group in param_groups(model)}
         self.shapes = tuple(p.shape for p in groups.pop(Role.MATRIX.value))
         self.owners = assign_owners(self.shapes, world_size)
-        self.rank, self.world_size, self.device = rank, world_size, device
+        self.device = device
         numbers = torch.Generator().manual_seed(rank)
-        matrices = [torch.randn(shape, generator=numbers).to(device) / world_size for shape in self.shapes]
+        self.matrices = [torch.randn(shape, generator=numbers).to(device) for shape in self.shapes]
         count = sum(p.numel() for params in groups.values() for p in params)
-        rest = torch.randn(count, generator=numbers).to(device) / world_size
-
-        everything = torch.cat([rest, *(matrix.flatten() for matrix in matrices)])
-        self.buckets = [bucket.clone() for bucket in everything.split(BUCKET_BYTES // 4)]
-        self.matrices = [matrix.clone() for matrix in matrices]
-        self.rest = rest
+        self.rest = torch.randn(count, generator=numbers).to(device)
+        self.everything = torch.cat([self.rest, *(matrix.flatten() for matrix in self.matrices)])
+        owned = list(zip(self.matrices, self.owners, strict=True))
         by_owner = [
-            torch.cat([m.flatten() for m, owner in zip(matrices, self.owners, strict=True) if owner == each])
+            torch.cat([matrix.flatten() for matrix, owner in owned if owner == each])
             for each in range(world_size)
         ]
         self.pieces = pad_sequence(by_owner, batch_first=True)
         self.piece = torch.empty_like(self.pieces[0])
-        self.mine = {i: m.bfloat16() for i, m in enumerate(matrices) if self.owners[i] == rank}
+        self.mine = {i: matrix.bfloat16() for i, (matrix, owner) in enumerate(owned) if owner == rank}
 
     def all_reduce(self) -> None:
-        for work in [dist.all_reduce(bucket, async_op=True) for bucket in self.buckets]:
-            work.wait()
+        buckets = self.everything.split(BUCKET_BYTES // 4)
+        wait_for(dist.all_reduce(bucket, async_op=True) for bucket in buckets)
 
     def reduce_scatter(self) -> None:
-        works = [dist.all_reduce(self.rest, async_op=True)]
-        works.append(_reduce_scatter(self.piece, self.pieces.view(-1), async_op=True))
-        for work in works:
-            work.wait()
+        rest = dist.all_reduce(self.rest, async_op=True)
+        wait_for([rest, _reduce_scatter(self.piece, self.pieces.view(-1), async_op=True)])
 
     def reduce(self) -> None:
-        works = [dist.all_reduce(self.rest, async_op=True)]
-        for matrix, owner in zip(self.matrices, self.owners, strict=True):
-            works.append(dist.reduce(matrix, dst=owner, async_op=True))
-        for work in works:
-            work.wait()
+        rest = dist.all_reduce(self.rest, async_op=True)
+        owned = zip(self.matrices, self.owners, strict=True)
+        wait_for([rest, *(dist.reduce(matrix, dst=owner, async_op=True) for matrix, owner in owned)])
 
     def updates(self) -> None:
         gather_updates(self.mine, self.shapes, self.owners, dtype=torch.bfloat16, device=self.device)()
@@ -89,17 +81,19 @@ class Gradients:
         self.all_reduce()
         self.reduce_scatter()
         self.reduce()
-        flat = torch.cat(self.buckets)[self.rest.numel() :]
-        ends = list(accumulate(shape.numel() for shape in self.shapes))
-        exact = [flat[end - shape.numel() : end] for shape, end in zip(self.shapes, ends, strict=True)]
-        mine = [i for i, owner in enumerate(self.owners) if owner == self.rank]
-        expected = torch.cat([exact[i] for i in mine])
+        _, *exact = self.everything.split([self.rest.numel(), *(shape.numel() for shape in self.shapes)])
+        expected = torch.cat([exact[i] for i in self.mine])
         found = {
             "reduce-scatter": self.piece[: expected.numel()],
-            "reduce": torch.cat([self.matrices[i].flatten() for i in mine]),
+            "reduce": torch.cat([self.matrices[i].flatten() for i in self.mine]),
         }
         errors = torch.tensor([relative_error(each, expected) for each in found.values()], device=self.device)
         return dict(zip(found, map(max, zip(*of_all_ranks(errors), strict=True)), strict=True))
+
+
+def wait_for(works: Iterable[dist.Work]) -> None:
+    for work in list(works):  # All of them begin before the first is waited for.
+        work.wait()
 
 
 def measure(rank: int, settings: argparse.Namespace, port: int) -> None:

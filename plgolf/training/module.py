@@ -70,7 +70,6 @@ class GolfModule(LightningModule):
         self.val_score: Score | None = None
         """The last validation's result; None once a step has been made since."""
         self._byte_counts: ByteCounts[Tensor] | None = None
-        self._clock: TrainClock
         self._configured = False
         self._factor: Callable[[int], float] = lambda step: 1.0  # noqa: ARG005
         self._group_settings: list[dict[str, Any]] = []
@@ -114,7 +113,7 @@ class GolfModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.optimizer(param_groups(self.gpt))
-        clock, trainer, schedule = self._clock, self.trainer, self.schedule
+        clock, trainer, schedule = TrainClock.of(self.trainer), self.trainer, self.schedule
 
         def factor(step: int) -> float:
             return schedule.factor(clock.progress(step, trainer.max_steps))
@@ -134,7 +133,6 @@ class GolfModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         self.check(self.trainer)
-        self._clock = TrainClock.of(self.trainer)
         if stage == "fit":
             StepLoop.put_in_place(self.trainer)
         self._seed = None  # Until a checkpoint says otherwise.
@@ -175,7 +173,7 @@ class GolfModule(LightningModule):
             self._numbers.skip_if_nonfinite(self.trainer, optimizer)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        clock, trainer = self._clock, self.trainer
+        clock, trainer = TrainClock.of(self.trainer), self.trainer
         self._numbers.end()
         if clock.is_due(trainer) or has_row(trainer):
             everyones = of_all_ranks(self._numbers.facts(), clock.facts())
@@ -196,7 +194,7 @@ class GolfModule(LightningModule):
         if has_row(trainer):
             record(self, training_row(trainer, self))
         # After all callbacks had their turn, RunCheckpoint among them.
-        self._clock.end_if_stopped(trainer)
+        TrainClock.of(trainer).end_if_stopped(trainer)
 
     def on_validation_epoch_start(self) -> None:
         data = getattr(self.trainer, "datamodule", None)
@@ -227,12 +225,13 @@ class GolfModule(LightningModule):
 
     def on_validation_end(self) -> None:
         if self.trainer.state.fn == "fit":
-            self._clock.end_if_stopped(self.trainer)
+            TrainClock.of(self.trainer).end_if_stopped(self.trainer)
 
     def on_train_end(self) -> None:
         # The export is whole; a signal that came meanwhile is answered nevertheless.
-        self._clock.agree_to_stop(self.device)
-        self._clock.end_if_stopped(self.trainer)
+        clock = TrainClock.of(self.trainer)
+        clock.agree_to_stop(self.device)
+        clock.end_if_stopped(self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["gpt_config"] = config_to_dict(self.gpt.config)
@@ -254,4 +253,4 @@ class GolfModule(LightningModule):
         self._validated_step = resume.count_of(checkpoint, "validated_step", least=-1)
         resume.place_loops(checkpoint, self.trainer, validated_step=self._validated_step)
         resume.place_schedule(checkpoint, num_groups=len(groups))
-        self._clock.start_at(checkpoint["global_step"], self.trainer)
+        TrainClock.of(self.trainer).start_at(checkpoint["global_step"], self.trainer)

@@ -1,13 +1,12 @@
 """How fast steps go, by readings that all ranks share."""
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 _MOST_STEPS = 32
 _FIRST_STEPS = 10
 """That are read one by one: they are the slow ones."""
 
 
-@runtime_checkable
 class ReadsSteps(Protocol):
     """A callback that looks at the loss of some steps: ``GolfModule.train_loss`` is theirs then."""
 

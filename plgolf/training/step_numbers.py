@@ -83,24 +83,17 @@ class StepNumbers:
             The last step's mean loss, and the norm of its gradient.
         """
         unread, self._unread = self._unread, []
-        if stop and not all(math.isfinite(fact) for facts in everyones for fact in facts):
-            self._end_for_nonfinite(trainer, unread, everyones)
         width = len(everyones[0]) // len(unread)
-        norm, *losses = unread[-1].of(everyones[0][-width:])
-        for facts in everyones[1:]:
-            losses += unread[-1].of(facts[-width:])[1:]
-        return sum(losses) / len(losses), norm
-
-    def _end_for_nonfinite(
-        self, trainer: Trainer, unread: list[_Numbers], everyones: Sequence[Sequence[float]]
-    ) -> None:
-        width = len(everyones[0]) // len(unread)
-        for index, numbers in enumerate(unread):
-            ranks = [numbers.of(facts[index * width : (index + 1) * width]) for facts in everyones]
-            step = trainer.global_step + 1 + index - len(unread)
-            problem = _problem(trainer, numbers, ranks, step=step)
+        steps = [
+            [numbers.of(row[i * width : (i + 1) * width]) for row in everyones]
+            for i, numbers in enumerate(unread)
+        ]
+        for ago, (numbers, ranks) in enumerate(zip(unread, steps, strict=True), 1 - len(unread)):
+            problem = stop and _problem(trainer, numbers, ranks, step=trainer.global_step + ago)
             if problem:
                 raise RunError(f"{problem}; checkpoints are of earlier steps", silent=trainer.global_rank > 0)
+        losses = [loss for row in steps[-1] for loss in row[1:]]
+        return sum(losses) / len(losses), steps[-1][0][0]
 
     def skip_if_nonfinite(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Takes the gradients away if a number is none, so that the optimizer has nothing to do.

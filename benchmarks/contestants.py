@@ -149,20 +149,27 @@ class PlgolfLoop:
         self.batches = iter(self.loader)
         self.accumulation, self.device = size.accumulation, device
 
+    def micro_batch(self) -> Tensor:
+        """Goes forward and backward once, and returns the loss, for which nobody has waited."""
+        batch = next(self.batches)
+        inputs, targets = (
+            part.to(self.device, non_blocking=True).long() for part in (batch.input_ids, batch.target_ids)
+        )
+        loss: Tensor = self.model(inputs, targets)
+        (loss / self.accumulation if self.accumulation > 1 else loss).backward()
+        return loss.detach()
+
     def step(self) -> Tensor:
         """Makes a step and returns its loss, for which nobody has waited."""
-        (optimizer,), losses = self.optimizers, []
-        for _ in range(self.accumulation):
-            batch = next(self.batches)
-            inputs, targets = (
-                part.to(self.device, non_blocking=True).long() for part in (batch.input_ids, batch.target_ids)
-            )
-            loss = self.model(inputs, targets)
-            (loss / self.accumulation).backward()
-            losses.append(loss.detach())
+        (optimizer,) = self.optimizers
+        losses = [self.micro_batch() for _ in range(self.accumulation)]
         optimizer.step()
         optimizer.zero_grad()
         return torch.stack(losses).mean()
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step()
 
 
 Loop = PlgolfLoop | ReferenceLoop

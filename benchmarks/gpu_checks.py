@@ -233,8 +233,9 @@ def collect(settings: Settings) -> Result:
     for name, row in parts.get("step", {}).get("variants", {}).items():
         print(f"{name}: {_speed(row)}")
     if steps := parts.get("overhead", {}).get("wall_ms_per_step"):
-        bare, shipped, more = (steps[name]["median"] for name in ("bare", "shipped", "overhead"))
-        print(f"the Trainer: {shipped:.1f} ms, {bare:.1f} without, {more:+.2f} in turn")
+        ms = {name: steps[name]["median"] for name in ("shipped", "by_hand", "bare")}
+        more = steps["overhead"]["over_bare"]["median"]
+        print(f"the Trainer: {ms} ms, {more:+.2f} to bare in turn")
     for shape in parts.get("attention", {}).get("shapes", {}).values():
         for name, row in shape.get("bfloat16", {}).items():
             if "errors" in row:

@@ -1,12 +1,14 @@
-"""What a step costs beside its own work: plgolf's bare loop, and the same under Lightning's Trainer.
+"""What a step costs beside its own work: plgolf's loops without Lightning, and the same under its Trainer.
 
     python benchmarks/lightning_overhead.py [--rounds 150] [--steps 10] [--accumulation 2] [--profile]
     python benchmarks/lightning_overhead.py --size baseline --rounds 5 --steps 5
 
-Both have the same model (of one small layer, so that there is little else; or of a size of ``step.py``,
-compiled, with its own micro-batches), MuonAdam and BatchLoader. The Trainer has what ``plgolf fit`` gives it:
+All have the same model (of one small layer, so that there is little else; or of a size of ``step.py``,
+compiled, with its own micro-batches), MuonAdam and BatchLoader. The bare loop does nothing else. The one by
+hand sees to seeds, numbers that are none, clock and learning rates as well, by plgolf's own parts: what the
+Trainer takes more than that is Lightning's, hooks and loggers. The Trainer has what ``plgolf fit`` gives it:
 GolfModule, ShardDataModule, TrainClock, CompileWarmup, RunCheckpoint, PeerWatch, ConsoleLog and the CSV
-logger, 50 steps to a row. The bare loop takes its turns in the middle of the fit, so that both have the same
+logger, 50 steps to a row. The loops take their turns in the middle of the fit, so that all have the same
 process and the same moment of the machine. Where neighbours disturb that, the difference of the two quickest
 turns says most. ``--profile`` makes everything slower, and says which functions took the most time of a step
 of the Trainer's, on the main thread.
@@ -23,12 +25,18 @@ from typing import Any
 
 import torch
 from contestants import SIZES, PlgolfLoop, Size, default_device, shards, size_named
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from rounds import finish, parser, spread, synchronize
 from shipped import data_of, fit_silently, module_of, trainer_of
 
 from plgolf.data.tokenizer import ByteTokenizer
 from plgolf.model import GPT
+from plgolf.optim import Warmdown
+from plgolf.optim.sharing import of_all_ranks
+from plgolf.training import TrainClock
+from plgolf.training.learning_rates import LearningRates
+from plgolf.training.randomness import seed_generators
+from plgolf.training.step_numbers import StepNumbers
 
 WARM_UP = 50
 SHOWN = 150
@@ -37,26 +45,71 @@ Seconds = tuple[float, float]
 """Of the wall clock, and of this process on all processors."""
 
 
-class Turns(Callback):
-    """Times a fit's steps, and between them another loop's.
+class ByHand:
+    """The bare loop with what plgolf does in each step: seeds, numbers, clock, learning rates.
 
     Args:
-        other: makes a step of the other loop.
+        loop: which makes the steps.
+        trainer: of the fit in which this loop has its turns.
+        module: of that fit.
+    """
+
+    def __init__(self, loop: PlgolfLoop, trainer: Trainer, module: LightningModule) -> None:
+        self.loop, self.trainer, self.made = loop, trainer, 0
+        self.numbers = StepNumbers(dict(loop.model.named_parameters()))
+        self.clock, schedule = TrainClock(), Warmdown()
+        self.clock.on_train_start(trainer, module)
+        self.rates = LearningRates(
+            loop.optimizers[0], lambda step: schedule.factor(self.clock.progress(step, trainer.max_steps))
+        )
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step()
+        self.clock.on_train_end()  # It stands while others have their turns.
+
+    def step(self) -> None:
+        loop, numbers, clock = self.loop, self.numbers, self.clock
+        (optimizer,) = loop.optimizers
+        numbers.begin()
+        for index in range(loop.accumulation):
+            clock.on_train_batch_start()
+            seed_generators(0, self.made * loop.accumulation + index, 0)
+            numbers.see_loss(loop.micro_batch())
+        numbers.see_gradients()
+        optimizer.step()
+        optimizer.zero_grad()
+        numbers.end()
+        self.made += 1
+        if clock.is_due(self.trainer):
+            everyones = of_all_ranks(numbers.facts(), clock.facts())
+            clock.agree([row[:2] for row in everyones])
+            numbers.read(self.trainer, [row[2:] for row in everyones], stop=True)
+        else:
+            clock.go_on()
+        self.rates.step()
+
+
+class Turns(Callback):
+    """Times a fit's steps, and between them those of other loops.
+
+    Args:
+        loop: the bare one.
         steps: in a turn.
         rounds: turns of each.
         profile: what to run in the fit's, or None.
     """
 
-    def __init__(
-        self, other: Callable[[], object], steps: int, rounds: int, profile: cProfile.Profile | None
-    ) -> None:
-        self.other, self.steps, self.rounds, self.profile = other, steps, rounds, profile
-        self.shipped: list[Seconds] = []
+    def __init__(self, loop: PlgolfLoop, steps: int, rounds: int, profile: cProfile.Profile | None) -> None:
+        self.loop, self.steps, self.rounds, self.profile = loop, steps, rounds, profile
+        self.seconds: dict[str, list[Seconds]] = {"bare": [], "by_hand": [], "shipped": []}
         """Of a step in each turn."""
-        self.bare: list[Seconds] = []
-        """Of the other loop's in the turn after it."""
+        self._others: dict[str, Callable[[int], object]] = {}
         self._began: Seconds | None = None
         self._seen = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._others = {"bare": self.loop.run, "by_hand": ByHand(self.loop, trainer, pl_module).run}
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         step = trainer.global_step - WARM_UP
@@ -65,12 +118,13 @@ class Turns(Callback):
         self._seen = step
         if self.profile:
             self.profile.disable()
-        if self._began is not None and len(self.shipped) < self.rounds:
-            self.shipped.append(self._since(self._began))
-            began = now()
-            for _ in range(self.steps):
-                self.other()
-            self.bare.append(self._since(began))
+        turns = len(self.seconds["shipped"])
+        if self._began is not None and turns < self.rounds:
+            self.seconds["shipped"].append(self._since(self._began))
+            for name in sorted(self._others, reverse=turns % 2 == 1):
+                began = now()
+                self._others[name](self.steps)
+                self.seconds[name].append(self._since(began))
         self._began = now()
         if self.profile:
             self.profile.enable()
@@ -106,7 +160,7 @@ def fit(
     torch.manual_seed(0)
     device, dtype = default_device(), getattr(torch, size.gpt.compute_dtype)
     loop = PlgolfLoop(GPT(size.gpt), size, root, device=device, dtype=dtype, compiled=compiled)
-    turns = Turns(loop.step, steps, rounds, profile)
+    turns = Turns(loop, steps, rounds, profile)
     with tempfile.TemporaryDirectory() as folder:
         # One step more than are timed: the last is followed by a checkpoint.
         trainer = trainer_of(Path(folder), turns, max_steps=WARM_UP + steps * rounds + 1)
@@ -150,12 +204,16 @@ def main() -> None:
             fit(size, root, settings.steps, settings.rounds, compiled=compiled, profile=profile)
     results: dict[str, Any] = {}
     for index, clock in enumerate(("wall", "processor")):
-        shipped, bare = ([1e3 * seconds[index] for seconds in each] for each in (turns.shipped, turns.bare))
-        results[f"{clock}_ms_per_step"] = {
-            "bare": spread(bare),
-            "shipped": spread(shipped),
-            "overhead": spread([a - b for a, b in zip(shipped, bare, strict=True)]),
-            "overhead_of_quickest": min(shipped) - min(bare),
+        ms = {name: [1e3 * seconds[index] for seconds in each] for name, each in turns.seconds.items()}
+        shipped = ms["shipped"]
+        results[f"{clock}_ms_per_step"] = {name: spread(each) for name, each in ms.items()} | {
+            "overhead": {
+                f"over_{name}": {
+                    **spread([a - b for a, b in zip(shipped, ms[name], strict=True)]),
+                    "of_quickest": min(shipped) - min(ms[name]),
+                }
+                for name in ("bare", "by_hand")
+            }
         }
     if profile:
         results["profile"] = ranked(profile, settings.steps * settings.rounds)

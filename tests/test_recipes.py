@@ -161,7 +161,7 @@ def test_the_baseline_trains_on_a_cpu(tmp_path, monkeypatch):
     """The real model in its real dtypes, on other data and short sequences."""
     monkeypatch.chdir(tmp_path)
     overlay = {
-        "model": {"gpt": {"vocab_size": 512}},
+        "model": {"gpt": {"vocab_size": 512, "compute_dtype": "bfloat16"}},
         "data": {
             "root": str(GOLDEN / "tied"),
             "tokenizer": str(TOKENIZER),

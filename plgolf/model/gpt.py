@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plgolf.dtype import fast_dtype
 from plgolf.errors import UserError
 from plgolf.model.attention import AttentionConfig
 from plgolf.model.block import Block
 from plgolf.model.cache import Cache, LayerCache
 from plgolf.model.depth import skip_sources
-from plgolf.model.dtype import fast_dtype
 from plgolf.model.head import Head, HeadConfig
 from plgolf.model.mlp import MLPConfig
 from plgolf.model.norm import rms_norm

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim.adam import adam
 
+from plgolf.dtype import fast_dtype
 from plgolf.errors import UserError
 from plgolf.optim.orthogonalize import orthogonalize_all
 from plgolf.optim.schedule import momentum_at
@@ -30,7 +31,7 @@ class MuonConfig:
         momentum_start: momentum of the first step.
         momentum_warmup_steps: steps over which momentum rises linearly; 0 for none.
         newton_schulz_steps: iterations of the orthogonalisation.
-        newton_schulz_dtype: dtype it computes in.
+        newton_schulz_dtype: dtype of these; ``auto`` becomes what this machine is fast in.
     """
 
     lr: float = 0.02
@@ -38,7 +39,11 @@ class MuonConfig:
     momentum_start: float = 0.92
     momentum_warmup_steps: int = 1500
     newton_schulz_steps: int = 5
-    newton_schulz_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    newton_schulz_dtype: Literal["bfloat16", "float32", "auto"] = "bfloat16"
+
+    def __post_init__(self) -> None:
+        if self.newton_schulz_dtype == "auto":
+            object.__setattr__(self, "newton_schulz_dtype", fast_dtype())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -165,6 +165,20 @@ def test_momentum_in_three_kernels_is_that_of_one_by_one(count, momentum, seed):
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_auto_is_what_the_machine_is_fast_in(dtype, monkeypatch):
+    monkeypatch.setattr("plgolf.optim.muon_adam.fast_dtype", lambda: dtype)
+    assert MuonConfig(newton_schulz_dtype="auto") == MuonConfig(newton_schulz_dtype=dtype)
+    weights = []
+    for given_dtype in ("auto", dtype):
+        torch.manual_seed(0)
+        p = torch.nn.Parameter(torch.randn(48, 32))
+        p.grad = torch.randn(48, 32)
+        MuonAdam([{"role": "matrix", "params": [p]}], MuonConfig(newton_schulz_dtype=given_dtype)).step()
+        weights.append(p.detach())
+    assert torch.equal(*weights)
+
+
 def test_state_round_trips_and_continues_alike():
     torch.manual_seed(0)
     models = [GPT(SMALL), GPT(SMALL)]

@@ -99,6 +99,17 @@ def test_overlay_goes_over_the_baseline(overlay, capfd):
     assert config["trainer"]["strategy"] == "auto"
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.stem)
+def test_overlay_leaves_the_model_and_any_optimizer(overlay, capfd, tmp_path):
+    """Artifacts of the recipe can be scored with it, and a recipe may have another optimizer."""
+    baseline, other = CONFIGS / "baseline.yaml", tmp_path / "other.yaml"
+    other.write_text("model: {optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.002}}}")
+    model = resolved(capfd, baseline, other, overlay)["model"]
+    assert model["gpt"] == resolved(capfd, baseline)["model"]["gpt"]
+    assert model["optimizer"]["class_path"] == "torch.optim.AdamW"
+    assert model["optimizer"]["init_args"]["lr"] == 0.002
+
+
 def test_the_baseline_means_the_same_on_one_gpu_and_on_eight(capfd):
     for overlays, ranks, accumulation in [([], 8, 1), ([CONFIGS / "hardware/one_gpu.yaml"], 1, 8)]:
         config = resolved(capfd, CONFIGS / "baseline.yaml", *overlays)
@@ -161,7 +172,10 @@ def test_the_baseline_trains_on_a_cpu(tmp_path, monkeypatch):
     """The real model in its real dtypes, on other data and short sequences."""
     monkeypatch.chdir(tmp_path)
     overlay = {
-        "model": {"gpt": {"vocab_size": 512, "compute_dtype": "bfloat16"}},
+        "model": {
+            "gpt": {"vocab_size": 512},
+            "optimizer": {"init_args": {"matrix": {"newton_schulz_dtype": "auto"}}},
+        },
         "data": {
             "root": str(GOLDEN / "tied"),
             "tokenizer": str(TOKENIZER),

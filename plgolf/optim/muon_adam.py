@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim.adam import adam
 
-from plgolf.dtype import fast_dtype
+from plgolf.dtype import chosen_dtype
 from plgolf.errors import UserError
 from plgolf.optim.orthogonalize import orthogonalize_all
 from plgolf.optim.schedule import momentum_at
@@ -42,8 +42,8 @@ class MuonConfig:
     newton_schulz_dtype: Literal["bfloat16", "float32", "auto"] = "bfloat16"
 
     def __post_init__(self) -> None:
-        if self.newton_schulz_dtype == "auto":
-            object.__setattr__(self, "newton_schulz_dtype", fast_dtype())
+        name = "newton_schulz_dtype"
+        object.__setattr__(self, name, chosen_dtype(name, self.newton_schulz_dtype))
 
 
 @dataclass(frozen=True, kw_only=True)

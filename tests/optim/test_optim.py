@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plgolf import GPT, GPTConfig, MuonAdam
+from plgolf.errors import UserError
 from plgolf.model import HeadConfig
 from plgolf.optim import AdamConfig, Constant, MuonConfig, Progress, Warmdown
 from plgolf.optim.muon_adam import fused_nesterov, nesterov
@@ -167,7 +168,7 @@ def test_momentum_in_three_kernels_is_that_of_one_by_one(count, momentum, seed):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_auto_is_what_the_machine_is_fast_in(dtype, monkeypatch):
-    monkeypatch.setattr("plgolf.optim.muon_adam.fast_dtype", lambda: dtype)
+    monkeypatch.setattr("plgolf.dtype.fast_dtype", lambda: dtype)
     assert MuonConfig(newton_schulz_dtype="auto") == MuonConfig(newton_schulz_dtype=dtype)
     weights = []
     for given_dtype in ("auto", dtype):
@@ -177,6 +178,11 @@ def test_auto_is_what_the_machine_is_fast_in(dtype, monkeypatch):
         MuonAdam([{"role": "matrix", "params": [p]}], MuonConfig(newton_schulz_dtype=given_dtype)).step()
         weights.append(p.detach())
     assert torch.equal(*weights)
+
+
+def test_other_dtypes_of_newton_schulz_are_refused():
+    with pytest.raises(UserError, match="newton_schulz_dtype must be bfloat16, float32 or auto, got float64"):
+        MuonConfig(newton_schulz_dtype="float64")
 
 
 def test_state_round_trips_and_continues_alike():

@@ -1,6 +1,7 @@
 """Causal attention with grouped heads: what this device can do it with, how fast, and how exactly.
 
     python benchmarks/attention.py [--shapes small baseline 4,8,4,1024,64 ...] [--dtypes bfloat16 float32]
+    python benchmarks/attention.py --compile
 
 A shape is that of a size of ``step.py``, or numbers: sequences, query heads, key heads, positions, head size.
 Each variant is asked for the forward pass and for forward and backward together, in turn, in one process; one
@@ -98,10 +99,9 @@ def both_ways(work: Attend, q: Tensor, k: Tensor, v: Tensor, gradient: Tensor) -
     return [y.detach(), *torch.autograd.grad(y, leaves, gradient)]
 
 
-def errors(work: Attend, parts: list[Tensor], exact: list[Tensor]) -> dict[str, float]:
-    found = both_ways(work, *(x[:1] for x in parts))
+def errors(found: list[Tensor], exact: list[Tensor]) -> dict[str, float]:
     names = ("output", "queries", "keys", "values")
-    return {name: relative_error(a, b) for name, a, b in zip(names, found, exact, strict=True)}
+    return {name: relative_error(a[:1], b) for name, a, b in zip(names, found, exact, strict=True)}
 
 
 def measured(settings: Any, shape: Shape, dtype: torch.dtype) -> dict[str, Any]:
@@ -112,12 +112,13 @@ def measured(settings: Any, shape: Shape, dtype: torch.dtype) -> dict[str, Any]:
     del first
     works: dict[str, Attend] = {}
     found: dict[str, Any] = {}
-    for name, work in VARIANTS.items():
+    torch.compiler.reset()
+    for name, variant in VARIANTS.items():
+        work = torch.compile(variant, dynamic=False, fullgraph=True) if settings.compile else variant
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Reasons why a backend is none.
-                both_ways(work, *parts)
-                found[name] = {"errors": errors(work, parts, exact)}
+                found[name] = {"errors": errors(both_ways(work, *parts), exact)}
         except (RuntimeError, NotImplementedError) as reason:
             found[name] = {"unavailable": str(reason).splitlines()[0][:120]}
             continue
@@ -147,6 +148,7 @@ def main() -> None:
     arguments.add_argument("--shapes", nargs="+", default=default)
     arguments.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
     arguments.add_argument("--repeat", type=int, default=1, help="calls in a turn")
+    arguments.add_argument("--compile", action="store_true", help="each variant, as in a compiled model")
     settings = arguments.parse_args()
     if settings.threads:
         torch.set_num_threads(settings.threads)

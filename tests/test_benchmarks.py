@@ -44,6 +44,10 @@ def run(*words: str, timeout: float = 120) -> str:
             ["variants", "scales apart", "forward_backward", "speedup", "median"],
         ),
         ("sharing.py --size tiny --rounds 2", ["ways", "reduce-scatter", "speedup", "median"]),
+        (
+            "attention.py --shapes tiny --dtypes float32 --rounds 1 --compile",
+            ["shapes", "tiny", "float32", "blockwise", "forward", "speedup"],
+        ),
         ("attention.py --shapes tiny --rounds 2", ["shapes", "tiny", "bfloat16", "sdpa", "errors", "keys"]),
     ],
 )

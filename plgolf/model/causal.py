@@ -10,8 +10,8 @@ from plgolf.model import flash
 _BLOCK = 128
 """Queries at a time."""
 _BLOCKWISE_TIMES = {torch.bfloat16: range(1, 513), torch.float32: range(_BLOCK + 1, 513)}
-"""Where that is the faster way on a CPU. A single block of float32 gains nothing, and in longer sequences
-PyTorch's own kernel skips enough of what the mask hides."""
+"""Where that is the faster way on a CPU, with the way back. A single block of float32 gains nothing, and in
+longer sequences PyTorch's own kernel skips enough of what the mask hides."""
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -25,7 +25,9 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         (batch, query heads, time, head_dim).
     """
-    if q.device.type == "cpu" and q.size(2) in _BLOCKWISE_TIMES.get(q.dtype, ()):
+    # Forwards PyTorch's kernel is as fast or faster; it is the way back that takes it so long.
+    trains_on_cpu = q.device.type == "cpu" and torch.is_grad_enabled()
+    if trains_on_cpu and q.size(2) in _BLOCKWISE_TIMES.get(q.dtype, ()):
         return blockwise_attention(q, k, v)
     return fused_attention(q, k, v)
 
@@ -78,8 +80,9 @@ def gpu_kernels(
 def blockwise_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Does it with plain products, some queries at a time, of only the keys that these may see.
 
-    PyTorch's kernel for CPUs gains nothing from bfloat16 products, and works on short sequences as if
-    nothing were hidden. Sums and softmax are in float32; scores and probabilities have the inputs' dtype.
+    PyTorch's kernel for CPUs works on short sequences as if nothing were hidden, and its way back gains
+    nothing from bfloat16 products. Sums and softmax are in float32; scores and probabilities have the
+    inputs' dtype.
     """
     batch, heads, time, head_dim = q.shape
     groups = k.size(1)

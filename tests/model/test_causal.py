@@ -47,7 +47,7 @@ def test_in_bfloat16_no_length_is_far_from_float64(time):
     assert (found.double() - exact).norm() < 6e-3 * exact.norm()
 
 
-def test_short_sequences_on_a_cpu_are_blockwise_and_all_else_is_not():
+def test_short_sequences_on_a_cpu_are_trained_blockwise_and_all_else_is_not():
     for time, dtype, blockwise in (
         (1, torch.bfloat16, True),
         (512, torch.bfloat16, True),
@@ -60,6 +60,8 @@ def test_short_sequences_on_a_cpu_are_blockwise_and_all_else_is_not():
         q, k, v = heads(time=time, dtype=dtype)
         expected = (blockwise_attention if blockwise else fused_attention)(q, k, v)
         assert torch.equal(causal_attention(q, k, v), expected)
+        with torch.no_grad():
+            assert torch.equal(causal_attention(q, k, v), fused_attention(q, k, v))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -112,7 +112,7 @@ def measured(settings: Any, shape: Shape, dtype: torch.dtype) -> dict[str, Any]:
     del first
     works: dict[str, Attend] = {}
     found: dict[str, Any] = {}
-    torch.compiler.reset()
+    torch.compiler.reset()  # A function gets only so many graphs, and variants share theirs.
     for name, variant in VARIANTS.items():
         work = torch.compile(variant, dynamic=False, fullgraph=True) if settings.compile else variant
         try:

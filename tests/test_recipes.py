@@ -169,7 +169,10 @@ def test_two_steps_of_a_recipe_end_with_an_artifact(files, tmp_path, monkeypatch
 
 
 def test_the_baseline_trains_on_a_cpu(tmp_path, monkeypatch):
-    """The real model in its real dtypes, on other data and short sequences."""
+    """The real model in its real dtypes, on other data and short sequences.
+
+    The optimizer's products alone are float32 on a CPU without bfloat16, where they would take minutes.
+    """
     monkeypatch.chdir(tmp_path)
     overlay = {
         "model": {

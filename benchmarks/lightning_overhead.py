@@ -72,9 +72,9 @@ class ByHand:
         loop, numbers, clock = self.loop, self.numbers, self.clock
         (optimizer,) = loop.optimizers
         numbers.begin()
-        for index in range(loop.accumulation):
+        seed_generators(0, self.made, 0)
+        for _ in range(loop.accumulation):
             clock.on_train_batch_start()
-            seed_generators(0, self.made * loop.accumulation + index, 0)
             numbers.see_loss(loop.micro_batch())
         numbers.see_gradients()
         optimizer.step()
@@ -83,7 +83,7 @@ class ByHand:
         self.made += 1
         if clock.is_due(self.trainer):
             everyones = of_all_ranks(numbers.facts(), clock.facts())
-            clock.agree([row[:2] for row in everyones])
+            clock.agree(everyones)
             numbers.read(self.trainer, [row[2:] for row in everyones], stop=True)
         else:
             clock.go_on()

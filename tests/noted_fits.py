@@ -17,7 +17,6 @@ from lightning.pytorch.callbacks import (
     Timer,
 )
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.loops.optimization.automatic import Closure
 from runs import assert_same, load
 
 from plgolf.data.stream import Batch
@@ -38,9 +37,7 @@ def summary(value):
         return [summary(part) for part in value]
     if isinstance(value, dict):
         return {name: summary(part) for name, part in value.items() if isinstance(part, torch.Tensor)}
-    if isinstance(value, Closure):
-        return "Closure"
-    return value if isinstance(value, (int, float, str)) else type(value).__name__
+    return value if isinstance(value, (int, float, str)) else type(value).__name__.removeprefix("_")
 
 
 def note(fit, who, name, *args, **kwargs):
@@ -120,6 +117,11 @@ for hook in (
     setattr(OwnHooks, hook, noting("module", hook, getattr(OwnHooks, hook)))
 
 
+def with_own(hook):
+    """A module that overrides one of the hooks that Lightning goes forward and back by."""
+    return type(f"WithOwn_{hook}", (GolfModule,), {hook: noting("module", hook, getattr(GolfModule, hook))})
+
+
 class OneArgument(GolfModule):
     def training_step(self, batch):
         note(self.trainer, "module", "training_step")
@@ -148,6 +150,33 @@ class TransferringData(ShardDataModule):
     def transfer_batch_to_device(self, batch, device, dataloader_idx):
         note(self.trainer, "data", "transfer_batch_to_device", batch, dataloader_idx)
         return batch.to(device)
+
+
+class SomeBatches:
+    """Fewer than a loader has."""
+
+    def __init__(self, loader, count):
+        self.loader, self.count = loader, count
+
+    def __iter__(self):
+        return itertools.islice(iter(self.loader), self.count)
+
+
+class SomeOfAKnownNumber(SomeBatches):
+    """Says that there were more."""
+
+    def __len__(self):
+        return self.count + 2
+
+
+class DataOfUnknownLength(ShardDataModule):
+    def train_dataloader(self):
+        return SomeBatches(super().train_dataloader(), 3)
+
+
+class DataThatEndsEarly(ShardDataModule):
+    def train_dataloader(self):
+        return SomeOfAKnownNumber(super().train_dataloader(), 3)
 
 
 class Comes(Callback):

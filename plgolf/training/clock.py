@@ -3,7 +3,7 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -65,7 +65,10 @@ class TrainClock(Callback):
     @staticmethod
     def of(trainer: Trainer) -> "TrainClock":
         """Returns the trainer's clock; ``GolfModule`` sees to it that there is one."""
-        return next(c for c in trainer.callbacks if isinstance(c, TrainClock))  # type: ignore[attr-defined]
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, TrainClock):
+                return callback
+        raise LookupError("the trainer has no TrainClock")
 
     def progress(self, step: int, max_steps: int) -> Progress:
         """Says how far the run is after ``step`` optimizer steps; ``max_steps`` is -1 for no limit."""
@@ -91,13 +94,17 @@ class TrainClock(Callback):
         """Returns what this rank has to tell: its reading and the signal it got."""
         return [self._read(), self.signals.received]
 
-    def agree(self, everyones: list[list[float]]) -> None:
-        """Takes the facts of all ranks after a step, so that all of them go on alike."""
+    def agree(self, everyones: Sequence[Sequence[float]]) -> None:
+        """Takes the facts of all ranks after a step, so that all of them go on alike.
+
+        Args:
+            everyones: by rank; what comes behind is not the clock's.
+        """
         steps = self._pace.read(everyones[0][0])
         # Those that were counted at the pace before are among them.
         self.step_seconds[len(self.step_seconds) + 1 - steps :] = [self._pace.seconds_per_step] * steps
         self.elapsed_seconds = everyones[0][0]
-        self._take_signals(signum for _, signum in everyones)
+        self._take_signals(everyones)
 
     def go_on(self) -> None:
         """Counts a step after which the ranks do not agree."""
@@ -107,10 +114,12 @@ class TrainClock(Callback):
 
     def agree_to_stop(self, device: torch.device) -> None:
         """Shares the signals alone, where no step has ended; every rank calls it at the same time."""
-        self._take_signals(signum for _, signum in of_all_ranks(torch.empty(0, device=device), self.facts()))
+        self._take_signals(of_all_ranks(torch.empty(0, device=device), self.facts()))
 
-    def _take_signals(self, signums: Iterable[float]) -> None:
-        self.stopped_by = int(next((signum for signum in signums if signum), 0))
+    def _take_signals(self, everyones: Sequence[Sequence[float]]) -> None:
+        self.stopped_by = 0
+        for _, signum, *_ in everyones:
+            self.stopped_by = self.stopped_by or int(signum)
 
     def end_if_stopped(self, trainer: Trainer) -> None:
         """Raises StoppedBySignal on all ranks if one of them got a signal."""

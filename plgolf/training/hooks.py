@@ -27,15 +27,17 @@ class Hooks:
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer, self._module = trainer, trainer.lightning_module
+        # Of the module, and not by nn.Module's __setattr__, which looks for parameters.
+        self._with_name = vars(self._module)
         self._callbacks: list[Callback] = []
         self._of_callbacks: dict[str, list[Callable[..., Any]]] = {}
-        self._of_module = {name: _own(self._module, name, LightningModule) for name in _OF_BOTH}
+        self._of_module = {name: overridden(self._module, name, LightningModule) for name in _OF_BOTH}
         self._find()
 
     def _find(self) -> None:
         self._callbacks = list(self._trainer.callbacks)  # type: ignore[attr-defined]
         for name in _OF_BOTH:
-            hooks = [_own(callback, name, Callback) for callback in self._callbacks]
+            hooks = [overridden(callback, name, Callback) for callback in self._callbacks]
             self._of_callbacks[name] = [hook for hook in hooks if hook is not None]
 
     def call(self, name: str, *args: Any) -> Any:
@@ -50,26 +52,25 @@ class Hooks:
         hooks = self._of_callbacks[name]
         if not hooks and own is None:
             return None
-        with_log = vars(module)
-        outer, with_log["_current_fx_name"] = with_log["_current_fx_name"], name
+        with_name = self._with_name
+        outer, with_name["_current_fx_name"] = with_name["_current_fx_name"], name
         for hook in hooks:
             hook(trainer, module, *args)
         output = own(*args) if own else None
-        with_log["_current_fx_name"] = outer
+        with_name["_current_fx_name"] = outer
         return output
 
-    def call_one(self, owner: Any, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Calls a method of the module, or of its strategy, that does something in any case."""
-        # Not by nn.Module's __setattr__, which looks for parameters.
-        with_log = vars(self._module)
-        outer, with_log["_current_fx_name"] = with_log["_current_fx_name"], name
-        hook = getattr(owner, name)
-        output = hook(*args, **kwargs) if callable(hook) else None
-        with_log["_current_fx_name"] = outer
+    def call_one(self, name: str, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Calls a method that does something in any case, and of which ``log`` is to say ``name``."""
+        with_name = self._with_name
+        outer, with_name["_current_fx_name"] = with_name["_current_fx_name"], name
+        output = hook(*args, **kwargs)
+        with_name["_current_fx_name"] = outer
         return output
 
 
-def _own(owner: Any, name: str, base: type) -> Callable[..., Any] | None:
-    hook: Any = getattr(owner, name)
-    does_nothing = getattr(hook, "__func__", None) is getattr(base, name)
-    return hook if callable(hook) and not does_nothing else None
+def overridden(owner: Any, name: str, base: type) -> Callable[..., Any] | None:
+    """Returns the method that an owner has in the place of its base's; None if it has none."""
+    method: Any = getattr(owner, name)
+    is_the_bases = getattr(method, "__func__", None) is getattr(base, name)
+    return method if callable(method) and not is_the_bases else None

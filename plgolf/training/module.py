@@ -153,13 +153,12 @@ class GolfModule(LightningModule):
             group["lr"] *= self._factor(self.trainer.global_step)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        trainer, seed = self.trainer, self._seed
-        accumulation = trainer.accumulate_grad_batches
-        micro_batch = batch_idx % accumulation
-        if micro_batch == 0:
-            self._numbers.begin()
-        assert seed is not None
-        seed_generators(seed, trainer.global_step * accumulation + micro_batch, trainer.global_rank)
+        trainer = self.trainer
+        if batch_idx % trainer.accumulate_grad_batches:
+            return
+        assert self._seed is not None
+        seed_generators(self._seed, trainer.global_step, trainer.global_rank)
+        self._numbers.begin()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss: Tensor = self.gpt(batch.input_ids.long(), batch.target_ids.long())
@@ -173,11 +172,12 @@ class GolfModule(LightningModule):
             self._numbers.skip_if_nonfinite(self.trainer, optimizer)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        clock, trainer = TrainClock.of(self.trainer), self.trainer
+        trainer = self.trainer
+        clock = TrainClock.of(trainer)
         self._numbers.end()
         if clock.is_due(trainer) or has_row(trainer):
             everyones = of_all_ranks(self._numbers.facts(), clock.facts())
-            clock.agree([row[:2] for row in everyones])
+            clock.agree(everyones)
             self.train_loss, self.gradient_norm = self._numbers.read(
                 trainer, [row[2:] for row in everyones], stop=self.nonfinite == "stop"
             )

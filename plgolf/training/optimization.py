@@ -1,6 +1,7 @@
 """One micro-batch: forward, backward and, with the last one of a step, the optimizer."""
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,32 +11,26 @@ from lightning.pytorch.loops.utilities import _block_parallel_sync_behavior
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
-from torch.optim import Optimizer
 
-from plgolf.training.hooks import Hooks
+from plgolf.training.hooks import Hooks, overridden
+from plgolf.training.ordinary import optimizes_plainly
 
 
-class _Closure(Closure):
+class _Closure:
     """What an optimizer gets to call: forward and backward of one micro-batch, which return the loss."""
 
-    def __init__(self, optimization: "Optimization", args: tuple[Any, ...], batch_idx: int) -> None:
-        self._result: ClosureResult | None = None
-        self._optimization, self._args, self._batch_idx = optimization, args, batch_idx
-
-    def closure(self, *args: Any, **kwargs: Any) -> ClosureResult:
-        result = self._optimization.forward(self._args)
-        if result.closure_loss is None:
-            # Lightning's words, for those who have silenced them.
-            said = "`training_step` returned `None`. If this was on purpose, ignore this warning..."
-            self.warning_cache.warn(said)
-        self._optimization.backward(result.closure_loss, self._batch_idx)
-        return result
+    def __init__(self, optimization: "Optimization", batch: Any, batch_idx: int) -> None:
+        self._optimization, self._batch, self._batch_idx = optimization, batch, batch_idx
+        self.outputs: dict[str, Any] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor | None:
         # Most optimizers have seen to it.
-        with nullcontext() if torch.is_grad_enabled() else torch.enable_grad():
-            self._result = self.closure()
-        return self._result.loss
+        if torch.is_grad_enabled():
+            self.outputs = self._optimization.forward_backward(self._batch, self._batch_idx)
+        else:
+            with torch.enable_grad():
+                self.outputs = self._optimization.forward_backward(self._batch, self._batch_idx)
+        return self.outputs.get("loss")
 
 
 class Optimization:
@@ -49,69 +44,105 @@ class Optimization:
     def __init__(self, trainer: Trainer, hooks: Hooks) -> None:
         self._trainer, self._module, self._strategy = trainer, trainer.lightning_module, trainer.strategy
         self._hooks = hooks
-        self._loop = trainer.fit_loop.epoch_loop
-        self._automatic = self._loop.automatic_optimization
+        self._automatic = trainer.fit_loop.epoch_loop.automatic_optimization
+        self._optimizer = self._strategy.optimizers[0]
         # Any name will do where there are two arguments.
         step = self._module.training_step
         self._takes_index = is_param_in_hook_signature(step, "batch_idx", min_args=2)
+        self._is_plain = optimizes_plainly(trainer)
+        self._training_step = step if self._is_plain else self._strategy.training_step
 
-    def run(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+    def run(self, batch: Any, batch_idx: int, *, ends_step: bool) -> dict[str, Any]:
         """Runs a micro-batch.
 
+        Args:
+            batch: on its device.
+            batch_idx: its number in the epoch.
+            ends_step: whether it is the last one of its step.
+
         Returns:
-            The detached loss and what else ``training_step`` returned; nothing if that was None.
+            A detached copy of the loss and what else ``training_step`` returned; nothing if that was None.
         """
-        closure = _Closure(self, (batch, batch_idx) if self._takes_index else (batch,), batch_idx)
-        if not self._strategy.handles_gradient_accumulation and self._loop._should_accumulate():
+        closure = _Closure(self, batch, batch_idx)
+        if ends_step:
+            progress = self._automatic.optim_progress.optimizer.step
+            progress.increment_ready()
+            self._optimizer_step(batch_idx, closure)
+            progress.increment_completed()
+        elif self._is_plain:
+            closure()
+        elif self._strategy.handles_gradient_accumulation:
+            self._optimizer_step(batch_idx, closure)
+        else:
             with _block_parallel_sync_behavior(self._strategy):
                 closure()
-        else:
-            self._optimizer_step(batch_idx, closure)
-        result = closure.consume_result()
-        return {} if result.loss is None else result.asdict()
+        return closure.outputs
 
-    def forward(self, args: tuple[Any, ...]) -> ClosureResult:
-        """Calls ``training_step``."""
-        output = self._hooks.call_one(self._strategy, "training_step", *args)
-        self._strategy.post_training_step()
+    def forward_backward(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """Calls ``training_step`` and makes the gradients.
+
+        Returns:
+            What ``run`` does.
+        """
+        args = (batch, batch_idx) if self._takes_index else (batch,)
+        output = self._hooks.call_one("training_step", self._training_step, *args)
+        if not self._is_plain:
+            self._strategy.post_training_step()
+        loss, outputs = self._loss(output)
+        # Of nothing else at the start of a step; Lightning's tuners want none.
+        if not self._automatic._skip_backward:
+            if batch_idx % self._trainer.accumulate_grad_batches == 0:
+                self._zero_grad(batch_idx)
+            if loss is not None:
+                self._backward(loss)
+        return outputs
+
+    def _loss(self, output: Any) -> tuple[Tensor | None, dict[str, Any]]:
+        accumulation = self._trainer.accumulate_grad_batches
+        if isinstance(output, Tensor):
+            loss = output / accumulation if accumulation > 1 else output
+            return loss, {"loss": loss.detach().clone()}
         if output is None and self._trainer.world_size > 1:
             raise RuntimeError(
                 "Skipping the `training_step` by returning None is not supported on several ranks."
             )
-        accumulation = self._trainer.accumulate_grad_batches
-        if isinstance(output, Tensor):
-            return ClosureResult(output / accumulation if accumulation > 1 else output)
-        return ClosureResult.from_training_step_output(output, accumulation)
+        result = ClosureResult.from_training_step_output(output, accumulation)
+        if result.closure_loss is None:
+            # Lightning's words, for those who have silenced them.
+            said = "`training_step` returned `None`. If this was on purpose, ignore this warning..."
+            Closure.warning_cache.warn(said)
+            return None, {}
+        return result.closure_loss, result.asdict()
 
-    def backward(self, loss: Tensor | None, batch_idx: int) -> None:
-        """Makes the gradients, of nothing else at the start of a step; Lightning's tuners want none."""
-        if self._automatic._skip_backward:
-            return
-        optimizer = self._strategy.optimizers[0]
-        if batch_idx % self._trainer.accumulate_grad_batches == 0:
-            self._zero_grad(batch_idx, optimizer)
-        if loss is not None:
-            self._hooks.call_one(self._strategy, "backward", loss, optimizer)
+    def _backward(self, loss: Tensor) -> None:
+        hooks = self._hooks
+        if self._is_plain:
+            hooks.call("on_before_backward", loss)
+            loss.backward()  # type: ignore[no-untyped-call]
+            hooks.call("on_after_backward")
+        else:
+            hooks.call_one("backward", self._strategy.backward, loss, self._optimizer)
 
-    def _zero_grad(self, batch_idx: int, optimizer: Optimizer) -> None:
-        progress = self._automatic.optim_progress.optimizer.zero_grad
+    def _zero_grad(self, batch_idx: int) -> None:
+        optimizer, progress = self._optimizer, self._automatic.optim_progress.optimizer.zero_grad
         progress.increment_ready()
         self._hooks.call("on_before_zero_grad", optimizer)
         progress.increment_started()
-        epoch = self._trainer.current_epoch
-        self._hooks.call_one(self._module, "optimizer_zero_grad", epoch, batch_idx, optimizer)
+        if self._is_plain:
+            optimizer.zero_grad()
+        else:
+            zero_grad, epoch = self._module.optimizer_zero_grad, self._trainer.current_epoch
+            self._hooks.call_one("optimizer_zero_grad", zero_grad, epoch, batch_idx, optimizer)
         progress.increment_completed()
 
-    def _optimizer_step(self, batch_idx: int, closure: Closure) -> None:
-        optimizer, epoch = self._strategy._lightning_optimizers[0], self._trainer.current_epoch
-        progress = self._automatic.optim_progress.optimizer.step
-        # A strategy that accumulates by itself is here with each micro-batch.
-        steps = not self._loop._should_accumulate()
-        if steps:
-            progress.increment_ready()
-        self._hooks.call_one(self._module, "optimizer_step", epoch, batch_idx, optimizer, closure)
-        if steps:
-            progress.increment_completed()
+    def _optimizer_step(self, batch_idx: int, closure: _Closure) -> None:
+        if self._is_plain:
+            with_hook = self._strategy.precision_plugin._wrap_closure
+            self._optimizer.step(closure=partial(with_hook, self._module, self._optimizer, closure))
+        else:
+            step, optimizer = self._module.optimizer_step, self._strategy._lightning_optimizers[0]
+            epoch = self._trainer.current_epoch
+            self._hooks.call_one("optimizer_step", step, epoch, batch_idx, optimizer, closure)
 
 
 class StepPrecision(Precision):
@@ -127,8 +158,7 @@ class StepPrecision(Precision):
     def __init__(self, trainer: Trainer, hooks: Hooks) -> None:
         self._trainer, self._hooks = trainer, hooks
         module, names = trainer.lightning_module, ("configure_gradient_clipping", "clip_gradients")
-        own = (getattr(getattr(module, name), "__func__", None) for name in names)
-        self._clips_otherwise = list(own) != [getattr(LightningModule, name) for name in names]
+        self._clips_otherwise = any(overridden(module, name, LightningModule) for name in names)
 
     def pre_backward(self, tensor: Tensor, module: LightningModule) -> Tensor:  # type: ignore[override]
         self._hooks.call("on_before_backward", tensor)
@@ -146,7 +176,8 @@ class StepPrecision(Precision):
                 "gradient_clip_val": most,
                 "gradient_clip_algorithm": self._trainer.gradient_clip_algorithm,
             }
-            self._hooks.call_one(model, "configure_gradient_clipping", optimizer, **how)
+            clip = model.configure_gradient_clipping
+            self._hooks.call_one("configure_gradient_clipping", clip, optimizer, **how)
 
     def train_step_context(self) -> AbstractContextManager[None]:  # type: ignore[override]
         return self._nothing

@@ -1,4 +1,4 @@
-"""Random numbers without a state: what a micro-batch draws follows from the seed and its place in the run."""
+"""Random numbers without a state: what a step draws follows from the seed and its place in the run."""
 
 import random
 
@@ -6,16 +6,16 @@ import numpy as np
 import torch
 
 
-def seed_generators(seed: int, micro_batch: int, rank: int) -> None:
+def seed_generators(seed: int, step: int, rank: int) -> None:
     """Sets the global generators of torch, numpy and Python: a resumed run draws what it would have drawn.
 
     Args:
         seed: the run's.
-        micro_batch: how many the rank has been through since step 0.
+        step: optimizer steps before it.
         rank: the rank; each draws something else.
     """
     # Odd 64-bit constants spread neighbours apart (https://doi.org/10.1145/2714064.2660195).
-    mixed = seed * 0x9E3779B97F4A7C15 + micro_batch * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB
+    mixed = seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB
     # Not torch.manual_seed, which takes 0.1 ms to look for every kind of device.
     torch.default_generator.manual_seed(mixed % 2**63)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]

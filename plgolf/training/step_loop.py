@@ -1,17 +1,21 @@
 """The loop over micro-batches: Lightning's, without the work that nobody asked for."""
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection, _ResultMetric
 
 from plgolf.data.stream import Batch
-from plgolf.training.hooks import Hooks
+from plgolf.training.hooks import Hooks, overridden
 from plgolf.training.optimization import Optimization, StepPrecision
-from plgolf.training.ordinary import is_ordinary, moves_batches_itself
+from plgolf.training.ordinary import is_ordinary, moves_batches_itself, only_iterator
+
+_END = object()
 
 
 class _LoggedValue(_ResultMetric):
@@ -62,7 +66,10 @@ class StepLoop(_TrainingEpochLoop):
         self._results: _Logged = _Logged(training=True)
         self._hooks: Hooks | None = None
         self._optimization: Optimization | None = None
-        self._moves_itself = False
+        self._batches: Iterator[Any] | None = None
+        self._device: torch.device | None = None
+        self._strategy_begins: Callable[..., Any] | None = None
+        self._has_plateaus = False
 
     @classmethod
     def put_in_place(cls, trainer: Trainer) -> None:
@@ -77,28 +84,37 @@ class StepLoop(_TrainingEpochLoop):
             return
         strategy = trainer.strategy
         hooks = self._hooks = Hooks(trainer)
-        self._optimization, self._moves_itself = Optimization(trainer, hooks), moves_batches_itself(trainer)
+        self._optimization = Optimization(trainer, hooks)
+        self._device = strategy.root_device if moves_batches_itself(trainer) else None
+        self._strategy_begins = overridden(strategy, "on_train_batch_start", Strategy)
+        self._has_plateaus = any(config.reduce_on_plateau for config in strategy.lr_scheduler_configs)
         self._results.changed = True
         precision, strategy.precision_plugin = strategy.precision_plugin, StepPrecision(trainer, hooks)
         try:
             super().run(data_fetcher)
         finally:
-            self._hooks = self._optimization = None
+            self._hooks = self._optimization = self._batches = None
             strategy.precision_plugin = precision
 
+    def on_run_start(self, data_fetcher: _DataFetcher) -> None:
+        super().on_run_start(data_fetcher)
+        if self._optimization is not None:
+            self._batches = only_iterator(data_fetcher)
+
     def advance(self, data_fetcher: _DataFetcher) -> None:
-        hooks, optimization, progress = self._hooks, self._optimization, self.batch_progress
-        if hooks is None or optimization is None or self.restarting:
+        hooks, optimization = self._hooks, self._optimization
+        if hooks is None or optimization is None or self._restarting:
             super().advance(data_fetcher)
             return
-        if self.val_loop.restarting:
+        if self.val_loop._restarting:
             self.val_loop.restarting = False
-        batch, _, _ = next(data_fetcher)
-        batch_idx = self.batch_idx + 1
+        progress, logged, connector = self.batch_progress, self._results, self.trainer._logger_connector
+        batch, batch_idx = self._next_batch(data_fetcher), progress.current.ready
         progress.is_last_batch = data_fetcher.done
         batch = self._to_device(batch, hooks)
         progress.increment_ready()
-        self._begin_batch(batch)
+        connector._first_loop_iter = connector._first_loop_iter is None
+        logged.batch, logged.batch_size, logged.dataloader_idx = batch, None, None
 
         outputs, goes_on = None, True
         if batch is None:
@@ -106,10 +122,11 @@ class StepLoop(_TrainingEpochLoop):
             self._warning_cache.warn(said)
         else:
             goes_on = hooks.call("on_train_batch_start", batch, batch_idx) != -1
-            hooks.call_one(self.trainer.strategy, "on_train_batch_start", batch, batch_idx)
+            if self._strategy_begins is not None:
+                hooks.call_one("on_train_batch_start", self._strategy_begins, batch, batch_idx)
             if goes_on:
                 progress.increment_started()
-                outputs = optimization.run(batch, batch_idx)
+                outputs = optimization.run(batch, batch_idx, ends_step=not self._should_accumulate())
             else:
                 progress.increment_by(0, is_last_batch=True)
         progress.increment_processed()
@@ -120,30 +137,35 @@ class StepLoop(_TrainingEpochLoop):
         hooks.call("on_train_batch_end", outputs, batch, batch_idx)
         self._end_batch()
 
+    def _next_batch(self, data_fetcher: _DataFetcher) -> Any:
+        batch = _END if self._batches is None else next(self._batches, _END)
+        if batch is _END:  # Lightning's own way then, which also knows how an epoch ends.
+            batch, _, _ = next(data_fetcher)
+        else:
+            data_fetcher.fetched += 1
+            data_fetcher.done = data_fetcher.fetched >= data_fetcher.length  # type: ignore[operator]
+        return batch
+
     def _to_device(self, batch: Any, hooks: Hooks) -> Any:
-        trainer = self.trainer
-        if self._moves_itself and type(batch) is Batch:
-            return batch.to(trainer.strategy.root_device)
-        batch = trainer.precision_plugin.convert_input(batch)
-        batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
-        return hooks.call_one(trainer.strategy, "batch_to_device", batch, dataloader_idx=0)
+        if self._device is not None and type(batch) is Batch:
+            return batch.to(self._device)
+        strategy = self.trainer.strategy
+        batch = strategy.precision_plugin.convert_input(batch)
+        batch = self.trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+        return hooks.call_one("batch_to_device", strategy.batch_to_device, batch, dataloader_idx=0)
 
     def _step_schedulers(self, hooks: Hooks) -> None:
-        trainer, progress = self.trainer, self.scheduler_progress
         if not self._should_accumulate():
-            for config in trainer.strategy.lr_scheduler_configs:
-                is_due = config.interval == "step" and (self.batch_idx + 1) % config.frequency == 0
+            strategy, made = self.trainer.strategy, self.batch_progress.current.ready
+            for config in strategy.lr_scheduler_configs:
+                is_due = config.interval == "step" and made % config.frequency == 0
                 if is_due and not config.reduce_on_plateau:
-                    progress.increment_ready()
-                    hooks.call_one(trainer.lightning_module, "lr_scheduler_step", config.scheduler, None)
-                    progress.increment_completed()
+                    self.scheduler_progress.increment_ready()
+                    step = strategy.lightning_module.lr_scheduler_step
+                    hooks.call_one("lr_scheduler_step", step, config.scheduler, None)
+                    self.scheduler_progress.increment_completed()
         if self._num_ready_batches_reached():
             self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
-
-    def _begin_batch(self, batch: Any) -> None:
-        connector, logged = self.trainer._logger_connector, self._results
-        connector._first_loop_iter = connector._first_loop_iter is None
-        logged.batch, logged.batch_size, logged.dataloader_idx = batch, None, None
 
     def _end_batch(self) -> None:
         trainer, logged = self.trainer, self._results
@@ -164,13 +186,25 @@ class StepLoop(_TrainingEpochLoop):
             or self._skip_next_val
             or trainer.should_stop
             or trainer.received_sigterm
-            or any(config.reduce_on_plateau for config in trainer.strategy.lr_scheduler_configs)
+            or self._has_plateaus
             or self._should_check_val_fx(data_fetcher)
         ):
             super().on_advance_end(data_fetcher)
             self._results.changed = True  # A validation may have logged by the same names.
         elif not self._should_accumulate():
             self._batches_that_stepped += 1
+
+    @property
+    def done(self) -> bool:
+        most = self.max_steps
+        goes_on = (
+            self._optimization is not None
+            and not self.trainer.should_stop
+            and (most == -1 or self.global_step < most)
+            and not self._num_ready_batches_reached()
+        )
+        # Why a run may end, and when it may not, takes more to find out.
+        return not goes_on and bool(super().done)
 
     @property
     def global_step(self) -> int:
@@ -182,7 +216,11 @@ class StepLoop(_TrainingEpochLoop):
         trainer = self.trainer
         if self.batch_progress.current.ready % trainer.accumulate_grad_batches == 0:
             return False
-        return trainer.strategy.handles_gradient_accumulation or not self._num_ready_batches_reached()
+        return not self._num_ready_batches_reached() or trainer.strategy.handles_gradient_accumulation
+
+    def _num_ready_batches_reached(self) -> bool:
+        progress = self.batch_progress
+        return progress.is_last_batch or progress.current.ready == self.trainer.fit_loop.max_batches
 
     def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
         # That none is due takes less to find out than whether there is any.

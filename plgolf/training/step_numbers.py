@@ -23,13 +23,14 @@ class _Numbers(NamedTuple):
     losses: list[Tensor]
     norms: dict[str, Tensor]
 
-    def facts(self) -> Tensor:
-        """Returns the norms and the losses, float32 (n,)."""
-        return torch.stack([*self.norms.values(), *self.losses]).float()
-
     def of(self, facts: Sequence[float]) -> list[float]:
-        """Returns the norm of the whole gradient and the losses, as ``facts`` have them."""
+        """Returns the norm of the whole gradient and the losses, as ``_facts`` have them."""
         return [math.hypot(*facts[: len(self.norms)]), *facts[len(self.norms) :]]
+
+
+def _facts(steps: Sequence[_Numbers]) -> Tensor:
+    """Returns the norms and the losses of each step, float32 (n,)."""
+    return torch.stack([fact for step in steps for fact in (*step.norms.values(), *step.losses)]).float()
 
 
 class StepNumbers:
@@ -66,8 +67,7 @@ class StepNumbers:
 
     def facts(self) -> Tensor:
         """Returns what the steps that nobody has read yet came to, one after the other, float32 (n,)."""
-        steps = [numbers.facts() for numbers in self._unread]
-        return steps[0] if len(steps) == 1 else torch.cat(steps)
+        return _facts(self._unread)
 
     def read(
         self, trainer: Trainer, everyones: Sequence[Sequence[float]], *, stop: bool
@@ -84,16 +84,16 @@ class StepNumbers:
         """
         unread, self._unread = self._unread, []
         width = len(everyones[0]) // len(unread)
-        steps = [
-            [numbers.of(row[i * width : (i + 1) * width]) for row in everyones]
-            for i, numbers in enumerate(unread)
-        ]
-        for ago, (numbers, ranks) in enumerate(zip(unread, steps, strict=True), 1 - len(unread)):
-            problem = stop and _problem(trainer, numbers, ranks, step=trainer.global_step + ago)
-            if problem:
-                raise RunError(f"{problem}; checkpoints are of earlier steps", silent=trainer.global_rank > 0)
-        losses = [loss for row in steps[-1] for loss in row[1:]]
-        return sum(losses) / len(losses), steps[-1][0][0]
+        if stop and not math.isfinite(sum(map(sum, everyones))):
+            for i, numbers in enumerate(unread):
+                ranks = [numbers.of(row[i * width : (i + 1) * width]) for row in everyones]
+                problem = _problem(trainer, numbers, ranks, step=trainer.global_step + 1 - len(unread) + i)
+                if problem:
+                    silent = trainer.global_rank > 0
+                    raise RunError(f"{problem}; checkpoints are of earlier steps", silent=silent)
+        last = [unread[-1].of(row[-width:]) for row in everyones]
+        losses = [loss for row in last for loss in row[1:]]
+        return sum(losses) / len(losses), last[0][0]
 
     def skip_if_nonfinite(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Takes the gradients away if a number is none, so that the optimizer has nothing to do.
@@ -105,7 +105,7 @@ class StepNumbers:
         Raises:
             RunError: it would be the eleventh in a row.
         """
-        everyones = [self._now.of(facts) for facts in of_all_ranks(self._now.facts())]
+        everyones = [self._now.of(facts) for facts in of_all_ranks(_facts([self._now]))]
         problem = _problem(trainer, self._now, everyones, step=trainer.global_step + 1)
         if not problem:
             self._skipped = 0

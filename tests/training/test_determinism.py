@@ -61,12 +61,12 @@ def test_initial_weights_follow_from_the_seed():
     assert not same(weights(3), weights(4))
 
 
-def test_every_micro_batch_of_every_rank_draws_something_else():
+def test_every_step_of_every_rank_draws_something_else():
     def draw(*place):
         seed_generators(*place)
         return torch.rand(()).item(), random.random(), float(np.random.rand())
 
-    places = [(seed, index, rank) for seed in (0, 1) for index in range(50) for rank in range(8)]
+    places = [(seed, step, rank) for seed in (0, 1) for step in range(50) for rank in range(8)]
     drawn = [draw(*place) for place in places]
     assert drawn == [draw(*place) for place in places]
     for generator in zip(*drawn, strict=True):

@@ -10,24 +10,28 @@ import pytest
 from golden_run import golden_data, golden_module, trainer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lightning.pytorch import Callback
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.profilers import SimpleProfiler
 from noted_fits import (
     FALLEN_BACK,
     LIGHTNINGS,
     OURS,
+    DataOfUnknownLength,
+    DataThatEndsEarly,
     NoLoss,
     OneArgument,
     OwnHooks,
     TransferringData,
     assert_alike,
     run,
+    with_own,
 )
 from processes import ranks, succeed
 from runs import assert_same, load
 from torch.nn.parallel import DistributedDataParallel
 
-from plgolf.training import GolfModule, ShardDataModule, TrainClock, ordinary
+from plgolf.training import ConsoleLog, GolfModule, RunCheckpoint, ShardDataModule, TrainClock, ordinary
 from plgolf.training.step_loop import StepLoop
 
 pytestmark = [
@@ -55,7 +59,10 @@ def both(tmp_path, monkeypatch):
     return compare
 
 
-@pytest.mark.parametrize("kind", [GolfModule, OwnHooks, OneArgument, NoLoss])
+OWN = ("backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping")
+
+
+@pytest.mark.parametrize("kind", [GolfModule, OwnHooks, OneArgument, NoLoss, *map(with_own, OWN)])
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_modules(kind, accumulation, both):
     epochs = {"limit_train_batches": 4, "max_epochs": 4, "max_steps": -1} if kind is NoLoss else {}
@@ -75,6 +82,8 @@ def test_modules(kind, accumulation, both):
         {"callbacks": ["stops", "rates", "timer"]},
         {"callbacks": ["early", "files"], "kind": OwnHooks, "limit_train_batches": 2, "max_epochs": 5},
         {"data_kind": TransferringData, "kind": OwnHooks},
+        {"data_kind": DataOfUnknownLength, "accumulation": 1, "max_epochs": 3},
+        {"data_kind": DataThatEndsEarly, "kind": OwnHooks, "max_epochs": 3},
         {"log_every_n_steps": 0},
         {
             "log_every_n_steps": 1,
@@ -121,6 +130,31 @@ def test_what_is_not_ordinary_goes_lightnings_own_way(both, tmp_path, monkeypatc
         assert both()[-1] == {FALLEN_BACK}
     finally:
         log.setLevel(logging.NOTSET)
+
+
+def test_a_step_takes_few_calls(tmp_path, monkeypatch):
+    """Of Lightning's functions: what its Trainer adds to a step is their number, about a microsecond each."""
+
+    class Counts(Callback):
+        calls = 0
+
+        def count(self, frame, event, arg):
+            in_lightning = f"{os.sep}lightning{os.sep}pytorch{os.sep}" in frame.f_code.co_filename
+            self.calls += event == "call" and in_lightning
+
+        def on_train_batch_end(self, fit, module, outputs, batch, batch_idx):
+            sys.setprofile(self.count if batch_idx == 3 else None)
+
+    def calls(folder):
+        counts = Counts()
+        ours = [TrainClock(), RunCheckpoint(), ConsoleLog("lines")]
+        fit = trainer(folder, *ours, counts, enable_checkpointing=True, max_steps=6)
+        fit.fit(golden_module(newton_schulz_dtype="float32"), golden_data())
+        return counts.calls
+
+    ours = calls(tmp_path)
+    monkeypatch.setattr(StepLoop, "put_in_place", lambda fit: None)
+    assert 10 < ours < 60 < calls(tmp_path) / 4
 
 
 def test_this_lightning_is_known():

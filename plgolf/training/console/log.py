@@ -56,10 +56,10 @@ class ConsoleLog(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        if (batch_idx + 1) % trainer.accumulate_grad_batches or not trainer.is_global_zero:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        if self._bar.is_due if self._bar else self.reads_step(step):
+        is_due = self._bar.is_due if self._bar else self.reads_step(trainer.global_step)
+        if is_due and trainer.is_global_zero:
             self._say_step(trainer, pl_module)
 
     def reads_step(self, step: int) -> bool:

@@ -116,7 +116,7 @@ class StepLoop(_TrainingEpochLoop):
         connector._first_loop_iter = connector._first_loop_iter is None
         logged.batch, logged.batch_size, logged.dataloader_idx = batch, None, None
 
-        outputs, goes_on = None, True
+        outputs, goes_on, ends_step = None, True, not self._should_accumulate()
         if batch is None:
             said = "train_dataloader yielded None. If this was on purpose, ignore this warning..."
             self._warning_cache.warn(said)
@@ -126,11 +126,15 @@ class StepLoop(_TrainingEpochLoop):
                 hooks.call_one("on_train_batch_start", self._strategy_begins, batch, batch_idx)
             if goes_on:
                 progress.increment_started()
-                outputs = optimization.run(batch, batch_idx, ends_step=not self._should_accumulate())
+                outputs = optimization.run(batch, batch_idx, ends_step=ends_step)
             else:
                 progress.increment_by(0, is_last_batch=True)
+                ends_step = not self._should_accumulate()
         progress.increment_processed()
-        self._step_schedulers(hooks)
+        if ends_step:
+            self._step_schedulers(hooks)
+        if self._num_ready_batches_reached():
+            self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
         if not goes_on:
             raise StopIteration
 
@@ -155,17 +159,14 @@ class StepLoop(_TrainingEpochLoop):
         return hooks.call_one("batch_to_device", strategy.batch_to_device, batch, dataloader_idx=0)
 
     def _step_schedulers(self, hooks: Hooks) -> None:
-        if not self._should_accumulate():
-            strategy, made = self.trainer.strategy, self.batch_progress.current.ready
-            for config in strategy.lr_scheduler_configs:
-                is_due = config.interval == "step" and made % config.frequency == 0
-                if is_due and not config.reduce_on_plateau:
-                    self.scheduler_progress.increment_ready()
-                    step = strategy.lightning_module.lr_scheduler_step
-                    hooks.call_one("lr_scheduler_step", step, config.scheduler, None)
-                    self.scheduler_progress.increment_completed()
-        if self._num_ready_batches_reached():
-            self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
+        strategy, made = self.trainer.strategy, self.batch_progress.current.ready
+        for config in strategy.lr_scheduler_configs:
+            is_due = config.interval == "step" and made % config.frequency == 0
+            if is_due and not config.reduce_on_plateau:
+                self.scheduler_progress.increment_ready()
+                step = strategy.lightning_module.lr_scheduler_step
+                hooks.call_one("lr_scheduler_step", step, config.scheduler, None)
+                self.scheduler_progress.increment_completed()
 
     def _end_batch(self) -> None:
         trainer, logged = self.trainer, self._results

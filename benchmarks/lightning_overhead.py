@@ -95,7 +95,7 @@ class Turns(Callback):
 
     Args:
         loop: the bare one.
-        steps: in a turn.
+        steps: timed in a turn.
         rounds: turns of each.
         profile: what to run in the fit's, or None.
     """
@@ -113,21 +113,28 @@ class Turns(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         step = trainer.global_step - WARM_UP
-        if step < 0 or step % self.steps or step == self._seen:
+        if step < 0 or step == self._seen:
             return
         self._seen = step
-        if self.profile:
-            self.profile.disable()
-        turns = len(self.seconds["shipped"])
-        if self._began is not None and turns < self.rounds:
+        # The first step of a turn is not timed: the caches are full of another loop's things.
+        of_turn = step % (self.steps + 1)
+        if of_turn == 1 and len(self.seconds["shipped"]) < self.rounds:
+            self._began = now()
+            if self.profile:
+                self.profile.enable()
+        elif of_turn == 0 and self._began is not None:
+            if self.profile:
+                self.profile.disable()
             self.seconds["shipped"].append(self._since(self._began))
-            for name in sorted(self._others, reverse=turns % 2 == 1):
-                began = now()
-                self._others[name](self.steps)
-                self.seconds[name].append(self._since(began))
-        self._began = now()
-        if self.profile:
-            self.profile.enable()
+            self._began = None
+            self._take_turns()
+
+    def _take_turns(self) -> None:
+        for name in sorted(self._others, reverse=len(self.seconds["shipped"]) % 2 == 0):
+            self._others[name](1)
+            began = now()
+            self._others[name](self.steps)
+            self.seconds[name].append(self._since(began))
 
     def _since(self, began: Seconds) -> Seconds:
         wall, processor = now()
@@ -162,8 +169,8 @@ def fit(
     loop = PlgolfLoop(GPT(size.gpt), size, root, device=device, dtype=dtype, compiled=compiled)
     turns = Turns(loop, steps, rounds, profile)
     with tempfile.TemporaryDirectory() as folder:
-        # One step more than are timed: the last is followed by a checkpoint.
-        trainer = trainer_of(Path(folder), turns, max_steps=WARM_UP + steps * rounds + 1)
+        # One step more than there are turns: the last is followed by a checkpoint.
+        trainer = trainer_of(Path(folder), turns, max_steps=WARM_UP + (steps + 1) * rounds + 1)
         module = module_of(size, compiled=compiled)
         fit_silently(trainer, module, data_of(size, root, val_max_tokens=size.seq_len))
     return turns
@@ -187,7 +194,7 @@ def ranked(profile: cProfile.Profile, steps: int) -> dict[str, list[dict[str, An
 
 def main() -> None:
     arguments = parser(__doc__, rounds=150)
-    arguments.add_argument("--steps", type=int, default=10, help="in a turn")
+    arguments.add_argument("--steps", type=int, default=10, help="timed in a turn")
     arguments.add_argument("--accumulation", type=int, default=2, help="micro-batches in a step")
     arguments.add_argument(
         "--size", choices=SIZES, default=None, help="compiled, and by its own micro-batches"

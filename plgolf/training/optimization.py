@@ -36,6 +36,8 @@ class _Closure:
 class Optimization:
     """What Lightning's ``_AutomaticOptimization`` does, with its counters: they are in checkpoints.
 
+    A module's methods are looked up at an epoch's start: one that is exchanged later counts from the next on.
+
     Args:
         trainer: the trainer, in a fit of a module that optimises automatically.
         hooks: of it.

@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from processes import Rank
+from torch import Tensor
 
 from plgolf.cli import main
 from plgolf.optim import MuonAdam
@@ -40,7 +41,8 @@ OTHERS = {
     MuonAdam: ("__init__", "step", "zero_grad", "load_state_dict"),
     CSVLogger: ("log_hyperparams", "log_metrics", "save", "finalize"),
     CheckpointFiles: ("save_checkpoint", "load_checkpoint"),
-    SingleDeviceStrategy: ("setup_environment", "setup", "model_to_device", "backward", "teardown"),
+    SingleDeviceStrategy: ("setup_environment", "setup", "model_to_device", "teardown"),
+    Tensor: ("backward",),
 }
 
 

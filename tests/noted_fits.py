@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import (
     Timer,
 )
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loops.optimization.automatic import Closure
 from runs import assert_same, load
 
 from plgolf.data.stream import Batch
@@ -37,7 +38,9 @@ def summary(value):
         return [summary(part) for part in value]
     if isinstance(value, dict):
         return {name: summary(part) for name, part in value.items() if isinstance(part, torch.Tensor)}
-    return value if isinstance(value, (int, float, str)) else type(value).__name__.removeprefix("_")
+    if isinstance(value, Closure):
+        return "Closure"
+    return value if isinstance(value, (int, float, str)) else type(value).__name__
 
 
 def note(fit, who, name, *args, **kwargs):

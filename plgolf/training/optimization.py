@@ -16,21 +16,19 @@ from plgolf.training.hooks import Hooks, overridden
 from plgolf.training.ordinary import optimizes_plainly
 
 
-class _Closure:
+class _Closure(Closure):
     """What an optimizer gets to call: forward and backward of one micro-batch, which return the loss."""
 
     def __init__(self, optimization: "Optimization", batch: Any, batch_idx: int) -> None:
+        self._result: ClosureResult | None = None
         self._optimization, self._batch, self._batch_idx = optimization, batch, batch_idx
-        self.outputs: dict[str, Any] = {}
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor | None:
+    def closure(self, *args: Any, **kwargs: Any) -> ClosureResult:
         # Most optimizers have seen to it.
         if torch.is_grad_enabled():
-            self.outputs = self._optimization.forward_backward(self._batch, self._batch_idx)
-        else:
-            with torch.enable_grad():
-                self.outputs = self._optimization.forward_backward(self._batch, self._batch_idx)
-        return self.outputs.get("loss")
+            return self._optimization.forward_backward(self._batch, self._batch_idx)
+        with torch.enable_grad():
+            return self._optimization.forward_backward(self._batch, self._batch_idx)
 
 
 class Optimization:
@@ -78,43 +76,36 @@ class Optimization:
         else:
             with _block_parallel_sync_behavior(self._strategy):
                 closure()
-        return closure.outputs
+        result = closure.consume_result()
+        return {} if result.loss is None else result.asdict()
 
-    def forward_backward(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        """Calls ``training_step`` and makes the gradients.
-
-        Returns:
-            What ``run`` does.
-        """
+    def forward_backward(self, batch: Any, batch_idx: int) -> ClosureResult:
+        """Calls ``training_step`` and makes the gradients, of nothing else at the start of a step."""
         args = (batch, batch_idx) if self._takes_index else (batch,)
-        output = self._hooks.call_one("training_step", self._training_step, *args)
-        if not self._is_plain:
-            self._strategy.post_training_step()
-        loss, outputs = self._loss(output)
-        # Of nothing else at the start of a step; Lightning's tuners want none.
+        result = self._result(self._hooks.call_one("training_step", self._training_step, *args))
+        # Lightning's tuners want no gradients.
         if not self._automatic._skip_backward:
             if batch_idx % self._trainer.accumulate_grad_batches == 0:
                 self._zero_grad(batch_idx)
-            if loss is not None:
-                self._backward(loss)
-        return outputs
+            if result.closure_loss is not None:
+                self._backward(result.closure_loss)
+        return result
 
-    def _loss(self, output: Any) -> tuple[Tensor | None, dict[str, Any]]:
+    def _result(self, output: Any) -> ClosureResult:
+        if not self._is_plain:
+            self._strategy.post_training_step()
         accumulation = self._trainer.accumulate_grad_batches
         if isinstance(output, Tensor):
-            loss = output / accumulation if accumulation > 1 else output
-            return loss, {"loss": loss.detach().clone()}
-        if output is None and self._trainer.world_size > 1:
-            raise RuntimeError(
-                "Skipping the `training_step` by returning None is not supported on several ranks."
-            )
-        result = ClosureResult.from_training_step_output(output, accumulation)
-        if result.closure_loss is None:
+            return ClosureResult(output / accumulation if accumulation > 1 else output)
+        if output is None:
+            if self._trainer.world_size > 1:
+                raise RuntimeError(
+                    "Skipping the `training_step` by returning None is not supported on several ranks."
+                )
             # Lightning's words, for those who have silenced them.
             said = "`training_step` returned `None`. If this was on purpose, ignore this warning..."
             Closure.warning_cache.warn(said)
-            return None, {}
-        return result.closure_loss, result.asdict()
+        return ClosureResult.from_training_step_output(output, accumulation)
 
     def _backward(self, loss: Tensor) -> None:
         hooks = self._hooks

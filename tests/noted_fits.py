@@ -125,6 +125,31 @@ def with_own(hook):
     return type(f"WithOwn_{hook}", (GolfModule,), {hook: noting("module", hook, getattr(GolfModule, hook))})
 
 
+class LooksTwice(torch.optim.SGD):
+    """Goes forward and back twice a step, as those do that search along a line."""
+
+    def step(self, closure):
+        closure()
+        return super().step(closure)
+
+
+class OtherOptimizer(GolfModule):
+    def configure_optimizers(self):
+        self.optimizer = functools.partial(LooksTwice, lr=0.001)
+        return super().configure_optimizers()
+
+
+class HookedOptimizer(GolfModule):
+    """Whose optimizer tells when it begins a step, and when it ends it."""
+
+    def configure_optimizers(self):
+        configured = super().configure_optimizers()
+        optimizer = configured["optimizer"]
+        optimizer.register_step_pre_hook(lambda *_: note(self.trainer, "optimizer", "begins"))
+        optimizer.register_step_post_hook(lambda *_: note(self.trainer, "optimizer", "ends"))
+        return configured
+
+
 class OneArgument(GolfModule):
     def training_step(self, batch):
         note(self.trainer, "module", "training_step")

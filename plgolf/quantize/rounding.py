@@ -27,18 +27,21 @@ def quantize_int8(tensor: Tensor) -> tuple[Tensor, Tensor]:
     >>> codes.tolist(), scale.tolist()
     ([[127, -64], [0, 127]], [1.0, 0.0157470703125])
     """
-    values = tensor.float()
+    values = tensor.detach().float()
+    magnitudes = values.abs()
     if values.ndim == 2:
-        clip = clip_values(values.abs())
+        clip = clip_values(magnitudes)
         scale = (clip / LEVELS).clamp_min(1.0 / LEVELS)
         limit, step = clip[:, None], scale[:, None]
         stored = scale.to(torch.float16)
     else:
-        limit = clip_values(values.abs().flatten())
+        limit = clip_values(magnitudes.flatten())
         step = torch.where(limit > 0, limit / LEVELS, torch.ones_like(limit))
         stored = step
-    # In place, from a tensor that is our own: new memory for each of these takes longer than they do.
-    clipped = torch.clamp(values, -limit, limit)
+    # All in the memory of the magnitudes: new memory for each of these takes longer than they do. So does
+    # torch.clamp by two tensors, which goes number by number.
+    clipped = torch.minimum(values, limit, out=magnitudes)
+    clipped = torch.maximum(clipped, -limit, out=magnitudes)
     codes = clipped.div_(step).round_().clamp_(-LEVELS, LEVELS).to(torch.int8)
     return codes.contiguous(), stored.contiguous()
 

@@ -117,3 +117,11 @@ def test_what_is_not_finite_is_rounded_as_ever(shape, special):
     values = values_of(shape, 0, seed=3)
     values.view(-1)[7] = special
     assert_same(values)
+
+
+def test_parameters_are_rounded_as_they_are():
+    values = values_of((30, 40), -1, seed=3)
+    codes, scale = quantize_int8(torch.nn.Parameter(values))
+    expected_codes, expected_scale = reference_int8(values)
+    assert torch.equal(codes, expected_codes) and torch.equal(scale, expected_scale)
+    assert not codes.requires_grad and not scale.requires_grad

@@ -1,6 +1,7 @@
 """One micro-batch: forward, backward and, with the last one of a step, the optimizer."""
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ class _Closure(Closure):
         self._optimization, self._batch, self._batch_idx = optimization, batch, batch_idx
 
     def closure(self, *args: Any, **kwargs: Any) -> ClosureResult:
+        # Most optimizers have seen to it.
+        if torch.is_grad_enabled():
+            return self._optimization.forward_backward(self._batch, self._batch_idx)
         with torch.enable_grad():
             return self._optimization.forward_backward(self._batch, self._batch_idx)
 
@@ -59,30 +63,21 @@ class Optimization:
         Returns:
             A detached copy of the loss and what else ``training_step`` returned; nothing if that was None.
         """
-        progress = self._automatic.optim_progress.optimizer.step
-        if ends_step:
-            progress.increment_ready()
-        if self._is_plain:
-            result = self.forward_backward(batch, batch_idx)
-            if ends_step:
-                self._strategy.precision_plugin._after_closure(self._module, self._optimizer)
-                self._optimizer.step()
-        else:
-            result = self._run_by_closure(batch, batch_idx, ends_step=ends_step)
-        if ends_step:
-            progress.increment_completed()
-        return {} if result.loss is None else result.asdict()
-
-    def _run_by_closure(self, batch: Any, batch_idx: int, *, ends_step: bool) -> ClosureResult:
         closure = _Closure(self, batch, batch_idx)
-        if ends_step or self._strategy.handles_gradient_accumulation:
-            step, optimizer = self._module.optimizer_step, self._strategy._lightning_optimizers[0]
-            epoch = self._trainer.current_epoch
-            self._hooks.call_one("optimizer_step", step, epoch, batch_idx, optimizer, closure)
+        if ends_step:
+            progress = self._automatic.optim_progress.optimizer.step
+            progress.increment_ready()
+            self._optimizer_step(batch_idx, closure)
+            progress.increment_completed()
+        elif self._is_plain:
+            closure()
+        elif self._strategy.handles_gradient_accumulation:
+            self._optimizer_step(batch_idx, closure)
         else:
             with _block_parallel_sync_behavior(self._strategy):
                 closure()
-        return closure.consume_result()
+        result = closure.consume_result()
+        return {} if result.loss is None else result.asdict()
 
     def forward_backward(self, batch: Any, batch_idx: int) -> ClosureResult:
         """Calls ``training_step`` and makes the gradients, of nothing else at the start of a step."""
@@ -132,6 +127,15 @@ class Optimization:
             zero_grad, epoch = self._module.optimizer_zero_grad, self._trainer.current_epoch
             self._hooks.call_one("optimizer_zero_grad", zero_grad, epoch, batch_idx, optimizer)
         progress.increment_completed()
+
+    def _optimizer_step(self, batch_idx: int, closure: _Closure) -> None:
+        if self._is_plain:
+            with_hook = self._strategy.precision_plugin._wrap_closure
+            self._optimizer.step(closure=partial(with_hook, self._module, self._optimizer, closure))
+        else:
+            step, optimizer = self._module.optimizer_step, self._strategy._lightning_optimizers[0]
+            epoch = self._trainer.current_epoch
+            self._hooks.call_one("optimizer_step", step, epoch, batch_idx, optimizer, closure)
 
 
 class StepPrecision(Precision):

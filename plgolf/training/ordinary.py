@@ -20,9 +20,7 @@ from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection, _ResultMetric
 from lightning.pytorch.utilities.combined_loader import CombinedLoader, _MaxSizeCycle
-from torch.optim.optimizer import _global_optimizer_pre_hooks
 
-from plgolf.optim import MuonAdam
 from plgolf.training.hooks import overridden
 
 REPLACED = (
@@ -90,17 +88,14 @@ def only_iterator(data_fetcher: _DataFetcher) -> Iterator[Any] | None:
 def optimizes_plainly(trainer: Trainer) -> bool:
     """Says whether nobody has an own way to go forward, back, through an optimizer's step, or to zero.
 
-    What Lightning then calls one another for comes to ``training_step``, ``optimizer.zero_grad()``,
-    ``loss.backward()`` and ``optimizer.step()``. Lightning has the first three within the last, which are the
-    first thing that ``MuonAdam`` does there.
+    What Lightning then calls one another for comes to ``training_step``, ``loss.backward()``,
+    ``optimizer.step(closure)`` and ``optimizer.zero_grad()``.
     """
-    module, strategy, optimizer = trainer.lightning_module, trainer.strategy, trainer.optimizers[0]
+    module, strategy = trainer.lightning_module, trainer.strategy
     names = ("backward", "optimizer_step", "optimizer_zero_grad")
     return (
         type(strategy) is SingleDeviceStrategy
         and strategy.model is module
-        and type(optimizer) is MuonAdam
-        and not (optimizer._optimizer_step_pre_hooks or _global_optimizer_pre_hooks)
         and not any(overridden(module, name, LightningModule) for name in names)
     )
 

@@ -139,14 +139,16 @@ class OtherOptimizer(GolfModule):
         return super().configure_optimizers()
 
 
-class HookedOptimizer(GolfModule):
-    """Whose optimizer tells when it begins a step, and when it ends it."""
+class FurtherHooks(GolfModule):
+    """With hooks that are torch's: around the optimizer's step, and where a gradient is made."""
 
     def configure_optimizers(self):
         configured = super().configure_optimizers()
         optimizer = configured["optimizer"]
         optimizer.register_step_pre_hook(lambda *_: note(self.trainer, "optimizer", "begins"))
         optimizer.register_step_post_hook(lambda *_: note(self.trainer, "optimizer", "ends"))
+        weight = next(self.gpt.parameters())
+        weight.register_hook(lambda gradient: note(self.trainer, "parameter", "gradient", gradient))
         return configured
 
 

@@ -11,6 +11,7 @@ from lightning.pytorch.loops.utilities import _block_parallel_sync_behavior
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
+from torch.optim import Optimizer
 
 from plgolf.training.hooks import Hooks, overridden
 from plgolf.training.ordinary import optimizes_plainly
@@ -88,7 +89,8 @@ class Optimization:
             if batch_idx % self._trainer.accumulate_grad_batches == 0:
                 self._zero_grad(batch_idx)
             if result.closure_loss is not None:
-                self._backward(result.closure_loss)
+                backward = self._backward if self._is_plain else self._strategy.backward
+                self._hooks.call_one("backward", backward, result.closure_loss, self._optimizer)
         return result
 
     def _result(self, output: Any) -> ClosureResult:
@@ -107,35 +109,32 @@ class Optimization:
             Closure.warning_cache.warn(said)
         return ClosureResult.from_training_step_output(output, accumulation)
 
-    def _backward(self, loss: Tensor) -> None:
-        hooks = self._hooks
-        if self._is_plain:
-            hooks.call("on_before_backward", loss)
-            loss.backward()  # type: ignore[no-untyped-call]
-            hooks.call("on_after_backward")
-        else:
-            hooks.call_one("backward", self._strategy.backward, loss, self._optimizer)
+    def _backward(self, loss: Tensor, optimizer: Optimizer) -> None:
+        self._hooks.call("on_before_backward", loss)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._hooks.call("on_after_backward")
 
     def _zero_grad(self, batch_idx: int) -> None:
-        optimizer, progress = self._optimizer, self._automatic.optim_progress.optimizer.zero_grad
+        hooks, optimizer = self._hooks, self._optimizer
+        progress = self._automatic.optim_progress.optimizer.zero_grad
         progress.increment_ready()
-        self._hooks.call("on_before_zero_grad", optimizer)
+        hooks.call("on_before_zero_grad", optimizer)
         progress.increment_started()
         if self._is_plain:
-            optimizer.zero_grad()
+            hooks.call_one("optimizer_zero_grad", optimizer.zero_grad)
         else:
             zero_grad, epoch = self._module.optimizer_zero_grad, self._trainer.current_epoch
-            self._hooks.call_one("optimizer_zero_grad", zero_grad, epoch, batch_idx, optimizer)
+            hooks.call_one("optimizer_zero_grad", zero_grad, epoch, batch_idx, optimizer)
         progress.increment_completed()
 
     def _optimizer_step(self, batch_idx: int, closure: _Closure) -> None:
+        module, strategy, optimizer = self._module, self._strategy, self._optimizer
         if self._is_plain:
-            with_hook = self._strategy.precision_plugin._wrap_closure
-            self._optimizer.step(closure=partial(with_hook, self._module, self._optimizer, closure))
+            with_hook = partial(strategy.precision_plugin._wrap_closure, module, optimizer, closure)
+            self._hooks.call_one("optimizer_step", optimizer.step, closure=with_hook)
         else:
-            step, optimizer = self._module.optimizer_step, self._strategy._lightning_optimizers[0]
-            epoch = self._trainer.current_epoch
-            self._hooks.call_one("optimizer_step", step, epoch, batch_idx, optimizer, closure)
+            where = (self._trainer.current_epoch, batch_idx, strategy._lightning_optimizers[0])
+            self._hooks.call_one("optimizer_step", module.optimizer_step, *where, closure)
 
 
 class StepPrecision(Precision):

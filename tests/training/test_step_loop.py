@@ -19,7 +19,7 @@ from noted_fits import (
     OURS,
     DataOfUnknownLength,
     DataThatEndsEarly,
-    HookedOptimizer,
+    FurtherHooks,
     NoLoss,
     OneArgument,
     OtherOptimizer,
@@ -62,7 +62,7 @@ def both(tmp_path, monkeypatch):
 
 
 OWN = ("backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping")
-KINDS = (GolfModule, OwnHooks, OneArgument, NoLoss, OtherOptimizer, HookedOptimizer, *map(with_own, OWN))
+KINDS = (GolfModule, OwnHooks, OneArgument, NoLoss, OtherOptimizer, FurtherHooks, *map(with_own, OWN))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -110,6 +110,7 @@ class Optimization:
         return ClosureResult.from_training_step_output(output, accumulation)
 
     def _backward(self, loss: Tensor, optimizer: Optimizer) -> None:
+        """Does what ``Strategy.backward`` comes to."""
         self._hooks.call("on_before_backward", loss)
         loss.backward()  # type: ignore[no-untyped-call]
         self._hooks.call("on_after_backward")

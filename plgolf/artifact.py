@@ -28,14 +28,14 @@ from plgolf.interop import (
     weights_to_reference,
 )
 from plgolf.model import GPT, GPTConfig
-from plgolf.model.weights import gpt_with_weights
+from plgolf.model.weights import check_weights_fit, gpt_with_weights
 from plgolf.quantize.int8_zlib import (
     QuantizeStats,
     dequantize_state_dict,
     pack,
     quantize_state_dict,
 )
-from plgolf.quantize.validation import HEADER_KEY, TOKENIZER_KEY
+from plgolf.quantize.validation import HEADER_KEY, TOKENIZER_KEY, check_quantized
 from plgolf.roles import Role, parameter_roles
 
 SUFFIX = ".ptz"
@@ -76,13 +76,14 @@ class Artifact:
                 with the reference's rotary base and soft cap.
 
         Returns:
-            The model with dequantised weights, in eval mode, on the CPU.
+            The model with dequantised weights of its own, in eval mode, on the CPU.
 
         Raises:
             UserError: the weights do not fit the architecture.
         """
         config = self.config or config or gpt_config_from_weights(weights_to_reference(self.weights))
-        return gpt_with_weights(config, self.weights).eval()
+        weights = {name: tensor.clone() for name, tensor in self.weights.items()}
+        return gpt_with_weights(config, weights).eval()
 
 
 def save_artifact(
@@ -106,8 +107,10 @@ def save_artifact(
         The quantiser's counters.
 
     Raises:
-        UserError: the tokenizer or ``seq_len`` is out of bounds.
+        UserError: the tokenizer or ``seq_len`` is out of bounds, or a weight cannot be written: it is not
+            finite, is too large for float16, or has another dtype than the configuration says.
     """
+    check_weights_fit(gpt.config, gpt.state_dict())
     roles = parameter_roles(gpt)
     obj, stats = quantize_state_dict(
         weights_to_reference(gpt.state_dict()),
@@ -127,6 +130,7 @@ def save_artifact(
                 f"got {len(tokenizer or b'')}"
             )
         obj[TOKENIZER_KEY] = torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8)
+    check_quantized(obj)  # What could not be read again must not take an older file's place.
     write_whole(Path(path), pack(obj))
     return stats
 

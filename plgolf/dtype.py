@@ -12,11 +12,14 @@ _CPU_PRODUCTS = ("avx512_bf16", "amx_bf16")
 
 
 def fast_dtype() -> Literal["bfloat16", "float32"]:
-    """Returns bfloat16 on a machine with a GPU or with a CPU that multiplies in it, else float32."""
+    """Returns bfloat16 where the GPU multiplies in it, or without a GPU the CPU; else float32."""
+    if torch.cuda.is_available():
+        # Before the Ampere generation GPUs emulate it too.
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     # Torch 2.6 to 2.11 do not tell what a CPU can do.
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     on_cpu = any(capabilities.get(name) for name in _CPU_PRODUCTS)
-    return "bfloat16" if torch.cuda.is_available() or on_cpu else "float32"
+    return "bfloat16" if on_cpu else "float32"
 
 
 def chosen_dtype(

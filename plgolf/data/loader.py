@@ -48,9 +48,13 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         pending: deque[Future[Batch]] = deque()
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-            for index in range(self.start(), self.stop):
-                pending.append(pool.submit(self._prepare, index))
-                if len(pending) > self.depth:
+            try:
+                for index in range(self.start(), self.stop):
+                    pending.append(pool.submit(self._prepare, index))
+                    if len(pending) > self.depth:
+                        yield pending.popleft().result()
+                while pending:
                     yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+            finally:
+                # Whoever ends early waits for the batch in the making, and not for those behind it.
+                pool.shutdown(wait=False, cancel_futures=True)

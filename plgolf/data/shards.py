@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,7 +121,7 @@ def find_shards(root: Path, split: str) -> list[Shard]:
         At least one shard.
 
     Raises:
-        UserError: there is none, or one is not whole.
+        UserError: there is none, no such folder, or a shard that is not whole.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -167,6 +168,8 @@ def find_side_cars(root: Path, split: str, shards: Sequence[Shard]) -> list[Shar
 
 
 def _numbered(root: Path, kind: str) -> list[Path]:
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder")
     # What comes before is anything, also something like "my_val_texts".
     pattern = re.compile(rf".*_{kind}_\d+\.bin")
     return sorted(path for path in root.iterdir() if pattern.fullmatch(path.name))
@@ -247,6 +250,10 @@ class ShardReader:
         for file in self._files.values():
             os.close(file)
         self._files.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy opens its own files: it would close these under the feet of the first.
+        return {**vars(self), "_files": {}}
 
     def __del__(self) -> None:
         self.close()

@@ -116,7 +116,7 @@ class SelfAttention(nn.Module):
         if time == 1:
             # The heads of a group ask the same keys, which are then read once.
             grouped = q.reshape(*k.shape[:2], -1, self.head_dim)
-            return F.scaled_dot_product_attention(grouped, k, v).view_as(q)
+            return F.scaled_dot_product_attention(grouped, k, v).reshape(q.shape)
         if time == length:
             return causal_attention(q, k, v)
         mask = torch.ones(time, length, dtype=torch.bool, device=q.device).tril(length - time)

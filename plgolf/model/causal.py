@@ -41,6 +41,8 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def preferring(kernels: list[SDPBackend], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Does it with the first of some kernels of PyTorch's that can."""
+    if kernels[0] is SDPBackend.EFFICIENT_ATTENTION:  # Up to torch 2.13 it takes no groups.
+        k, v = (x.repeat_interleave(q.size(1) // x.size(1), dim=1) for x in (k, v))
     with sdpa_kernel(kernels, set_priority=True):
         return _scaled_dot_product_attention(q, k, v)
 
@@ -67,14 +69,16 @@ def gpu_kernels(
         newest_flash: FlashAttention 3 or 4 stands in for PyTorch's flash kernel.
 
     >>> [kernel.name for kernel in gpu_kernels((9, 0), torch.bfloat16)]
-    ['CUDNN_ATTENTION', 'FLASH_ATTENTION']
+    ['CUDNN_ATTENTION', 'FLASH_ATTENTION', 'MATH']
     """
     if dtype not in (torch.bfloat16, torch.float16) or capability < (8, 0):
         return [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    # Only heads of more than 256 channels are left to the last one.
+    flash_first = [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
     if capability == (9, 0) and not newest_flash:
         # 1.4 times as fast there, and only there, at heads of 64 channels (https://arxiv.org/abs/2407.08608).
-        return [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]
-    return [SDPBackend.FLASH_ATTENTION]
+        return [SDPBackend.CUDNN_ATTENTION, *flash_first]
+    return flash_first
 
 
 def blockwise_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

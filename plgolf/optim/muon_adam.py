@@ -4,6 +4,7 @@ One ``torch.optim.Optimizer`` because Lightning's accumulation, clipping, checkp
 count on one. Muon: https://kellerjordan.github.io/posts/muon/; Adam: https://arxiv.org/abs/1412.6980.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -32,6 +33,9 @@ class MuonConfig:
         momentum_warmup_steps: steps over which momentum rises linearly; 0 for none.
         newton_schulz_steps: iterations of the orthogonalisation.
         newton_schulz_dtype: dtype of these; ``auto`` becomes what this machine is fast in.
+
+    Raises:
+        UserError: a value is out of range.
     """
 
     lr: float = 0.02
@@ -42,8 +46,14 @@ class MuonConfig:
     newton_schulz_dtype: Literal["bfloat16", "float32", "auto"] = "bfloat16"
 
     def __post_init__(self) -> None:
-        name = "newton_schulz_dtype"
-        object.__setattr__(self, name, chosen_dtype(name, self.newton_schulz_dtype))
+        _check_size("matrix.lr", self.lr)
+        _check_share("matrix.momentum", self.momentum)
+        _check_share("matrix.momentum_start", self.momentum_start)
+        for name, least in (("momentum_warmup_steps", 0), ("newton_schulz_steps", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"matrix.{name} must be at least {least}, got {getattr(self, name)}")
+        dtype = chosen_dtype("matrix.newton_schulz_dtype", self.newton_schulz_dtype)
+        object.__setattr__(self, "newton_schulz_dtype", dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +64,31 @@ class AdamConfig:
         lr: base learning rate.
         betas: decay of the first and second moment.
         eps: added to the root of the second moment.
+
+    Raises:
+        UserError: a value is out of range.
     """
 
     lr: float
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        where = "of embedding, head or scalar"
+        _check_size(f"lr {where}", self.lr)
+        for i, beta in enumerate(self.betas):
+            _check_share(f"betas[{i}] {where}", beta)
+        _check_size(f"eps {where}", self.eps)
+
+
+def _check_size(name: str, value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise UserError(f"{name} must be finite and at least 0, got {value}")
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise UserError(f"{name} must be at least 0 and below 1, got {value}")
 
 
 class MuonAdam(torch.optim.Optimizer):
@@ -76,7 +106,7 @@ class MuonAdam(torch.optim.Optimizer):
         scalar: Adam's settings for gains, scales and mixing weights.
 
     Raises:
-        UserError: a group has no role.
+        UserError: a group has no role, or one that is none.
     """
 
     def __init__(
@@ -92,6 +122,8 @@ class MuonAdam(torch.optim.Optimizer):
         for group in params:
             if not isinstance(group, dict) or "role" not in group:
                 raise UserError("params must be groups with a role: plgolf.roles.param_groups(model)")
+            if group["role"] not in tuple(Role):
+                raise UserError(f"role must be one of {', '.join(Role)}, got {group['role']!r:.100}")
             role = Role(group["role"])
             settings = (
                 {"lr": matrix.lr, "momentum": matrix.momentum_start, "step": 0}
@@ -106,7 +138,10 @@ class MuonAdam(torch.optim.Optimizer):
             groups.append({**settings, **group})
         self.matrix = matrix
         super().__init__(groups, {})
-        self._newton_schulz_dtype = getattr(torch, matrix.newton_schulz_dtype)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # torch's own knows of nothing else, and a copy could not step.
+        return {**super().__getstate__(), "matrix": self.matrix}
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drops the gradients, or sets them to zero."""
@@ -176,6 +211,7 @@ class MuonAdam(torch.optim.Optimizer):
         )
         group["step"] += 1
         rank, world_size = ranks()
+        dtype = getattr(torch, self.matrix.newton_schulz_dtype)
         shapes = tuple(p.shape for p in group["params"])
         owned = list(zip(group["params"], assign_owners(shapes, world_size), strict=True))
         active = [(p, owner) for p, owner in owned if p.grad is not None]
@@ -195,13 +231,13 @@ class MuonAdam(torch.optim.Optimizer):
             orthogonalize_all(
                 dict(zip(mine, directions, strict=True)),
                 steps=self.matrix.newton_schulz_steps,
-                dtype=self._newton_schulz_dtype,
+                dtype=dtype,
                 # Tall matrices move more, so that outputs change by the same amount whatever the shape.
                 finish=lambda stack: stack * max(1.0, stack.size(1) / stack.size(2)) ** 0.5,
             ),
             [p.shape for p, _ in active],
             [owner for _, owner in active],
-            dtype=self._newton_schulz_dtype,
+            dtype=dtype,
             device=active[0][0].device,
         )
         # On a GPU one kernel for all of them.

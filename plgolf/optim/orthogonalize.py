@@ -13,12 +13,13 @@ def orthogonalize(matrices: Tensor, *, steps: int = 5, dtype: torch.dtype = torc
     """Replaces each matrix by (nearly) its closest semi-orthogonal one, keeping singular vectors.
 
     Args:
-        matrices: (rows, cols) or a stack (count, rows, cols), floating point, any scale.
+        matrices: (rows, cols) or a stack (count, rows, cols), floating point, of norms far above 1e-7.
         steps: iterations.
         dtype: dtype of the iteration and of the result.
 
     Returns:
-        Same shape, in ``dtype``, singular values roughly in 0.7 to 1.2.
+        Same shape, in ``dtype``, singular values roughly in 0.7 to 1.2, and lower where they were below
+        1/500 of the norm.
 
     >>> stretched = torch.diag(torch.tensor([100.0, 1.0]))
     >>> singular = torch.linalg.svdvals(orthogonalize(stretched, dtype=torch.float32))

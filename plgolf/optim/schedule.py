@@ -39,11 +39,12 @@ class Constant(Schedule):
 
 
 class Warmdown(Schedule):
-    """Constant, then linear to zero at the end of the run, wherever time or steps put that end.
+    """Constant, then linear to zero at the end of the run.
 
     With a time cap the warm-down starts when the time left equals the time that ``steps`` steps take
     at the mean pace so far; without one, ``steps`` steps before the last
-    (https://github.com/openai/parameter-golf).
+    (https://github.com/openai/parameter-golf). With both, the time cap alone counts: a run whose steps
+    are up before ends without a warm-down, or amid it.
 
     Args:
         steps: length of the warm-down in optimizer steps; 0 for none.

@@ -1,5 +1,9 @@
 import math
+import pickle
 import time
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy, deepcopy
+from threading import Event, current_thread
 
 import numpy as np
 import pytest
@@ -9,12 +13,8 @@ from hypothesis import strategies as st
 
 from plgolf.data.loader import BatchLoader
 from plgolf.data.shards import ShardReader, find_shards, find_side_cars, open_shard, write_shard
-from plgolf.data.stream import (
-    BatchPlan,
-    TrainStream,
-    ValidationSplit,
-    plan_batches,
-)
+from plgolf.data.stream import BatchPlan, TrainStream, ValidationSplit, plan_batches
+from plgolf.errors import UserError
 
 
 def reader(name: str, split: str) -> ShardReader:
@@ -209,13 +209,66 @@ def test_loader_prefetches_in_order_and_reports_errors():
 
     loader = BatchLoader(make, 9, start=lambda: 2)
     assert len(loader) == 7
-    seen = []
-    with pytest.raises(ValueError, match="shard 6"):
-        seen.extend(loader)
     iterator = iter(loader)
-    assert next(iterator) == 2
-    iterator.close()
+    assert [next(iterator) for _ in range(4)] == [2, 3, 4, 5]
+    with pytest.raises(ValueError, match="shard 6"):
+        next(iterator)
     assert made[:5] == [2, 3, 4, 5, 6]
+
+
+def test_loader_makes_the_next_batches_while_nobody_asks():
+    ahead, threads = Event(), []
+
+    def make(index):
+        threads.append(current_thread().name)
+        if index == 3:
+            ahead.set()
+        return index
+
+    iterator = iter(BatchLoader(make, 9))
+    assert next(iterator) == 0
+    assert ahead.wait(60)
+    iterator.close()
+    assert len(threads) >= 4 and all(name.startswith("batches") for name in threads)
+
+
+def test_a_loader_that_is_closed_drops_what_is_not_begun(monkeypatch):
+    made, begun, closing, end = [], Event(), Event(), ThreadPoolExecutor.shutdown
+
+    def make(index):
+        made.append(index)
+        if index == 1:
+            begun.set()
+            assert closing.wait(60)
+        return index
+
+    def shutdown(pool, wait=True, *, cancel_futures=False):
+        end(pool, wait=False, cancel_futures=cancel_futures)
+        closing.set()
+        end(pool, wait=wait)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", shutdown)
+    iterator = iter(BatchLoader(make, 9))
+    assert next(iterator) == 0
+    assert begun.wait(60)
+    iterator.close()
+    assert made == [0, 1]
+
+
+def test_a_copied_reader_has_files_of_its_own(tmp_path):
+    write_shard(tmp_path / "a.bin", np.arange(50, dtype=np.uint16))
+    source = ShardReader([open_shard(tmp_path / "a.bin")])
+    assert source.read(0, 3).tolist() == [0, 1, 2]
+    for copied in (copy(source), deepcopy(source), pickle.loads(pickle.dumps(source))):
+        assert copied.read(7, 2).tolist() == [7, 8]
+        copied.close()
+    del copied
+    assert source.read(4, 2).tolist() == [4, 5]
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        find_shards(tmp_path / "nowhere", "train")
 
 
 @pytest.mark.parametrize("pace", [(0.0,), (0.004, 0.0, 0.0, 0.02), (0.01, 0.0)])

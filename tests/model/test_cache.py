@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -96,3 +97,21 @@ def test_a_bfloat16_model_has_a_bfloat16_cache_and_agrees_to_its_rounding():
             logits = gpt.next_logits(tokens[:, i : i + 1], cache)
         torch.testing.assert_close(logits, gpt(tokens)[:, -1], rtol=0.05, atol=0.5)
     assert cache.layers[0]._keys.dtype is torch.bfloat16 and logits.dtype is torch.float32
+
+
+def test_cached_logits_do_not_depend_on_how_a_kernel_leaves_its_results(monkeypatch):
+    kernel = F.scaled_dot_product_attention
+
+    def heads_side_by_side(*args, **kwargs):  # As a GPU's kernel for float32 has them.
+        return kernel(*args, **kwargs).transpose(1, 2).contiguous().transpose(1, 2)
+
+    gpt = lively(GPTConfig(vocab_size=64, dim=32, num_layers=2, compute_dtype="float32"))
+    tokens = torch.randint(64, (1, 6))
+    found = []
+    for patched in (False, True):
+        if patched:
+            monkeypatch.setattr(F, "scaled_dot_product_attention", heads_side_by_side)
+        cache = gpt.cache(6)
+        with torch.inference_mode():
+            found.append([gpt.next_logits(tokens[:, i : i + 1], cache) for i in range(6)])
+    torch.testing.assert_close(*found)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,14 +72,31 @@ def test_it_compiles_whole(dtype):
     torch.testing.assert_close(compiled(q, k, v), causal_attention(q, k, v))
 
 
-def test_a_choice_among_kernels_compiles_whole():
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (9, 0), (10, 0)])
+def test_a_choice_among_kernels_compiles_whole(capability):
     @torch.compiler.assume_constant_result
     def kernels(device, dtype):  # As of a GPU; a CPU has the last one.
-        return gpu_kernels((9, 0), torch.bfloat16) + gpu_kernels((7, 0), dtype)
+        return gpu_kernels(capability, dtype)
 
     def attend(q, k, v):
-        return preferring(kernels(q.device, q.dtype), q, k, v)
+        return preferring(kernels(q.device, torch.bfloat16), q, k, v)
 
     q, k, v = heads(time=20, dtype=torch.float64)
     compiled = torch.compile(attend, backend="aot_eager", fullgraph=True, dynamic=False)
     torch.testing.assert_close(compiled(q, k, v), by_definition(q, k, v))
+
+
+def test_a_kernel_that_takes_no_groups_gets_none(monkeypatch):
+    taken = []
+
+    def attend(q, k, v, **_):
+        taken.append((q.size(1), k.size(1), v.size(1)))
+        return by_definition(q, k, v)
+
+    q, k, v = heads(time=5, dtype=torch.float32)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attend)
+    for capability, dtype in (((7, 5), torch.bfloat16), ((9, 0), torch.float32), ((9, 0), torch.bfloat16)):
+        torch.testing.assert_close(
+            preferring(gpu_kernels(capability, dtype), q, k, v), by_definition(q, k, v)
+        )
+    assert taken == [(4, 4, 4), (4, 4, 4), (4, 2, 2)]

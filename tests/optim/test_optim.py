@@ -1,4 +1,6 @@
 import json
+import math
+import pickle
 from copy import deepcopy
 
 import numpy as np
@@ -16,7 +18,7 @@ from plgolf.optim.muon_adam import fused_nesterov, nesterov
 from plgolf.optim.orthogonalize import _iterate, _iterate_in_three, orthogonalize, orthogonalize_all
 from plgolf.optim.schedule import momentum_at
 from plgolf.optim.sharing import assign_owners
-from plgolf.roles import param_groups
+from plgolf.roles import Role, param_groups, parameter_roles
 
 SMALL = GPTConfig(vocab_size=64, dim=32, num_layers=2, compute_dtype="float32", head=HeadConfig(tied=False))
 
@@ -124,18 +126,16 @@ def test_adam_groups_step_as_torch_adam_does():
         [{**g, "lr": lrs[g["role"]]} for g in param_groups(theirs) if g["role"] in lrs],
         betas=(0.9, 0.95),
     )
-    adam_names = []
     for _ in range(4):
-        for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
             p.grad = torch.randn_like(p)
             q.grad = p.grad.clone()
-            if p.grad.ndim < 2 or "proj" not in name:
-                adam_names.append(name)
         optimizer.step()
         reference.step()
-    their_weights = dict(theirs.named_parameters())
+    roles, their_weights = parameter_roles(ours), dict(theirs.named_parameters())
+    assert set(roles.values()) == set(Role)
     for name, p in ours.named_parameters():
-        if name in adam_names:
+        if roles[name] is not Role.MATRIX:
             torch.testing.assert_close(p, their_weights[name], rtol=1e-5, atol=1e-7)
 
 
@@ -185,6 +185,58 @@ def test_other_dtypes_of_newton_schulz_are_refused():
         MuonConfig(newton_schulz_dtype="float64")
 
 
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        ({"lr": -0.1}, "matrix.lr must be finite and at least 0, got -0.1"),
+        ({"lr": math.nan}, "matrix.lr must be finite and at least 0, got nan"),
+        ({"momentum": 1.0}, "matrix.momentum must be at least 0 and below 1, got 1.0"),
+        ({"momentum_start": -0.5}, "matrix.momentum_start must be at least 0 and below 1, got -0.5"),
+        ({"momentum_warmup_steps": -5}, "matrix.momentum_warmup_steps must be at least 0, got -5"),
+        ({"newton_schulz_steps": 0}, "matrix.newton_schulz_steps must be at least 1, got 0"),
+        (
+            {"lr": math.inf, "betas": (0.9, 0.95)},
+            "lr of embedding, head or scalar must be finite and at least 0, got inf",
+        ),
+        (
+            {"lr": 0.1, "betas": (1.0, 0.95)},
+            r"betas\[0\] of embedding, head or scalar must be at least 0 and below 1, got 1.0",
+        ),
+        (
+            {"lr": 0.1, "betas": (0.9, math.nan)},
+            r"betas\[1\] of embedding, head or scalar must be at least 0 and below 1, got nan",
+        ),
+        (
+            {"lr": 0.1, "eps": -1e-8},
+            "eps of embedding, head or scalar must be finite and at least 0, got -1e-08",
+        ),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings_, message):
+    kind = AdamConfig if settings_.keys() & {"betas", "eps"} else MuonConfig
+    with pytest.raises(UserError, match=message):
+        kind(**settings_)
+
+
+@pytest.mark.parametrize("copied", [deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_a_copied_optimizer_goes_on_alike(copied):
+    gpt = GPT(SMALL)
+    pair = gpt, MuonAdam(param_groups(gpt), matrix=MuonConfig(lr=0.3, newton_schulz_dtype="float32"))
+
+    def step(model, optimizer, seed):
+        generator = torch.Generator().manual_seed(seed)
+        for p in model.parameters():
+            p.grad = torch.randn(p.shape, generator=generator)
+        optimizer.step()
+
+    step(*pair, 1)
+    other = copied(pair)
+    for each in (pair, other):
+        step(*each, 2)
+    for p, q in zip(gpt.parameters(), other[0].parameters(), strict=True):
+        assert p is not q and torch.equal(p, q)
+
+
 def test_state_round_trips_and_continues_alike():
     torch.manual_seed(0)
     models = [GPT(SMALL), GPT(SMALL)]
@@ -230,6 +282,8 @@ def test_groups_need_roles_and_other_optimizers_take_them():
     gpt = GPT(SMALL)
     with pytest.raises(ValueError, match="groups with a role"):
         MuonAdam(gpt.parameters())
+    with pytest.raises(UserError, match="role must be one of embedding, matrix, head, scalar, got 'matrx'"):
+        MuonAdam([{"params": list(gpt.parameters()), "role": "matrx"}])
     optimizer = torch.optim.AdamW(param_groups(gpt), lr=1e-3)
     assert [g["role"] for g in optimizer.param_groups] == ["embedding", "matrix", "head", "scalar"]
     settings_ = MuonAdam(param_groups(gpt), embedding=AdamConfig(lr=0.5, betas=(0.8, 0.9)))
@@ -250,3 +304,14 @@ def test_work_is_shared_evenly(shapes, world_size):
     costs = [min(s) ** 2 * (2 * max(s) + min(s)) for s in shapes]
     load = [sum(c for c, o in zip(costs, owners, strict=True) if o == r) for r in range(world_size)]
     assert max(load) - min(load) <= max(costs, default=0)
+
+
+def test_a_gpu_that_emulates_bfloat16_is_not_fast_in_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for native, expected in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(
+            torch.cuda,
+            "is_bf16_supported",
+            lambda including_emulation=True, native=native: native or including_emulation,
+        )
+        assert MuonConfig(newton_schulz_dtype="auto").newton_schulz_dtype == expected

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from plgolf import GPT, GPTConfig, interop
 from plgolf.artifact import load_gpt, read_artifact, save_artifact
 from plgolf.config import config_from_dict, config_to_dict
+from plgolf.errors import UserError
 from plgolf.model import AttentionConfig, HeadConfig
 from plgolf.quantize.int8_zlib import (
     dequantize_state_dict,
@@ -196,6 +197,36 @@ def test_damaged_and_hostile_files_are_refused_without_running_anything(tmp_path
         load_gpt(tmp_path / "none.int8.ptz")
     with pytest.raises(ValueError, match="inflates to more than 1000 bytes"):
         unpack(whole, max_bytes=1000)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda gpt: gpt.skip_weights[0, 3].fill_(torch.nan), "'skip_weights' must be finite"),
+        (lambda gpt: gpt.blocks[0].attention.k_proj.weight[0, 0].fill_(1e5), "must be finite"),
+        (lambda gpt: gpt.embedding.weight[5].fill_(1e8), "scale of 'tok_emb.weight' must be"),
+        (lambda gpt: gpt.half(), "must be torch.float32, got torch.float16"),
+    ],
+)
+def test_what_could_not_be_read_again_takes_no_files_place(tmp_path, spoil, message):
+    gpt = GPT(GPTConfig(vocab_size=4096, dim=32, num_layers=2, compute_dtype="float32"))
+    save_artifact(gpt, tmp_path / "model.ptz")
+    before = (tmp_path / "model.ptz").read_bytes()
+    with torch.no_grad():
+        spoil(gpt)
+    with pytest.raises(UserError, match=message):
+        save_artifact(gpt, tmp_path / "model.ptz")
+    assert (tmp_path / "model.ptz").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model.ptz"]
+
+
+def test_models_of_one_artifact_are_apart(tmp_path):
+    save_artifact(trained_gpt(), tmp_path / "model.ptz")
+    artifact = read_artifact(tmp_path / "model.ptz")
+    first, second = artifact.gpt(), artifact.gpt()
+    with torch.no_grad():
+        first.embedding.weight.zero_()
+    assert second.embedding.weight.any() and artifact.weights["embedding.weight"].any()
 
 
 def test_foreign_weights_have_no_inferred_shape(tmp_path):

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 
 def bits_per_byte(nats: Tensor, num_bytes: Tensor) -> Tensor:
@@ -46,7 +48,6 @@ class BitsPerByte(Metric):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # One state, so that ranks meet in one collective.
         self.add_state("sums", torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(
@@ -67,6 +68,17 @@ class BitsPerByte(Metric):
         device = self.sums.device
         for index, value in enumerate((nats, num_tokens, num_bytes, num_raw_bytes)):
             self.sums[index] += torch.as_tensor(value, device=device).double().sum()
+
+    def _sync_dist(
+        self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None
+    ) -> None:
+        """Adds up in one collective, where torchmetrics' own way takes three."""
+        if dist_sync_fn is not gather_all_tensors:
+            super()._sync_dist(dist_sync_fn, process_group)
+            return
+        sums = self.sums.clone()  # What was there is this rank's afterwards.
+        dist.all_reduce(sums, group=process_group)
+        self.sums = sums
 
     def compute(self) -> Tensor:
         """Returns bits per byte over everything seen, float64; NaN before the first update."""

@@ -1,10 +1,13 @@
+import json
 import math
 
 import pytest
 import torch
+import torch.distributed as dist
 from golden_data import GOLDEN, MODELS, TOKENIZER, VOCAB_SIZE, golden_gpt, meta
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import ranks, succeed
 
 from plgolf import BitsPerByte, interop
 from plgolf.artifact import load_gpt
@@ -67,3 +70,34 @@ def test_casts_of_the_module_leave_the_sums_alone():
     metric["bpb"].reset()
     assert metric["bpb"].sums.dtype is torch.float64 and not metric["bpb"].sums.any()
     assert not metric.state_dict()
+
+
+def sum_up(folder):
+    """Adds up on this rank, and notes which collectives that takes."""
+    dist.init_process_group("gloo")
+    called, rank = [], dist.get_rank()
+
+    def noting(name):
+        collective = getattr(dist, name)
+
+        def noted(*args, **kwargs):
+            called.append(name)
+            return collective(*args, **kwargs)
+
+        return noted
+
+    for name in ("all_reduce", "all_gather", "all_gather_into_tensor", "barrier", "broadcast"):
+        setattr(dist, name, noting(name))
+    metric = BitsPerByte()
+    metric.update(torch.tensor([1.0, rank]), 2 + rank, 10 * (rank + 1), rank)
+    found = [metric.totals().tolist(), list(called), metric.compute().item(), metric.sums.tolist()]
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+
+
+def test_ranks_add_up_in_one_collective_and_keep_their_own(tmp_path):
+    succeed(ranks(sum_up, 2, tmp_path, folder=tmp_path))
+    for rank in range(2):
+        totals, called, bpb, own = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert totals == [3.0, 5.0, 30.0, 1.0] and called == ["all_reduce"]
+        assert bpb == pytest.approx(3 / (30 * math.log(2)))
+        assert own == [1.0 + rank, 2.0 + rank, 10.0 * (rank + 1), rank]

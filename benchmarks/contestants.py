@@ -118,7 +118,10 @@ def shards(given: Path | None, *, vocab_size: int, tokens: int) -> Iterator[Path
 
 
 class PlgolfLoop:
-    """What a run of plgolf does in its steps, without Lightning: to be timed beside ``ReferenceLoop``.
+    """Model, optimizer and loader of a run of plgolf: to be timed beside ``ReferenceLoop``.
+
+    What else a run does in its steps, for seeds, clock and numbers that are none, is not there: for what that
+    takes see ``lightning_overhead.py``.
 
     Args:
         gpt: whose weights it begins with.

@@ -9,26 +9,22 @@ go on from a prompt and alternate in one process on one thread. Medians of token
 clock, and by those that this process had the processor: on a machine that others share, the first is too low.
 """
 
-import argparse
-import json
 import tempfile
 import time
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from statistics import median
 
 import torch
 import yaml
+from rounds import finish, parser, spread
 
 import plgolf
 from plgolf import GPT, GPTConfig, LanguageModel
 from plgolf.artifact import save_artifact
 from plgolf.config import config_from_dict
 from plgolf.generation.decoding import generate_ids
-from plgolf.generation.language_model import _choose
-from plgolf.generation.sampling import Sampling
+from plgolf.generation.sampling import Sampling, draw, probabilities
 
 
 def load(recipe: Path) -> tuple[LanguageModel, int]:
@@ -45,7 +41,13 @@ def load(recipe: Path) -> tuple[LanguageModel, int]:
         return plgolf.load_artifact(path), path.stat().st_size
 
 
-def uncached_ids(gpt: GPT, prompt: list[int], choose) -> Iterator[int]:
+def chooser(seed: int) -> Callable[[torch.Tensor], int]:
+    """Returns what picks a token by its logits, as ``plgolf generate`` does unless told otherwise."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda logits: draw(probabilities(logits, Sampling()), generator)
+
+
+def uncached_ids(gpt: GPT, prompt: list[int], choose: Callable[[torch.Tensor], int]) -> Iterator[int]:
     ids = list(prompt)
     while True:
         with torch.inference_mode():
@@ -61,46 +63,35 @@ def speed(ids: Iterator[int], number: int) -> tuple[float, float]:
     return made / (time.perf_counter() - wall), made / (time.process_time() - processor)
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": median(values), "min": min(values), "max": max(values)}
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recipe", type=Path, default=Path("configs/baseline.yaml"))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--tokens", type=int, default=100)
-    parser.add_argument(
+    arguments = parser(__doc__, rounds=7)
+    arguments.add_argument("--recipe", type=Path, default=Path("configs/baseline.yaml"))
+    arguments.add_argument("--tokens", type=int, default=100, help="made in a turn, with the cache")
+    arguments.add_argument(
         "--prompts", type=int, nargs="+", default=[1, 1024, 3900], help="tokens of the prompt"
     )
-    settings = parser.parse_args()
-    torch.set_num_threads(1)
+    settings = arguments.parse_args()
+    torch.set_num_threads(settings.threads or 1)
     model, artifact_bytes = load(settings.recipe)
-    gpt = model._fast_gpt
-    results: dict[str, object] = {
-        "recipe": str(settings.recipe),
-        "num_params": sum(p.numel() for p in gpt.parameters()),
-        "artifact_bytes": artifact_bytes,
-        "torch": torch.__version__,
-        "rounds": settings.rounds,
-    }
+    gpt, seq_len = model._fast_gpt, model.seq_len
+    results = {}
     for length in settings.prompts:
         prompt = torch.randint(gpt.config.vocab_size, (length,)).tolist()
         few = max(min(settings.tokens // 10, 2000 // length), 1)
         found: dict[str, list[tuple[float, float]]] = {"cached": [], "uncached": []}
         for seed in range(settings.rounds):
-            choose = partial(_choose, sampling=Sampling(), generator=torch.Generator().manual_seed(seed))
-            cached = generate_ids(gpt, prompt, choose, seq_len=4096, max_tokens=settings.tokens + 1)
+            cached = generate_ids(gpt, prompt, chooser(seed), seq_len=seq_len, max_tokens=settings.tokens + 1)
             found["cached"].append(speed(cached, settings.tokens))
-            found["uncached"].append(speed(uncached_ids(gpt, prompt, choose), few))
-        results[f"prompt of {length}"] = {
+            found["uncached"].append(speed(uncached_ids(gpt, prompt, chooser(seed)), few))
+        results[length] = {
             kind: {
                 "tokens_per_second": spread([wall for wall, _ in speeds]),
                 "tokens_per_processor_second": spread([processor for _, processor in speeds]),
             }
             for kind, speeds in found.items()
         }
-    print(json.dumps(results, indent=2))
+    num_params = sum(p.numel() for p in gpt.parameters())
+    finish(settings, {"num_params": num_params, "artifact_bytes": artifact_bytes, "prompts": results})
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ class ByHand:
         if clock.is_due(self.trainer):
             everyones = of_all_ranks(numbers.facts(), clock.facts())
             clock.agree(everyones)
-            numbers.read(self.trainer, [row[2:] for row in everyones], stop=True)
+            numbers.read(self.trainer, [row[2:] for row in everyones])
         else:
             clock.go_on()
         self.rates.step()

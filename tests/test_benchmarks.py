@@ -9,6 +9,7 @@ import pytest
 from golden_data import GOLDEN
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+QUICKSTART = BENCHMARKS.parent / "configs" / "quickstart.yaml"
 STEP = "step.py --size tiny --rounds 2 --shard_tokens 4096 --variants reference-float32 plgolf-float32"
 
 LOADER = (
@@ -33,11 +34,15 @@ def run(*words: str, timeout: float = 120) -> str:
             ["wall_ms_per_step", "overhead", "over_by_hand", "of_quickest"],
         ),
         ("optimizer.py --size tiny --rounds 2 --eager", ["step", "plgolf", "speedup", "median"]),
-        ("export.py --dim 64 --layers 1 --rounds 1", ["settings", "dim"]),
-        (LOADER, ["settings", "steps"]),
+        ("export.py --dim 64 --layers 1 --rounds 1", ["stages", "export", "plgolf", "speedup", "median"]),
+        (LOADER, ["throttled", "plgolf", "step_ms_across_a_border", "median"]),
         (
             "validate.py --dim 32 --layers 1 --seq_len 16 --sequences 5 --batch_sequences 2 --rounds 1",
-            ["settings", "dim"],
+            ["time", "plgolf", "speedup", "median"],
+        ),
+        (
+            f"generate.py --recipe {QUICKSTART} --rounds 1 --tokens 10 --prompts 1 20",
+            ["prompts", "20", "cached", "tokens_per_second", "median"],
         ),
         (
             "layers.py --size tiny --layers 1 --rounds 2 --eager",

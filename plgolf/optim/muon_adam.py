@@ -4,91 +4,20 @@ One ``torch.optim.Optimizer`` because Lightning's accumulation, clipping, checkp
 count on one. Muon: https://kellerjordan.github.io/posts/muon/; Adam: https://arxiv.org/abs/1412.6980.
 """
 
-import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.optim.adam import adam
 
-from plgolf.dtype import chosen_dtype
 from plgolf.errors import UserError
+from plgolf.optim.config import AdamConfig, MuonConfig
 from plgolf.optim.orthogonalize import orthogonalize_all
 from plgolf.optim.schedule import momentum_at
 from plgolf.optim.sharing import assign_owners, gather_updates, ranks
 from plgolf.roles import Role
-
-
-@dataclass(frozen=True, kw_only=True)
-class MuonConfig:
-    """Settings of the matrices.
-
-    Args:
-        lr: base learning rate.
-        momentum: Nesterov momentum after its warm-up.
-        momentum_start: momentum of the first step.
-        momentum_warmup_steps: steps over which momentum rises linearly; 0 for none.
-        newton_schulz_steps: iterations of the orthogonalisation.
-        newton_schulz_dtype: dtype of these; ``auto`` becomes what this machine is fast in.
-
-    Raises:
-        UserError: a value is out of range.
-    """
-
-    lr: float = 0.02
-    momentum: float = 0.99
-    momentum_start: float = 0.92
-    momentum_warmup_steps: int = 1500
-    newton_schulz_steps: int = 5
-    newton_schulz_dtype: Literal["bfloat16", "float32", "auto"] = "bfloat16"
-
-    def __post_init__(self) -> None:
-        _check_size("matrix.lr", self.lr)
-        _check_share("matrix.momentum", self.momentum)
-        _check_share("matrix.momentum_start", self.momentum_start)
-        for name, least in (("momentum_warmup_steps", 0), ("newton_schulz_steps", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"matrix.{name} must be at least {least}, got {getattr(self, name)}")
-        dtype = chosen_dtype("matrix.newton_schulz_dtype", self.newton_schulz_dtype)
-        object.__setattr__(self, "newton_schulz_dtype", dtype)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdamConfig:
-    """Settings of one of the other roles.
-
-    Args:
-        lr: base learning rate.
-        betas: decay of the first and second moment.
-        eps: added to the root of the second moment.
-
-    Raises:
-        UserError: a value is out of range.
-    """
-
-    lr: float
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-
-    def __post_init__(self) -> None:
-        where = "of embedding, head or scalar"
-        _check_size(f"lr {where}", self.lr)
-        for i, beta in enumerate(self.betas):
-            _check_share(f"betas[{i}] {where}", beta)
-        _check_size(f"eps {where}", self.eps)
-
-
-def _check_size(name: str, value: float) -> None:
-    if not 0 <= value < math.inf:
-        raise UserError(f"{name} must be finite and at least 0, got {value}")
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise UserError(f"{name} must be at least 0 and below 1, got {value}")
 
 
 class MuonAdam(torch.optim.Optimizer):

@@ -169,12 +169,6 @@ class NoLoss(GolfModule):
         super().on_train_batch_start(batch, batch_idx)
         return -1 if self.current_epoch == 2 and batch_idx == 1 else None
 
-    def on_before_optimizer_step(self, optimizer):
-        """Looks at no gradients, of which there may be none."""
-
-    def lr_scheduler_step(self, scheduler, metric):
-        scheduler.step()
-
 
 class TransferringData(ShardDataModule):
     def transfer_batch_to_device(self, batch, device, dataloader_idx):
@@ -200,8 +194,10 @@ class SomeOfAKnownNumber(SomeBatches):
 
 
 class DataOfUnknownLength(ShardDataModule):
+    count = 3
+
     def train_dataloader(self):
-        return SomeBatches(super().train_dataloader(), 3)
+        return SomeBatches(super().train_dataloader(), self.count)
 
 
 class DataThatEndsEarly(ShardDataModule):
@@ -225,6 +221,14 @@ class Comes(Callback):
             fit.callbacks.remove(self.guest)
 
 
+class ExchangesOptimizer(Callback):
+    """Has the trainer make another one amid an epoch, as some callbacks do that unfreeze parameters."""
+
+    def on_train_batch_end(self, fit, module, outputs, batch, batch_idx):
+        if batch_idx == 3:
+            fit.strategy.setup_optimizers(fit)
+
+
 class Stops(Callback):
     def on_train_batch_end(self, fit, module, outputs, batch, batch_idx):
         fit.should_stop = fit.should_stop or batch_idx == 5
@@ -233,6 +237,7 @@ class Stops(Callback):
 def callbacks_named(names, folder):
     makers = {
         "comes": Comes,
+        "exchanges": ExchangesOptimizer,
         "stops": Stops,
         "lambda": lambda: LambdaCallback(
             on_before_optimizer_step=lambda fit, module, optimizer: note(fit, "lambda", "before", optimizer)

@@ -268,6 +268,8 @@ facts = (fit.global_step, clock.elapsed_seconds, record.factors, record.validati
         (["--trainer.max_steps=-1", "--trainer.max_epochs=1"], "clock.max_seconds or trainer.max_steps"),
         (["--trainer.accumulate_grad_batches=3"], "must be left alone, it follows from"),
         (["--trainer.val_check_interval=3"], "must be left alone, data.val_every_steps decides, got 3"),
+        (["--trainer.val_check_interval=00:00:01:00"], "data.val_every_steps decides, got 60"),
+        (["--trainer.limit_train_batches=3"], "must be a multiple of the 2 micro-batches of a step, got 3"),
         (["--trainer.precision=bf16-mixed"], "model.gpt.compute_dtype decides"),
         (["-c", "none.yaml"], "none.yaml: no such file (-c)"),
         (["-c", "misspelt.yaml"], "did you mean data.seq_len?"),

@@ -10,12 +10,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from plgolf.errors import RunError, UserError
+from plgolf.errors import UserError
 from plgolf.files import lock_folder
 from plgolf.training.checkpoint_io import CannotWriteError, CheckpointFiles, read_checkpoint
 from plgolf.training.clock import TrainClock
 from plgolf.training.console import say
-from plgolf.training.step_numbers import first_nonfinite, norms_of
 
 LIGHTNINGS_WORDS = ("best", "hpc")
 """Said in the place of a file, which Lightning then finds."""
@@ -131,7 +130,6 @@ class RunCheckpoint(Checkpoint):
         step, clock = trainer.global_step, TrainClock.of(trainer)
         if step == self._saved_step or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        _check_finite(trainer)
         self._saved_step, self._saved_seconds = step, clock.elapsed_seconds
         path = self.folder(trainer) / f"step-{step:06}.ckpt"
         try:
@@ -147,14 +145,6 @@ class RunCheckpoint(Checkpoint):
                 with contextlib.suppress(OSError):
                     old.unlink()
         del self._own[self.keep :]
-
-
-def _check_finite(trainer: Trainer) -> None:
-    """Raises a RunError on every rank if a weight is no number: losses tell of it only a step later."""
-    bad = first_nonfinite(norms_of(dict(trainer.lightning_module.named_parameters())))
-    if bad:
-        message = f"step {trainer.global_step}: the weight {bad} is not finite"
-        raise RunError(f"{message}; checkpoints are of earlier steps", silent=trainer.global_rank > 0)
 
 
 def checkpoints(folder: Path) -> list[Path]:

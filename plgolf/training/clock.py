@@ -184,7 +184,7 @@ class TrainClock(Callback):
             trainer.should_stop = True
         on_gpu = pl_module.device.type == "cuda"
         apart = self.agree_seconds if self.agree_seconds is not None else 2.0 if on_gpu else 0.0
-        self._pace = Pace(apart, self.elapsed_seconds, self.max_seconds)
+        self._pace = Pace(apart, self._banked_seconds, self.max_seconds)
 
     def on_train_batch_start(self, *_: Any) -> None:
         if self._started is None:

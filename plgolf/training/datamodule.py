@@ -168,15 +168,17 @@ class ShardDataModule(LightningDataModule):
         schedulers = [c for c in callbacks if isinstance(c, GradientAccumulationScheduler)]
         if schedulers or trainer.accumulate_grad_batches not in (1, plan.accumulation):
             got = "a GradientAccumulationScheduler" if schedulers else trainer.accumulate_grad_batches
-            raise UserError(
-                "trainer.accumulate_grad_batches must be left alone, it follows from "
-                f"data.global_batch_tokens: {plan.accumulation}, got {got}"
-            )
-        interval = getattr(trainer, "val_check_interval", None)
+            rule = f"must be left alone, it follows from data.global_batch_tokens: {plan.accumulation}"
+            raise UserError(f"trainer.accumulate_grad_batches {rule}, got {got}")
+        seconds = getattr(trainer, "_val_check_time_interval", None)
+        interval = seconds or getattr(trainer, "val_check_interval", None)
         if interval not in (None, 1.0, self._val_check_interval(plan.accumulation)):
-            raise UserError(
-                f"trainer.val_check_interval must be left alone, data.val_every_steps decides, got {interval}"
-            )
+            rule = "must be left alone, data.val_every_steps decides"
+            raise UserError(f"trainer.val_check_interval {rule}, got {interval}")
+        limit = trainer.limit_train_batches
+        if isinstance(limit, int) and limit % plan.accumulation and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            whole = f"a multiple of the {plan.accumulation} micro-batches of a step"
+            raise UserError(f"trainer.limit_train_batches must be {whole}, got {limit}")
         return plan
 
     def _val_check_interval(self, accumulation: int) -> int:

@@ -1,6 +1,9 @@
 """The learning rates of a run: what each group began with, times one factor for all."""
 
+from typing import Any
+
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
@@ -17,3 +20,24 @@ class LearningRates(LambdaLR):
                 group["lr"].fill_(lr)
             else:
                 group["lr"] = lr
+
+
+def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Returns what each group was made with; not how far it has come, which is in checkpoints."""
+    return [
+        {name: value for name, value in group.items() if name not in ("params", "step")}
+        for group in optimizer.param_groups
+    ]
+
+
+def restore_settings(optimizer: Optimizer, settings: list[dict[str, Any]], factor: float) -> None:
+    """Puts settings back that a checkpoint has taken the place of.
+
+    Args:
+        optimizer: as it was restored.
+        settings: of ``group_settings``.
+        factor: what the schedule multiplies the learning rates of the next step by.
+    """
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own, initial_lr=own["lr"])
+        group["lr"] *= factor

@@ -22,13 +22,14 @@ from plgolf.roles import param_groups
 from plgolf.training import resume
 from plgolf.training.checkpoint import RunCheckpoint
 from plgolf.training.clock import TrainClock
-from plgolf.training.learning_rates import LearningRates
+from plgolf.training.learning_rates import LearningRates, group_settings, restore_settings
+from plgolf.training.ordinary import check_optimization
 from plgolf.training.peers import PeerWatch
 from plgolf.training.randomness import seed_generators
 from plgolf.training.rows import has_row, record, training_row
 from plgolf.training.score import Score, score_batch
 from plgolf.training.step_loop import StepLoop
-from plgolf.training.step_numbers import StepNumbers
+from plgolf.training.step_numbers import StepNumbers, check_finite
 from plgolf.training.warmup import CompileWarmup
 
 
@@ -118,12 +119,7 @@ class GolfModule(LightningModule):
         def factor(step: int) -> float:
             return schedule.factor(clock.progress(step, trainer.max_steps))
 
-        self._factor = factor
-        # Not how far the group has come: a resumed run takes that from its checkpoint.
-        self._group_settings = [
-            {name: value for name, value in group.items() if name not in ("params", "step")}
-            for group in optimizer.param_groups
-        ]
+        self._factor, self._group_settings = factor, group_settings(optimizer)
         scheduler = LearningRates(optimizer, factor)
         # LearningRateMonitor appends each group's name: lr/matrix, lr/embedding and so on.
         return {
@@ -139,18 +135,17 @@ class GolfModule(LightningModule):
         self.val_score, self._validated_step = None, -1
 
     def on_fit_start(self) -> None:
+        check_optimization(self.trainer)
         seed = torch.initial_seed() % 2**63 if self._seed is None else self._seed
         self._seed = self.trainer.strategy.broadcast(seed)
-        self._numbers = StepNumbers(dict(self.gpt.named_parameters()))
+        params = dict(self.gpt.named_parameters())
+        self._numbers = StepNumbers(params, stop=self.nonfinite == "stop")
 
     def on_train_start(self) -> None:
         resume.check_same_start(self.trainer)
         # What a checkpoint has of settings gives way to this run's, whose end may be another one too.
-        for group, settings in zip(
-            self.trainer.optimizers[0].param_groups, self._group_settings, strict=True
-        ):
-            group.update(settings, initial_lr=settings["lr"])
-            group["lr"] *= self._factor(self.trainer.global_step)
+        factor = self._factor(self.trainer.global_step)
+        restore_settings(self.trainer.optimizers[0], self._group_settings, factor)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         trainer = self.trainer
@@ -178,9 +173,8 @@ class GolfModule(LightningModule):
         if clock.is_due(trainer) or has_row(trainer):
             everyones = of_all_ranks(self._numbers.facts(), clock.facts())
             clock.agree(everyones)
-            self.train_loss, self.gradient_norm = self._numbers.read(
-                trainer, [row[2:] for row in everyones], stop=self.nonfinite == "stop"
-            )
+            rows = [row[2:] for row in everyones]
+            self.train_loss, self.gradient_norm = self._numbers.read(trainer, rows)
         else:
             clock.go_on()
         group = scheduler.optimizer.param_groups[0]
@@ -189,7 +183,9 @@ class GolfModule(LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         trainer = self.trainer
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if not self._numbers.has_ended:
+            if self._numbers.has_gradients:
+                raise UserError("lr_scheduler_step must call GolfModule's, which shares clock and losses")
             return
         if has_row(trainer):
             record(self, training_row(trainer, self))
@@ -227,6 +223,9 @@ class GolfModule(LightningModule):
         if self.trainer.state.fn == "fit":
             TrainClock.of(self.trainer).end_if_stopped(self.trainer)
 
+    def on_train_epoch_end(self) -> None:
+        self._numbers.read_the_rest(self.trainer)  # Of an end between two readings.
+
     def on_train_end(self) -> None:
         # The export is whole; a signal that came meanwhile is answered nevertheless.
         clock = TrainClock.of(self.trainer)
@@ -234,6 +233,9 @@ class GolfModule(LightningModule):
         clock.end_if_stopped(self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.trainer.state.fn == "fit" and self.trainer.state.status == "running":
+            self._numbers.read_the_rest(self.trainer)
+            check_finite(self.trainer)
         checkpoint["gpt_config"] = config_to_dict(self.gpt.config)
         checkpoint["seed"] = self._seed
         checkpoint["validated_step"] = self._validated_step

@@ -46,12 +46,15 @@ class Optimization:
         self._trainer, self._module, self._strategy = trainer, trainer.lightning_module, trainer.strategy
         self._hooks = hooks
         self._automatic = trainer.fit_loop.epoch_loop.automatic_optimization
-        self._optimizer = self._strategy.optimizers[0]
         # Any name will do where there are two arguments.
         step = self._module.training_step
         self._takes_index = is_param_in_hook_signature(step, "batch_idx", min_args=2)
         self._is_plain = optimizes_plainly(trainer)
         self._training_step = step if self._is_plain else self._strategy.training_step
+
+    @property
+    def _optimizer(self) -> Optimizer:
+        return self._strategy.optimizers[0]  # Of which a callback may make another.
 
     def run(self, batch: Any, batch_idx: int, *, ends_step: bool) -> dict[str, Any]:
         """Runs a micro-batch.

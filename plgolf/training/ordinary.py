@@ -21,6 +21,7 @@ from lightning.pytorch.trainer.connectors.logger_connector.logger_connector impo
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection, _ResultMetric
 from lightning.pytorch.utilities.combined_loader import CombinedLoader, _MaxSizeCycle
 
+from plgolf.errors import UserError
 from plgolf.training.hooks import overridden
 
 REPLACED = (
@@ -54,17 +55,31 @@ def digest() -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def check_optimization(trainer: Trainer) -> None:
+    """Raises a UserError unless Lightning makes a fit's steps, with one scheduler that steps after each.
+
+    ``GolfModule`` shares clock, signals and losses as it steps: else nothing would end the run.
+    """
+    if not trainer.lightning_module.automatic_optimization:
+        raise UserError("automatic_optimization must be True, for the clock counts Lightning's steps")
+    configs = trainer.lr_scheduler_configs
+    if [(c.interval, c.frequency, c.reduce_on_plateau) for c in configs] != [("step", 1, False)]:
+        raise UserError(
+            "configure_optimizers must return one lr_scheduler of interval step and frequency 1, "
+            "for clock and losses are shared as it steps"
+        )
+
+
 def is_ordinary(trainer: Trainer, data_fetcher: _DataFetcher) -> bool:
     """Says whether nothing is asked of a fit's steps that ``StepLoop`` does not know.
 
-    Nobody measures hooks or has them logged; the optimization is automatic, in 32 bits as far as Lightning
-    knows; ``training_step`` takes batches; and Lightning is one whose steps are known.
+    Nobody measures hooks or has them logged; the optimization is in 32 bits as far as Lightning knows;
+    ``training_step`` takes batches; and Lightning is one whose steps are known.
     """
     return (
         digest() == KNOWN
         and type(trainer.profiler) is PassThroughProfiler  # type: ignore[attr-defined]
         and not logging.getLogger(call.__name__).isEnabledFor(logging.DEBUG)
-        and trainer.lightning_module.automatic_optimization
         and type(trainer.precision_plugin) is Precision
         and not isinstance(data_fetcher, _DataLoaderIterDataFetcher)
     )

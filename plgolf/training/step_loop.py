@@ -55,8 +55,8 @@ class StepLoop(_TrainingEpochLoop):
     metrics that have not changed. And on several ranks it shares before every micro-batch whether rank 0 has
     been terminated, which is to wait for the device: here ranks tell each other of signals by ``TrainClock``.
 
-    Where more is asked for, a profiler or manual optimization, each micro-batch goes Lightning's own way
-    (``is_ordinary``), and so does the first one of a resumed run.
+    Where more is asked for, each micro-batch goes Lightning's own way (``is_ordinary``), and so does the
+    first one of a resumed run. ``GolfModule`` has one scheduler, which steps after each step.
     """
 
     def __init__(self, trainer: Trainer, replaced: _TrainingEpochLoop) -> None:
@@ -69,7 +69,6 @@ class StepLoop(_TrainingEpochLoop):
         self._batches: Iterator[Any] | None = None
         self._device: torch.device | None = None
         self._strategy_begins: Callable[..., Any] | None = None
-        self._has_plateaus = False
 
     @classmethod
     def put_in_place(cls, trainer: Trainer) -> None:
@@ -87,7 +86,6 @@ class StepLoop(_TrainingEpochLoop):
         self._optimization = Optimization(trainer, hooks)
         self._device = strategy.root_device if moves_batches_itself(trainer) else None
         self._strategy_begins = overridden(strategy, "on_train_batch_start", Strategy)
-        self._has_plateaus = any(config.reduce_on_plateau for config in strategy.lr_scheduler_configs)
         self._results.changed = True
         precision, strategy.precision_plugin = strategy.precision_plugin, StepPrecision(trainer, hooks)
         try:
@@ -132,9 +130,7 @@ class StepLoop(_TrainingEpochLoop):
                 ends_step = not self._should_accumulate()
         progress.increment_processed()
         if ends_step:
-            self._step_schedulers(hooks)
-        if self._num_ready_batches_reached():
-            self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
+            self._step_scheduler(hooks)
         if not goes_on:
             raise StopIteration
 
@@ -158,15 +154,12 @@ class StepLoop(_TrainingEpochLoop):
         batch = self.trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
         return hooks.call_one("batch_to_device", strategy.batch_to_device, batch, dataloader_idx=0)
 
-    def _step_schedulers(self, hooks: Hooks) -> None:
-        strategy, made = self.trainer.strategy, self.batch_progress.current.ready
-        for config in strategy.lr_scheduler_configs:
-            is_due = config.interval == "step" and made % config.frequency == 0
-            if is_due and not config.reduce_on_plateau:
-                self.scheduler_progress.increment_ready()
-                step = strategy.lightning_module.lr_scheduler_step
-                hooks.call_one("lr_scheduler_step", step, config.scheduler, None)
-                self.scheduler_progress.increment_completed()
+    def _step_scheduler(self, hooks: Hooks) -> None:
+        strategy = self.trainer.strategy
+        self.scheduler_progress.increment_ready()
+        step = strategy.lightning_module.lr_scheduler_step
+        hooks.call_one("lr_scheduler_step", step, strategy.lr_scheduler_configs[0].scheduler, None)
+        self.scheduler_progress.increment_completed()
 
     def _end_batch(self) -> None:
         trainer, logged = self.trainer, self._results
@@ -187,7 +180,6 @@ class StepLoop(_TrainingEpochLoop):
             or self._skip_next_val
             or trainer.should_stop
             or trainer.received_sigterm
-            or self._has_plateaus
             or self._should_check_val_fx(data_fetcher)
         ):
             super().on_advance_end(data_fetcher)

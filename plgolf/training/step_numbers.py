@@ -23,6 +23,10 @@ class _Numbers(NamedTuple):
     losses: list[Tensor]
     norms: dict[str, Tensor]
 
+    @property
+    def width(self) -> int:
+        return len(self.norms) + len(self.losses)
+
     def of(self, facts: Sequence[float]) -> list[float]:
         """Returns the norm of the whole gradient and the losses, as ``_facts`` have them."""
         return [math.hypot(*facts[: len(self.norms)]), *facts[len(self.norms) :]]
@@ -30,7 +34,8 @@ class _Numbers(NamedTuple):
 
 def _facts(steps: Sequence[_Numbers]) -> Tensor:
     """Returns the norms and the losses of each step, float32 (n,)."""
-    return torch.stack([fact for step in steps for fact in (*step.norms.values(), *step.losses)]).float()
+    facts = [fact for step in steps for fact in (*step.norms.values(), *step.losses)]
+    return torch.stack(facts).float() if facts else torch.empty(0)  # A module may skip each batch of a step.
 
 
 class StepNumbers:
@@ -40,17 +45,26 @@ class StepNumbers:
 
     Args:
         params: the model's, by name.
+        stop: reading raises a RunError on every rank if a step has a number that is none.
     """
 
-    def __init__(self, params: Mapping[str, nn.Parameter]) -> None:
-        self._params = params
+    def __init__(self, params: Mapping[str, nn.Parameter], *, stop: bool = True) -> None:
+        self._params, self._stop = params, stop
         self._now = _Numbers([], {})
-        self._unread: list[_Numbers] = []
+        self.unread: list[_Numbers] = []
+        """Of the steps since the last reading."""
+        self.has_ended = True
+        """Whether the step that began last has ended, too."""
         self._skipped = 0
 
     def begin(self) -> None:
         """Begins a step."""
-        self._now = _Numbers([], {})
+        self._now, self.has_ended = _Numbers([], {}), False
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether the step has gone as far as its gradients."""
+        return bool(self._now.norms)
 
     def see_loss(self, loss: Tensor) -> None:
         """Takes the loss () of a micro-batch."""
@@ -63,37 +77,41 @@ class StepNumbers:
 
     def end(self) -> None:
         """Keeps the step's numbers for ``facts``."""
-        self._unread.append(self._now)
+        self.unread.append(self._now)
+        self.has_ended = True
 
     def facts(self) -> Tensor:
         """Returns what the steps that nobody has read yet came to, one after the other, float32 (n,)."""
-        return _facts(self._unread)
+        return _facts(self.unread)
 
-    def read(
-        self, trainer: Trainer, everyones: Sequence[Sequence[float]], *, stop: bool
-    ) -> tuple[float, float]:
+    def read_the_rest(self, trainer: Trainer) -> None:
+        """Has the ranks share what nobody has read yet; each must call it after the same step."""
+        if self.unread:
+            self.read(trainer, of_all_ranks(self.facts()))
+
+    def read(self, trainer: Trainer, everyones: Sequence[Sequence[float]]) -> tuple[float, float]:
         """Takes the ``facts`` of all ranks, after which they are read.
 
         Args:
             trainer: says which step was the last of them.
             everyones: by rank, the same number of them each.
-            stop: raises a RunError on every rank if a step has a number that is none.
 
         Returns:
             The last step's mean loss, and the norm of its gradient.
         """
-        unread, self._unread = self._unread, []
-        width = len(everyones[0]) // len(unread)
-        if stop and not math.isfinite(sum(map(sum, everyones))):
+        unread, self.unread = self.unread, []
+        if self._stop and not math.isfinite(sum(map(sum, everyones))):
+            end = 0
             for i, numbers in enumerate(unread):
-                ranks = [numbers.of(row[i * width : (i + 1) * width]) for row in everyones]
+                start, end = end, end + numbers.width
+                ranks = [numbers.of(row[start:end]) for row in everyones]
                 problem = _problem(trainer, numbers, ranks, step=trainer.global_step + 1 - len(unread) + i)
                 if problem:
                     silent = trainer.global_rank > 0
                     raise RunError(f"{problem}; checkpoints are of earlier steps", silent=silent)
-        last = [unread[-1].of(row[-width:]) for row in everyones]
+        last = [unread[-1].of(row[-unread[-1].width :]) for row in everyones]
         losses = [loss for row in last for loss in row[1:]]
-        return sum(losses) / len(losses), last[0][0]
+        return sum(losses) / len(losses) if losses else math.nan, last[0][0]
 
     def skip_if_nonfinite(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Takes the gradients away if a number is none, so that the optimizer has nothing to do.
@@ -142,13 +160,22 @@ def _problem(
 
 def norms_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns the norm () of each tensor, on its device; one with an infinity or NaN in it is not finite."""
-    return dict(zip(tensors, torch._foreach_norm(list(tensors.values())), strict=True))
+    norms = torch._foreach_norm(list(tensors.values())) if tensors else ()
+    return dict(zip(tensors, norms, strict=True))
 
 
 def first_nonfinite(norms: Mapping[str, Tensor]) -> str | None:
     """Returns the name of the first norm that is not finite, waiting for the device once; None if all are."""
     numbers = torch.stack([norm.float() for norm in norms.values()]).tolist()
     return next((name for name, norm in zip(norms, numbers, strict=True) if not math.isfinite(norm)), None)
+
+
+def check_finite(trainer: Trainer) -> None:
+    """Raises a RunError on every rank if a weight is no number: losses tell of it only a step later."""
+    bad = first_nonfinite(norms_of(dict(trainer.lightning_module.named_parameters())))
+    if bad:
+        message = f"step {trainer.global_step}: the weight {bad} is not finite"
+        raise RunError(f"{message}; checkpoints are of earlier steps", silent=trainer.global_rank > 0)
 
 
 def _place(trainer: Trainer, first: int, last: int, of_ranks: Sequence[int]) -> str:

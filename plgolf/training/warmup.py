@@ -2,6 +2,7 @@
 
 import copy
 import gc
+from functools import partial
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -61,11 +62,16 @@ class CompileWarmup(Callback):
             for done in range(steps):
                 tokens = torch.randint(data.vocab_size, (2, *shape), generator=generator)
                 inputs, targets = tokens.to(torch.uint16).to(pl_module.device)
-                loss = trainer.strategy.training_step(Batch(inputs, targets, shape[0]), 0)
-                assert isinstance(loss, torch.Tensor)
-                trainer.strategy.backward(loss, optimizer)
-                optimizer.step()
+                optimizer.step(partial(_forward_backward, trainer, Batch(inputs, targets, shape[0])))  # type: ignore[arg-type]
                 optimizer.zero_grad()
                 shown.show(done + 1)
             pl_module.load_state_dict(weights)
             optimizer.load_state_dict(state)
+
+
+def _forward_backward(trainer: Trainer, batch: Batch) -> torch.Tensor:
+    """Goes forward and back, and returns the loss: as often as an optimizer asks for it."""
+    loss = trainer.strategy.training_step(batch, 0)
+    assert isinstance(loss, torch.Tensor)
+    trainer.strategy.backward(loss, trainer.optimizers[0])
+    return loss

@@ -68,7 +68,7 @@ KINDS = (GolfModule, OwnHooks, OneArgument, NoLoss, OtherOptimizer, FurtherHooks
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_modules(kind, accumulation, both):
-    epochs = {"limit_train_batches": 4, "max_epochs": 4, "max_steps": -1} if kind is NoLoss else {}
+    epochs = {"limit_train_batches": 6, "max_epochs": 4, "max_steps": -1} if kind is NoLoss else {}
     events, *_, loops = both(kind, accumulation=accumulation, val_every_steps=0 if epochs else 2, **epochs)
     assert loops == {OURS} and len(events) > 60
     if kind is OwnHooks:
@@ -80,9 +80,10 @@ def test_modules(kind, accumulation, both):
     [
         {"gradient_clip_val": 0.1, "gradient_clip_algorithm": "norm"},
         {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value", "accumulation": 1},
-        {"limit_train_batches": 3, "max_epochs": 3, "max_steps": -1, "check_val_every_n_epoch": 2},
+        {"limit_train_batches": 4, "max_epochs": 3, "max_steps": -1, "check_val_every_n_epoch": 2},
         {"callbacks": ["comes", "lambda"], "kind": OwnHooks},
         {"callbacks": ["stops", "rates", "timer"]},
+        {"callbacks": ["exchanges"]},
         {"callbacks": ["early", "files"], "kind": OwnHooks, "limit_train_batches": 2, "max_epochs": 5},
         {"data_kind": TransferringData, "kind": OwnHooks},
         {"data_kind": DataOfUnknownLength, "accumulation": 1, "max_epochs": 3},

@@ -10,9 +10,11 @@ from golden_run import Record, golden_data, golden_module, trainer
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from torch.optim.lr_scheduler import ConstantLR
 
 from plgolf.artifact import load_gpt
-from plgolf.training import ArtifactExport, CompileWarmup, ConsoleLog, TrainClock
+from plgolf.errors import UserError
+from plgolf.training import ArtifactExport, CompileWarmup, ConsoleLog, GolfModule, TrainClock
 
 
 @MODELS
@@ -243,6 +245,59 @@ def test_a_run_without_an_end_is_refused(tmp_path):
         CompileWarmup(-1)
     with pytest.raises(ValueError, match="export.budget_bytes must be at least 1, got 0"):
         ArtifactExport(budget_bytes=0)
+
+
+class Manual(GolfModule):
+    automatic_optimization = False
+
+
+class WithoutScheduler(GolfModule):
+    def configure_optimizers(self):
+        return super().configure_optimizers()["optimizer"]
+
+
+class WithTwoSchedulers(GolfModule):
+    def configure_optimizers(self):
+        configured = super().configure_optimizers()
+        optimizer, first = configured["optimizer"], configured["lr_scheduler"]
+        return [optimizer], [first, {"scheduler": ConstantLR(optimizer, 1.0), "interval": "step"}]
+
+
+class StepsSchedulerAlone(GolfModule):
+    def lr_scheduler_step(self, scheduler, metric):
+        scheduler.step()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Manual, "automatic_optimization must be True"),
+        (WithoutScheduler, "configure_optimizers must return one lr_scheduler of interval step"),
+        (WithTwoSchedulers, "configure_optimizers must return one lr_scheduler of interval step"),
+        (StepsSchedulerAlone, "lr_scheduler_step must call GolfModule's"),
+    ],
+)
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_module_that_leaves_the_clock_out_is_refused(kind, message, accumulation, tmp_path):
+    module, fit = golden_module(), trainer(tmp_path, max_steps=4)
+    module.__class__ = kind
+    with pytest.raises(UserError, match=message):
+        fit.fit(module, golden_data(global_batch_tokens=8 * 64 * accumulation))
+    assert fit.global_step <= 1
+
+
+def test_an_optimizer_that_needs_its_closure_is_warmed_up_too(tmp_path):
+    def optimizer(groups):
+        return torch.optim.LBFGS([p for group in groups for p in group["params"]], lr=0.1, max_iter=3)
+
+    ends = []
+    for steps in (0, 2):
+        module = golden_module()
+        module.optimizer = optimizer
+        trainer(tmp_path, CompileWarmup(steps), max_steps=2).fit(module, golden_data())
+        ends.append(module.gpt.state_dict())
+    for name, tensor in ends[0].items():
+        assert torch.equal(tensor, ends[1][name]), name
 
 
 def test_accumulation_is_not_the_users_to_set(tmp_path):

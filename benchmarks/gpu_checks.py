@@ -108,7 +108,7 @@ class CountSyncs(Callback):
             self._step = trainer.global_step
             found = [w for w in self._noted if "synchroniz" in str(w.message)]
             self.by_step.append(len(found))
-            if module._numbers.unread:
+            if not module._numbers.are_read:
                 self.unread.append(len(found))
             self.places.update(f"{'/'.join(Path(w.filename).parts[-3:])}:{w.lineno}" for w in found)
             self._noted.clear()

@@ -82,9 +82,10 @@ class ByHand:
         numbers.end()
         self.made += 1
         if clock.is_due(self.trainer):
-            everyones = of_all_ranks(numbers.facts(), clock.facts())
+            unread = numbers.take()
+            everyones = of_all_ranks(numbers.facts(unread), clock.facts())
             clock.agree(everyones)
-            numbers.read(self.trainer, [row[2:] for row in everyones])
+            numbers.read(self.trainer, unread, [row[2:] for row in everyones])
         else:
             clock.go_on()
         self.rates.step()

@@ -12,7 +12,10 @@ _CPU_PRODUCTS = ("avx512_bf16", "amx_bf16")
 
 
 def fast_dtype() -> Literal["bfloat16", "float32"]:
-    """Returns bfloat16 where the GPU multiplies in it, or without a GPU the CPU; else float32."""
+    """Returns bfloat16 where the GPU multiplies in it, or without a GPU the CPU; else float32.
+
+    To ask a GPU is to begin to use it: a process that has done so cannot be forked any more.
+    """
     if torch.cuda.is_available():
         # Before the Ampere generation GPUs emulate it too.
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"

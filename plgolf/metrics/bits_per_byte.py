@@ -65,9 +65,11 @@ class BitsPerByte(Metric):
             num_bytes: UTF-8 bytes they stand for; a tensor is summed.
             num_raw_bytes: bytes of the text they were made from; a tensor is summed.
         """
-        device = self.sums.device
         for index, value in enumerate((nats, num_tokens, num_bytes, num_raw_bytes)):
-            self.sums[index] += torch.as_tensor(value, device=device).double().sum()
+            if isinstance(value, Tensor):
+                self.sums[index] += value.to(self.sums.device).double().sum()
+            else:  # As it is: to make a tensor of it on a GPU is to wait for that.
+                self.sums[index] += value
 
     def _sync_dist(
         self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None
@@ -77,7 +79,7 @@ class BitsPerByte(Metric):
             super()._sync_dist(dist_sync_fn, process_group)
             return
         sums = self.sums.clone()  # What was there is this rank's afterwards.
-        dist.all_reduce(sums, group=process_group)
+        dist.all_reduce(sums, group=process_group or self.process_group)
         self.sums = sums
 
     def compute(self) -> Tensor:

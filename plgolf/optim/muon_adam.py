@@ -161,8 +161,7 @@ class MuonAdam(torch.optim.Optimizer):
                 dict(zip(mine, directions, strict=True)),
                 steps=self.matrix.newton_schulz_steps,
                 dtype=dtype,
-                # Tall matrices move more, so that outputs change by the same amount whatever the shape.
-                finish=lambda stack: stack * max(1.0, stack.size(1) / stack.size(2)) ** 0.5,
+                finish=scaled if world_size > 1 or not active[0][0].is_cuda else scaled_like_params,
             ),
             [p.shape for p, _ in active],
             [owner for _, owner in active],
@@ -192,6 +191,17 @@ class MuonAdam(torch.optim.Optimizer):
                 dist.broadcast(buffer, src=owner)
                 if rank == 0:
                     self.state[p]["momentum_buffer"] = buffer
+
+
+def scaled(stack: Tensor) -> Tensor:
+    """Has tall matrices (count, rows, cols) move more: outputs change by as much whatever the shape."""
+    larger: float = max(1.0, stack.size(1) / stack.size(2)) ** 0.5
+    return stack * larger
+
+
+def scaled_like_params(stack: Tensor) -> Tensor:
+    """Does the same in the parameters' dtype and layout: else a GPU takes a kernel to apply each matrix."""
+    return scaled(stack).to(torch.float32, memory_format=torch.contiguous_format)
 
 
 def nesterov(grads: list[Tensor], buffers: list[Tensor], momentum: float) -> list[Tensor]:

@@ -91,7 +91,8 @@ class TrainClock(Callback):
         return any(reader.reads_step(trainer.global_step) for reader in readers)
 
     def facts(self) -> list[float]:
-        """Returns what this rank has to tell: its reading and the signal it got."""
+        """Returns what this rank has to tell: its reading, once the device is done, and the signal it got."""
+        _wait_for_device()
         return [self._read(), self.signals.received]
 
     def agree(self, everyones: Sequence[Sequence[float]]) -> None:

@@ -177,8 +177,9 @@ class ShardDataModule(LightningDataModule):
             raise UserError(f"trainer.val_check_interval {rule}, got {interval}")
         limit = trainer.limit_train_batches
         if isinstance(limit, int) and limit % plan.accumulation and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            whole = f"a multiple of the {plan.accumulation} micro-batches of a step"
-            raise UserError(f"trainer.limit_train_batches must be {whole}, got {limit}")
+            # Else an epoch's last step is short of some, which the next one, beginning by steps, passes over.
+            rule = f"must be a multiple of the {plan.accumulation} micro-batches of a step"
+            raise UserError(f"trainer.limit_train_batches or overfit_batches {rule}, got {limit}")
         return plan
 
     def _val_check_interval(self, accumulation: int) -> int:

@@ -143,6 +143,8 @@ class ArtifactExport(Callback):
                 write_whole(path.parent / "code.tar.xz", self._code())
             except OSError as error:
                 failure = f"{path}: cannot be written: {error.strerror}"
+            except UserError as error:
+                failure = f"{path}: {error}"
         _fail_together(trainer, failure)
         return stats
 

@@ -22,6 +22,12 @@ class LearningRates(LambdaLR):
                 group["lr"] = lr
 
 
+def factor_of(optimizer: Optimizer) -> float:
+    """Returns what the learning rates are multiplied by; 1 if they are all 0 anyway."""
+    groups = optimizer.param_groups
+    return next((group["lr"] / group["initial_lr"] for group in groups if group["initial_lr"]), 1.0)
+
+
 def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
     """Returns what each group was made with; not how far it has come, which is in checkpoints."""
     return [

@@ -22,8 +22,7 @@ from plgolf.roles import param_groups
 from plgolf.training import resume
 from plgolf.training.checkpoint import RunCheckpoint
 from plgolf.training.clock import TrainClock
-from plgolf.training.learning_rates import LearningRates, group_settings, restore_settings
-from plgolf.training.ordinary import check_optimization
+from plgolf.training.learning_rates import LearningRates, factor_of, group_settings, restore_settings
 from plgolf.training.peers import PeerWatch
 from plgolf.training.randomness import seed_generators
 from plgolf.training.rows import has_row, record, training_row
@@ -109,6 +108,9 @@ class GolfModule(LightningModule):
             torch.set_float32_matmul_precision("high")  # TF32 products, as the reference has them.
             flash.use_installed(device)
         if self.compiled:
+            emulated = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+            if emulated and self.gpt.config.compute_dtype == "bfloat16":
+                raise UserError("model.gpt.compute_dtype must be float32 or auto to compile for this GPU")
             # In place, so that the names in the state dict stay as they are.
             self.gpt.compile(dynamic=False, fullgraph=True)
 
@@ -135,7 +137,6 @@ class GolfModule(LightningModule):
         self.val_score, self._validated_step = None, -1
 
     def on_fit_start(self) -> None:
-        check_optimization(self.trainer)
         seed = torch.initial_seed() % 2**63 if self._seed is None else self._seed
         self._seed = self.trainer.strategy.broadcast(seed)
         params = dict(self.gpt.named_parameters())
@@ -171,14 +172,14 @@ class GolfModule(LightningModule):
         clock = TrainClock.of(trainer)
         self._numbers.end()
         if clock.is_due(trainer) or has_row(trainer):
-            everyones = of_all_ranks(self._numbers.facts(), clock.facts())
+            unread = self._numbers.take()
+            everyones = of_all_ranks(self._numbers.facts(unread), clock.facts())
             clock.agree(everyones)
             rows = [row[2:] for row in everyones]
-            self.train_loss, self.gradient_norm = self._numbers.read(trainer, rows)
+            self.train_loss, self.gradient_norm = self._numbers.read(trainer, unread, rows)
         else:
             clock.go_on()
-        group = scheduler.optimizer.param_groups[0]
-        self.lr_factor = group["lr"] / group["initial_lr"]
+        self.lr_factor = factor_of(scheduler.optimizer)
         scheduler.step()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:

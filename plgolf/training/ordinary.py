@@ -65,7 +65,7 @@ def check_optimization(trainer: Trainer) -> None:
     configs = trainer.lr_scheduler_configs
     if [(c.interval, c.frequency, c.reduce_on_plateau) for c in configs] != [("step", 1, False)]:
         raise UserError(
-            "configure_optimizers must return one lr_scheduler of interval step and frequency 1, "
+            "a fit must have one lr_scheduler, of interval step and frequency 1, "
             "for clock and losses are shared as it steps"
         )
 

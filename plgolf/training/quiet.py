@@ -3,6 +3,8 @@
 import logging
 import warnings
 
+import torch
+
 
 def quiet_libraries() -> None:
     """Silences notices that nobody who trains can do anything about."""
@@ -12,6 +14,11 @@ def quiet_libraries() -> None:
     for name in ("callbacks", "profilers"):
         logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+    # Lightning makes DDP on a stream of its own; torch tells of that from 2.10 on.
+    warn = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)
+    if warn is not None:
+        warn(False)
     # Of sharded layers, which there are none of.
     warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with a model")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")

@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import _Result
 from plgolf.data.stream import Batch
 from plgolf.training.hooks import Hooks, overridden
 from plgolf.training.optimization import Optimization, StepPrecision
-from plgolf.training.ordinary import is_ordinary, moves_batches_itself, only_iterator
+from plgolf.training.ordinary import check_optimization, is_ordinary, moves_batches_itself, only_iterator
 
 _END = object()
 
@@ -78,6 +78,7 @@ class StepLoop(_TrainingEpochLoop):
 
     def run(self, data_fetcher: _DataFetcher) -> None:
         trainer = self.trainer
+        check_optimization(trainer)
         if not is_ordinary(trainer, data_fetcher):
             super().run(data_fetcher)
             return

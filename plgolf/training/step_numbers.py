@@ -17,7 +17,7 @@ _MOST_SKIPS = 10
 """Steps in a row that may be skipped: beyond, it is not the data."""
 
 
-class _Numbers(NamedTuple):
+class Numbers(NamedTuple):
     """Of one optimizer step, on the device."""
 
     losses: list[Tensor]
@@ -28,14 +28,8 @@ class _Numbers(NamedTuple):
         return len(self.norms) + len(self.losses)
 
     def of(self, facts: Sequence[float]) -> list[float]:
-        """Returns the norm of the whole gradient and the losses, as ``_facts`` have them."""
+        """Returns the norm of the whole gradient and the losses, out of ``StepNumbers.facts``."""
         return [math.hypot(*facts[: len(self.norms)]), *facts[len(self.norms) :]]
-
-
-def _facts(steps: Sequence[_Numbers]) -> Tensor:
-    """Returns the norms and the losses of each step, float32 (n,)."""
-    facts = [fact for step in steps for fact in (*step.norms.values(), *step.losses)]
-    return torch.stack(facts).float() if facts else torch.empty(0)  # A module may skip each batch of a step.
 
 
 class StepNumbers:
@@ -50,16 +44,15 @@ class StepNumbers:
 
     def __init__(self, params: Mapping[str, nn.Parameter], *, stop: bool = True) -> None:
         self._params, self._stop = params, stop
-        self._now = _Numbers([], {})
-        self.unread: list[_Numbers] = []
-        """Of the steps since the last reading."""
+        self._now = Numbers([], {})
+        self._unread: list[Numbers] = []
         self.has_ended = True
         """Whether the step that began last has ended, too."""
         self._skipped = 0
 
     def begin(self) -> None:
         """Begins a step."""
-        self._now, self.has_ended = _Numbers([], {}), False
+        self._now, self.has_ended = Numbers([], {}), False
 
     @property
     def has_gradients(self) -> bool:
@@ -77,29 +70,50 @@ class StepNumbers:
 
     def end(self) -> None:
         """Keeps the step's numbers for ``facts``."""
-        self.unread.append(self._now)
+        self._unread.append(self._now)
         self.has_ended = True
 
-    def facts(self) -> Tensor:
-        """Returns what the steps that nobody has read yet came to, one after the other, float32 (n,)."""
-        return _facts(self.unread)
+    @property
+    def are_read(self) -> bool:
+        """Whether there is nothing to ``take``."""
+        return not self._unread
+
+    def take(self) -> list[Numbers]:
+        """Returns the numbers of the steps that nobody has read, for ``facts`` and ``read``.
+
+        They are gone from here before ranks share them: whoever saves a checkpoint meanwhile, in a signal's
+        handler, must not do it again.
+        """
+        unread, self._unread = self._unread, []
+        return unread
+
+    def facts(self, steps: Sequence[Numbers]) -> Tensor:
+        """Returns the norms and the losses of each step, one after the other, float32 (n,)."""
+        facts = [fact for step in steps for fact in (*step.norms.values(), *step.losses)]
+        if facts:
+            return torch.stack(facts).float()
+        device = next((p.device for p in self._params.values()), None)
+        return torch.empty(0, device=device)  # A module may skip each batch of a step.
 
     def read_the_rest(self, trainer: Trainer) -> None:
         """Has the ranks share what nobody has read yet; each must call it after the same step."""
-        if self.unread:
-            self.read(trainer, of_all_ranks(self.facts()))
+        unread = self.take()
+        if unread:
+            self.read(trainer, unread, of_all_ranks(self.facts(unread)))
 
-    def read(self, trainer: Trainer, everyones: Sequence[Sequence[float]]) -> tuple[float, float]:
-        """Takes the ``facts`` of all ranks, after which they are read.
+    def read(
+        self, trainer: Trainer, unread: Sequence[Numbers], everyones: Sequence[Sequence[float]]
+    ) -> tuple[float, float]:
+        """Looks at the numbers of all ranks.
 
         Args:
             trainer: says which step was the last of them.
-            everyones: by rank, the same number of them each.
+            unread: this rank's.
+            everyones: the ``facts`` of each rank.
 
         Returns:
             The last step's mean loss, and the norm of its gradient.
         """
-        unread, self.unread = self.unread, []
         if self._stop and not math.isfinite(sum(map(sum, everyones))):
             end = 0
             for i, numbers in enumerate(unread):
@@ -109,7 +123,7 @@ class StepNumbers:
                 if problem:
                     silent = trainer.global_rank > 0
                     raise RunError(f"{problem}; checkpoints are of earlier steps", silent=silent)
-        last = [unread[-1].of(row[-unread[-1].width :]) for row in everyones]
+        last = [unread[-1].of(row[len(row) - unread[-1].width :]) for row in everyones]
         losses = [loss for row in last for loss in row[1:]]
         return sum(losses) / len(losses) if losses else math.nan, last[0][0]
 
@@ -123,7 +137,7 @@ class StepNumbers:
         Raises:
             RunError: it would be the eleventh in a row.
         """
-        everyones = [self._now.of(facts) for facts in of_all_ranks(_facts([self._now]))]
+        everyones = [self._now.of(facts) for facts in of_all_ranks(self.facts([self._now]))]
         problem = _problem(trainer, self._now, everyones, step=trainer.global_step + 1)
         if not problem:
             self._skipped = 0
@@ -137,7 +151,7 @@ class StepNumbers:
 
 
 def _problem(
-    trainer: Trainer, numbers: _Numbers, everyones: Sequence[Sequence[float]], *, step: int
+    trainer: Trainer, numbers: Numbers, everyones: Sequence[Sequence[float]], *, step: int
 ) -> str | None:
     found = find_nonfinite(everyones)
     if found is None:
@@ -160,8 +174,23 @@ def _problem(
 
 def norms_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns the norm () of each tensor, on its device; one with an infinity or NaN in it is not finite."""
-    norms = torch._foreach_norm(list(tensors.values())) if tensors else ()
-    return dict(zip(tensors, norms, strict=True))
+    if not tensors:
+        return {}
+    if next(iter(tensors.values())).is_cuda:
+        return fused_norms(tensors)
+    return dict(zip(tensors, torch._foreach_norm(list(tensors.values())), strict=True))
+
+
+def fused_norms(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Does the same in a few kernels for all tensors of a dtype: of a mixture a GPU takes one by one.
+
+    All are float32, so that as many of them as there may be are read in a few kernels, too.
+    """
+    norms: dict[str, Tensor] = {}
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors.values()):
+        alike = {name: tensor for name, tensor in tensors.items() if tensor.dtype == dtype}
+        norms.update(zip(alike, torch._foreach_norm(list(alike.values()), 2, torch.float32), strict=True))
+    return {name: norms[name] for name in tensors}
 
 
 def first_nonfinite(norms: Mapping[str, Tensor]) -> str | None:
@@ -170,6 +199,7 @@ def first_nonfinite(norms: Mapping[str, Tensor]) -> str | None:
     return next((name for name, norm in zip(norms, numbers, strict=True) if not math.isfinite(norm)), None)
 
 
+@torch.no_grad()
 def check_finite(trainer: Trainer) -> None:
     """Raises a RunError on every rank if a weight is no number: losses tell of it only a step later."""
     bad = first_nonfinite(norms_of(dict(trainer.lightning_module.named_parameters())))

@@ -101,3 +101,17 @@ def test_ranks_add_up_in_one_collective_and_keep_their_own(tmp_path):
         assert totals == [3.0, 5.0, 30.0, 1.0] and called == ["all_reduce"]
         assert bpb == pytest.approx(3 / (30 * math.log(2)))
         assert own == [1.0 + rank, 2.0 + rank, 10.0 * (rank + 1), rank]
+
+
+def sum_up_in_a_group(folder):
+    dist.init_process_group("gloo")
+    group, rank = dist.new_group([0, 1]), dist.get_rank()
+    if rank < 2:
+        metric = BitsPerByte(process_group=group)
+        metric.update(torch.tensor([1.0]), 1, 1)
+        (folder / f"{rank}.json").write_text(json.dumps(metric.totals().tolist()))
+
+
+def test_a_group_of_ranks_adds_up_by_itself(tmp_path):
+    succeed(ranks(sum_up_in_a_group, 3, tmp_path, folder=tmp_path))
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)] == [[2, 2, 2, 0]] * 2

@@ -9,6 +9,7 @@ import torch
 from golden_data import GOLDEN, arrays
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from plgolf import GPT, GPTConfig, MuonAdam
 from plgolf.errors import UserError
@@ -315,3 +316,20 @@ def test_a_gpu_that_emulates_bfloat16_is_not_fast_in_it(monkeypatch):
             lambda including_emulation=True, native=native: native or including_emulation,
         )
         assert MuonConfig(newton_schulz_dtype="auto").newton_schulz_dtype == expected
+
+
+def test_on_a_gpu_matrices_move_in_one_kernel(monkeypatch):
+    """Which it is if all updates have the dtype and the layout of the parameters."""
+    moved = []
+    monkeypatch.setattr(torch, "_foreach_add_", lambda params, updates, alpha: moved.append(updates))
+    monkeypatch.setattr("plgolf.optim.muon_adam.nesterov", lambda grads, buffers, momentum: grads)
+    with FakeTensorMode():
+        params = [torch.nn.Parameter(torch.empty(s, device="cuda")) for s in ((48, 16), (16, 48), (48, 16))]
+        for p in params:
+            p.grad = torch.empty_like(p)
+        MuonAdam([{"params": params, "role": "matrix"}]).step()
+    [updates] = moved
+    assert len(updates) == 3
+    for p, update in zip(params, updates, strict=True):
+        assert (update.device, update.dtype) == (p.device, p.dtype)
+        assert (update.shape, update.stride()) == (p.shape, p.stride())

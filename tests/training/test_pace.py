@@ -14,8 +14,10 @@ from processes import ranks, succeed
 from runs import load
 
 from plgolf.errors import RunError
+from plgolf.optim.sharing import of_all_ranks
 from plgolf.training import GolfModule, RunCheckpoint, TrainClock
 from plgolf.training.pace import Pace
+from plgolf.training.step_numbers import StepNumbers, fused_norms, norms_of
 
 
 def walk(pace, seconds_per_step, end):
@@ -169,6 +171,53 @@ def test_numbers_that_are_read_together_are_those_of_their_steps(tmp_path):
         fit.fit(module, data)
         seen.append((module.train_loss, module.gradient_norm))
     assert seen[0] == seen[1]
+
+
+def test_a_step_without_any_numbers_has_none_of_the_steps_before():
+    numbers = StepNumbers({})
+    numbers.begin()
+    numbers.see_loss(torch.tensor(3.0))
+    numbers.end()
+    numbers.begin()
+    numbers.end()
+    unread = numbers.take()
+    loss, norm = numbers.read(None, unread, [numbers.facts(unread).tolist()])
+    assert math.isnan(loss) and norm == 0.0 and numbers.are_read
+
+
+def test_norms_by_dtype_are_those_of_each_tensor_in_their_order():
+    generator = torch.Generator().manual_seed(0)
+    dtypes = (torch.bfloat16, torch.float32, torch.bfloat16, torch.float32)
+    tensors = {f"p{i}": torch.randn(9, i + 1, generator=generator).to(d) for i, d in enumerate(dtypes)}
+    tensors["p3"][0, 0] = torch.inf
+    found = fused_norms(tensors)
+    assert list(found) == list(tensors) == list(norms_of(tensors)) and not norms_of({})
+    for name, norm in found.items():
+        assert norm.dtype is torch.float32
+        torch.testing.assert_close(norm, tensors[name].double().norm().float())
+
+
+def test_the_clock_is_read_when_the_device_is_done(monkeypatch):
+    clock, seconds = TrainClock(), [0.0]
+    clock.now = lambda: seconds[0]
+    clock.on_train_batch_start()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: seconds.append(seconds.pop() + 5.0))
+    assert clock.facts() == [5.0, 0]
+
+
+def test_a_checkpoint_may_be_saved_while_ranks_share_their_numbers(tmp_path, monkeypatch):
+    """As a job scheduler's signal has Lightning do, wherever the run is."""
+    fit, calls = trainer(tmp_path, max_steps=6), itertools.count(1)
+
+    def waiting(*args):
+        if next(calls) == 3:
+            fit.save_checkpoint(tmp_path / "meanwhile.ckpt")
+        return of_all_ranks(*args)
+
+    monkeypatch.setattr("plgolf.training.module.of_all_ranks", waiting)
+    fit.fit(golden_module(), golden_data())
+    assert fit.global_step == 6 and load(tmp_path / "meanwhile.ckpt")["global_step"] == 3
 
 
 def test_a_resumed_run_has_the_pace_of_its_own_steps(tmp_path):

@@ -12,11 +12,13 @@ import torch
 from golden_data import GOLDEN
 from golden_run import Record, golden_data, golden_module, trainer
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import LambdaCallback
 from processes import ranks, succeed
 
 from plgolf.data.shards import ShardReader, find_shards
+from plgolf.errors import UserError
 from plgolf.optim.sharing import _newton_schulz_cost, assign_owners, of_all_ranks
-from plgolf.training import RunCheckpoint, TrainClock
+from plgolf.training import ArtifactExport, RunCheckpoint, TrainClock
 
 SEQ_LEN, SPAN, STEPS = 64, 2, 6
 MANY = pytest.mark.parametrize(
@@ -191,3 +193,22 @@ def test_numbers_of_all_ranks_reach_all_ranks(world_size, tmp_path):
     assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(world_size)] == [
         expected
     ] * world_size
+
+
+def export_spoilt(folder: Path) -> None:
+    def spoil(fit, module):
+        with torch.no_grad():
+            module.gpt.embedding.weight[5].fill_(1e8)
+
+    callbacks = (LambdaCallback(on_train_end=spoil), ArtifactExport())
+    fit = trainer(folder, *callbacks, max_steps=1, devices=2, strategy="ddp")
+    try:
+        fit.fit(golden_module(), golden_data(val_max_tokens=513))
+    except UserError as error:
+        (folder / f"error{fit.global_rank}").write_text(str(error))
+
+
+def test_weights_that_cannot_be_written_end_the_run_on_every_rank(tmp_path):
+    succeed(ranks(export_spoilt, 2, tmp_path, folder=tmp_path))
+    errors = {(tmp_path / f"error{rank}").read_text() for rank in range(2)}
+    assert len(errors) == 1 and "model.int8.ptz: 'tok_emb.weight' must be finite" in errors.pop()

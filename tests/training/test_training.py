@@ -1,6 +1,7 @@
 import gc
 import json
 from contextlib import nullcontext
+from functools import partial
 from itertools import count
 
 import pytest
@@ -8,12 +9,13 @@ import torch
 from golden_data import GOLDEN, MODELS, TOKENIZER, meta
 from golden_run import Record, golden_data, golden_module, trainer
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from torch.optim.lr_scheduler import ConstantLR
 
 from plgolf.artifact import load_gpt
 from plgolf.errors import UserError
+from plgolf.optim import AdamConfig, MuonAdam
 from plgolf.training import ArtifactExport, CompileWarmup, ConsoleLog, GolfModule, TrainClock
 
 
@@ -272,8 +274,8 @@ class StepsSchedulerAlone(GolfModule):
     ("kind", "message"),
     [
         (Manual, "automatic_optimization must be True"),
-        (WithoutScheduler, "configure_optimizers must return one lr_scheduler of interval step"),
-        (WithTwoSchedulers, "configure_optimizers must return one lr_scheduler of interval step"),
+        (WithoutScheduler, "a fit must have one lr_scheduler, of interval step"),
+        (WithTwoSchedulers, "a fit must have one lr_scheduler, of interval step"),
         (StepsSchedulerAlone, "lr_scheduler_step must call GolfModule's"),
     ],
 )
@@ -284,6 +286,25 @@ def test_a_module_that_leaves_the_clock_out_is_refused(kind, message, accumulati
     with pytest.raises(UserError, match=message):
         fit.fit(module, golden_data(global_batch_tokens=8 * 64 * accumulation))
     assert fit.global_step <= 1
+
+
+@pytest.mark.filterwarnings("ignore:SWA is currently only supported")
+@pytest.mark.parametrize("profiler", [None, "simple"])
+def test_a_callback_that_puts_another_scheduler_in_place_is_refused(profiler, tmp_path):
+    averaging = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
+    asked = {"max_steps": -1, "max_epochs": 3, "limit_train_batches": 2, "profiler": profiler}
+    with pytest.raises(UserError, match="a fit must have one lr_scheduler, of interval step"):
+        trainer(tmp_path, averaging, **asked).fit(golden_module(), golden_data())
+
+
+def test_a_learning_rate_of_zero_leaves_a_group_alone(tmp_path):
+    module = golden_module()
+    before = {name: tensor.clone() for name, tensor in module.gpt.state_dict().items()}
+    module.optimizer = partial(MuonAdam, embedding=AdamConfig(lr=0.0))
+    trainer(tmp_path, max_steps=2).fit(module, golden_data())
+    assert module.lr_factor == 1.0
+    for name, tensor in module.gpt.state_dict().items():
+        assert torch.equal(tensor, before[name]) == (name == "embedding.weight"), name
 
 
 def test_an_optimizer_that_needs_its_closure_is_warmed_up_too(tmp_path):

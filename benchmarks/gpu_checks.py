@@ -108,7 +108,7 @@ class CountSyncs(Callback):
             self._step = trainer.global_step
             found = [w for w in self._noted if "synchroniz" in str(w.message)]
             self.by_step.append(len(found))
-            if not module._numbers.are_read:
+            if module._numbers._unread:
                 self.unread.append(len(found))
             self.places.update(f"{'/'.join(Path(w.filename).parts[-3:])}:{w.lineno}" for w in found)
             self._noted.clear()

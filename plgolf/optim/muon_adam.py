@@ -156,12 +156,14 @@ class MuonAdam(torch.optim.Optimizer):
             [self.state[p]["momentum_buffer"] for p in mine.values()],
             group["momentum"],
         )
+        # What several ranks gather is cast and laid out as it arrives.
+        on_one_gpu = world_size == 1 and active[0][0].is_cuda
         wait = gather_updates(
             orthogonalize_all(
                 dict(zip(mine, directions, strict=True)),
                 steps=self.matrix.newton_schulz_steps,
                 dtype=dtype,
-                finish=scaled if world_size > 1 or not active[0][0].is_cuda else scaled_like_params,
+                finish=scaled_like_params if on_one_gpu else scaled,
             ),
             [p.shape for p, _ in active],
             [owner for _, owner in active],
@@ -200,7 +202,7 @@ def scaled(stack: Tensor) -> Tensor:
 
 
 def scaled_like_params(stack: Tensor) -> Tensor:
-    """Does the same in the parameters' dtype and layout: else a GPU takes a kernel to apply each matrix."""
+    """Does the same as float32, in the parameters' layout: else a GPU takes a kernel to apply each matrix."""
     return scaled(stack).to(torch.float32, memory_format=torch.contiguous_format)
 
 

@@ -177,7 +177,7 @@ class ShardDataModule(LightningDataModule):
             raise UserError(f"trainer.val_check_interval {rule}, got {interval}")
         limit = trainer.limit_train_batches
         if isinstance(limit, int) and limit % plan.accumulation and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            # Else an epoch's last step is short of some, which the next one, beginning by steps, passes over.
+            # Else an epoch's last step lacks some, and the next epoch, starting at a whole one, skips them.
             rule = f"must be a multiple of the {plan.accumulation} micro-batches of a step"
             raise UserError(f"trainer.limit_train_batches or overfit_batches {rule}, got {limit}")
         return plan

@@ -25,13 +25,17 @@ class LearningRates(LambdaLR):
 def factor_of(optimizer: Optimizer) -> float:
     """Returns what the learning rates are multiplied by; 1 if they are all 0 anyway."""
     groups = optimizer.param_groups
-    return next((group["lr"] / group["initial_lr"] for group in groups if group["initial_lr"]), 1.0)
+    return next((float(group["lr"] / group["initial_lr"]) for group in groups if group["initial_lr"]), 1.0)
 
 
 def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
     """Returns what each group was made with; not how far it has come, which is in checkpoints."""
     return [
-        {name: value for name, value in group.items() if name not in ("params", "step")}
+        {
+            name: value.clone() if isinstance(value, Tensor) else value
+            for name, value in group.items()
+            if name not in ("params", "step")
+        }
         for group in optimizer.param_groups
     ]
 
@@ -45,5 +49,4 @@ def restore_settings(optimizer: Optimizer, settings: list[dict[str, Any]], facto
         factor: what the schedule multiplies the learning rates of the next step by.
     """
     for group, own in zip(optimizer.param_groups, settings, strict=True):
-        group.update(own, initial_lr=own["lr"])
-        group["lr"] *= factor
+        group.update(own, initial_lr=own["lr"], lr=own["lr"] * factor)

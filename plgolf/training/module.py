@@ -25,6 +25,7 @@ from plgolf.training.clock import TrainClock
 from plgolf.training.learning_rates import LearningRates, factor_of, group_settings, restore_settings
 from plgolf.training.peers import PeerWatch
 from plgolf.training.randomness import seed_generators
+from plgolf.training.requirements import check_optimization, check_trainer
 from plgolf.training.rows import has_row, record, training_row
 from plgolf.training.score import Score, score_batch
 from plgolf.training.step_loop import StepLoop
@@ -85,14 +86,8 @@ class GolfModule(LightningModule):
             super().__setattr__(name, value)
 
     def check(self, trainer: Trainer) -> None:
-        """Raises a UserError if the trainer would compute in other types than the model's own."""
-        if trainer.precision != "32-true":
-            raise UserError(
-                "trainer.precision must be left alone, model.gpt.compute_dtype decides what the model "
-                f"computes in, got {trainer.precision}"
-            )
-        if trainer.strategy.root_device.type == "mps":
-            raise UserError("trainer.accelerator must be cpu or gpu, got mps, which cannot sum in float64")
+        """Raises a UserError if the trainer asks for what this module cannot do."""
+        check_trainer(trainer, self.gpt.config, compiled=self.compiled)
 
     def configure_callbacks(self) -> list[Callback]:
         there = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
@@ -108,9 +103,6 @@ class GolfModule(LightningModule):
             torch.set_float32_matmul_precision("high")  # TF32 products, as the reference has them.
             flash.use_installed(device)
         if self.compiled:
-            emulated = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
-            if emulated and self.gpt.config.compute_dtype == "bfloat16":
-                raise UserError("model.gpt.compute_dtype must be float32 or auto to compile for this GPU")
             # In place, so that the names in the state dict stay as they are.
             self.gpt.compile(dynamic=False, fullgraph=True)
 
@@ -137,6 +129,7 @@ class GolfModule(LightningModule):
         self.val_score, self._validated_step = None, -1
 
     def on_fit_start(self) -> None:
+        check_optimization(self.trainer)
         seed = torch.initial_seed() % 2**63 if self._seed is None else self._seed
         self._seed = self.trainer.strategy.broadcast(seed)
         params = dict(self.gpt.named_parameters())
@@ -145,8 +138,9 @@ class GolfModule(LightningModule):
     def on_train_start(self) -> None:
         resume.check_same_start(self.trainer)
         # What a checkpoint has of settings gives way to this run's, whose end may be another one too.
-        factor = self._factor(self.trainer.global_step)
-        restore_settings(self.trainer.optimizers[0], self._group_settings, factor)
+        if self._group_settings:  # Else a subclass has made the optimizer, and knows them.
+            factor = self._factor(self.trainer.global_step)
+            restore_settings(self.trainer.optimizers[0], self._group_settings, factor)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         trainer = self.trainer

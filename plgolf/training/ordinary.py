@@ -21,7 +21,6 @@ from lightning.pytorch.trainer.connectors.logger_connector.logger_connector impo
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection, _ResultMetric
 from lightning.pytorch.utilities.combined_loader import CombinedLoader, _MaxSizeCycle
 
-from plgolf.errors import UserError
 from plgolf.training.hooks import overridden
 
 REPLACED = (
@@ -53,21 +52,6 @@ def digest() -> str:
     except OSError:
         return ""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def check_optimization(trainer: Trainer) -> None:
-    """Raises a UserError unless Lightning makes a fit's steps, with one scheduler that steps after each.
-
-    ``GolfModule`` shares clock, signals and losses as it steps: else nothing would end the run.
-    """
-    if not trainer.lightning_module.automatic_optimization:
-        raise UserError("automatic_optimization must be True, for the clock counts Lightning's steps")
-    configs = trainer.lr_scheduler_configs
-    if [(c.interval, c.frequency, c.reduce_on_plateau) for c in configs] != [("step", 1, False)]:
-        raise UserError(
-            "a fit must have one lr_scheduler, of interval step and frequency 1, "
-            "for clock and losses are shared as it steps"
-        )
 
 
 def is_ordinary(trainer: Trainer, data_fetcher: _DataFetcher) -> bool:

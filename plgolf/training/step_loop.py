@@ -13,7 +13,8 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import _Result
 from plgolf.data.stream import Batch
 from plgolf.training.hooks import Hooks, overridden
 from plgolf.training.optimization import Optimization, StepPrecision
-from plgolf.training.ordinary import check_optimization, is_ordinary, moves_batches_itself, only_iterator
+from plgolf.training.ordinary import is_ordinary, moves_batches_itself, only_iterator
+from plgolf.training.requirements import check_optimization
 
 _END = object()
 

@@ -73,11 +73,6 @@ class StepNumbers:
         self._unread.append(self._now)
         self.has_ended = True
 
-    @property
-    def are_read(self) -> bool:
-        """Whether there is nothing to ``take``."""
-        return not self._unread
-
     def take(self) -> list[Numbers]:
         """Returns the numbers of the steps that nobody has read, for ``facts`` and ``read``.
 
@@ -182,14 +177,15 @@ def norms_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fused_norms(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Does the same in a few kernels for all tensors of a dtype: of a mixture a GPU takes one by one.
+    """Does the same in a few kernels for all tensors of a dtype: in a mixture a GPU takes tensors one by one.
 
-    All are float32, so that as many of them as there may be are read in a few kernels, too.
+    All norms are float32 or wider, so that to stack them takes few kernels, too.
     """
     norms: dict[str, Tensor] = {}
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors.values()):
         alike = {name: tensor for name, tensor in tensors.items() if tensor.dtype == dtype}
-        norms.update(zip(alike, torch._foreach_norm(list(alike.values()), 2, torch.float32), strict=True))
+        wide = torch.promote_types(dtype, torch.float32)
+        norms.update(zip(alike, torch._foreach_norm(list(alike.values()), 2, wide), strict=True))
     return {name: norms[name] for name in tensors}
 
 

@@ -182,7 +182,7 @@ def test_a_step_without_any_numbers_has_none_of_the_steps_before():
     numbers.end()
     unread = numbers.take()
     loss, norm = numbers.read(None, unread, [numbers.facts(unread).tolist()])
-    assert math.isnan(loss) and norm == 0.0 and numbers.are_read
+    assert math.isnan(loss) and norm == 0.0 and not numbers.take()
 
 
 def test_norms_by_dtype_are_those_of_each_tensor_in_their_order():

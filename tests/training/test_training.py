@@ -3,6 +3,7 @@ import json
 from contextlib import nullcontext
 from functools import partial
 from itertools import count
+from typing import ClassVar
 
 import pytest
 import torch
@@ -11,11 +12,13 @@ from golden_run import Record, golden_data, golden_module, trainer
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim.lr_scheduler import ConstantLR
 
 from plgolf.artifact import load_gpt
 from plgolf.errors import UserError
-from plgolf.optim import AdamConfig, MuonAdam
+from plgolf.model import GPTConfig
+from plgolf.optim import AdamConfig, MuonAdam, Schedule
 from plgolf.training import ArtifactExport, CompileWarmup, ConsoleLog, GolfModule, TrainClock
 
 
@@ -288,13 +291,81 @@ def test_a_module_that_leaves_the_clock_out_is_refused(kind, message, accumulati
     assert fit.global_step <= 1
 
 
-@pytest.mark.filterwarnings("ignore:SWA is currently only supported")
+class PutsAnotherInPlace(Callback):
+    def on_train_epoch_start(self, fit, module):
+        if fit.current_epoch == 1:
+            scheduler = ConstantLR(fit.optimizers[0], 1.0)
+            fit.strategy.lr_scheduler_configs = [LRSchedulerConfig(scheduler)]  # By epochs.
+
+
+@pytest.mark.parametrize(
+    ("callback", "message", "step"),
+    [
+        (
+            StochasticWeightAveraging(0.01, swa_epoch_start=1),
+            "must have EMAWeightAveraging in the place of",
+            0,
+        ),
+        (PutsAnotherInPlace(), "a fit must have one lr_scheduler, of interval step", 2),
+    ],
+)
 @pytest.mark.parametrize("profiler", [None, "simple"])
-def test_a_callback_that_puts_another_scheduler_in_place_is_refused(profiler, tmp_path):
-    averaging = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
+def test_a_callback_that_puts_another_scheduler_in_place_is_refused(
+    callback, message, step, profiler, tmp_path
+):
     asked = {"max_steps": -1, "max_epochs": 3, "limit_train_batches": 2, "profiler": profiler}
-    with pytest.raises(UserError, match="a fit must have one lr_scheduler, of interval step"):
-        trainer(tmp_path, averaging, **asked).fit(golden_module(), golden_data())
+    fit = trainer(tmp_path, callback, **asked)
+    with pytest.raises(UserError, match=message):
+        fit.fit(golden_module(), golden_data())
+    assert fit.global_step == step
+
+
+def test_an_optimizer_of_a_subclass_is_its_own_affair(tmp_path):
+    class Own(GolfModule):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            scheduler = {"scheduler": ConstantLR(optimizer, 1.0), "interval": "step"}
+            return optimizer if self.without else {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    for without in (False, True):
+        module, fit = golden_module(), trainer(tmp_path, max_steps=2)
+        module.__class__, module.without = Own, without
+        refused = pytest.raises(UserError, match="a fit must have one lr_scheduler, of interval step")
+        with refused if without else nullcontext():
+            fit.fit(module, golden_data())
+        assert fit.global_step == (0 if without else 2)
+
+
+def test_a_model_is_not_compiled_in_what_a_gpu_emulates(tmp_path, monkeypatch):
+    fit = trainer(tmp_path, max_steps=1)
+    monkeypatch.setattr(type(fit.strategy), "root_device", torch.device("cuda", 0))
+    for native in (True, False):
+        fast = "bfloat16" if native else "float32"
+        monkeypatch.setattr("plgolf.training.requirements.fast_dtype", lambda fast=fast: fast)
+        module = GolfModule(GPTConfig(dim=64, compute_dtype="bfloat16"), compile=True)
+        for _ in range(2):
+            refused = pytest.raises(UserError, match="to compile for a GPU that emulates bfloat16, got bfl")
+            with nullcontext() if native else refused:
+                module.check(fit)
+
+
+@pytest.mark.parametrize("kind", [float, torch.tensor])
+def test_a_learning_rate_may_be_a_tensor(kind, tmp_path):
+    class Rates(Callback):
+        seen: ClassVar = []
+
+        def on_train_batch_start(self, fit, module, batch, batch_idx):
+            self.seen.append(float(fit.optimizers[0].param_groups[0]["lr"]))
+
+    class Half(Schedule):
+        def factor(self, progress):
+            return 0.5
+
+    module, rates = golden_module(), Rates()
+    rates.seen.clear()
+    module.optimizer, module.schedule = partial(torch.optim.SGD, lr=kind(0.1)), Half()
+    trainer(tmp_path, rates, max_steps=3).fit(module, golden_data())
+    assert rates.seen == pytest.approx([0.05] * 3) and module.lr_factor == pytest.approx(0.5)
 
 
 def test_a_learning_rate_of_zero_leaves_a_group_alone(tmp_path):

@@ -79,7 +79,7 @@ class StepLoop(_TrainingEpochLoop):
 
     def run(self, data_fetcher: _DataFetcher) -> None:
         trainer = self.trainer
-        check_optimization(trainer)
+        check_optimization(trainer)  # Again: a callback may have put another scheduler in place.
         if not is_ordinary(trainer, data_fetcher):
             super().run(data_fetcher)
             return

@@ -87,6 +87,7 @@ def test_modules(kind, accumulation, both):
         {"callbacks": ["early", "files"], "kind": OwnHooks, "limit_train_batches": 2, "max_epochs": 5},
         {"data_kind": TransferringData, "kind": OwnHooks},
         {"data_kind": DataOfUnknownLength, "accumulation": 1, "max_epochs": 3},
+        {"data_kind": DataOfUnknownLength, "max_epochs": 3},
         {"data_kind": DataThatEndsEarly, "kind": OwnHooks, "max_epochs": 3},
         {"log_every_n_steps": 0},
         {

@@ -21,9 +21,9 @@ from torch import Tensor
 from plgolf import GPT, GPTConfig
 from plgolf.artifact import load_gpt, save_artifact
 from plgolf.files import write_whole
-from plgolf.interop import is_control_name, weights_from_reference, weights_to_reference
-from plgolf.quantize.int8_zlib import dequantize_state_dict, pack, quantize_state_dict
-from plgolf.quantize.rounding import CLIP_QUANTILE, quantize_int8
+from plgolf.reference import is_control_name, weights_from_reference, weights_to_reference
+from plgolf.reference.int8_zlib import dequantize_state_dict, pack, quantize_state_dict
+from plgolf.reference.rounding import CLIP_QUANTILE, quantize_int8
 
 
 def reference_int8(tensor: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ with atheris.instrument_imports(include=["plgolf"]):
     from plgolf.errors import UserError
     from plgolf.model import AttentionConfig
     from plgolf.tensor_file import load_tensors
-    from plgolf.tensor_file.rehearsal import rehearse
+    from plgolf.tensor_file.pickle_check import rehearse
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="plgolf-fuzz-"))
 ARTIFACT, SHARD = SCRATCH / "a.ptz", SCRATCH / "a_val_000000.bin"

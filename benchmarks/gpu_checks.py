@@ -36,10 +36,10 @@ from plgolf.corpus.stdlib import is_validation, stdlib_files
 from plgolf.data.manifest import find_tokenizer, read_manifest
 from plgolf.data.shards import write_shard
 from plgolf.data.tokenizer import ByteTokenizer
+from plgolf.hardware import peak_flops
 from plgolf.model import GPT
 from plgolf.model.flops import train_flops_per_token
 from plgolf.training import TrainClock
-from plgolf.training.cuda import peak_flops
 
 Settings = argparse.Namespace
 Result = dict[str, Any]

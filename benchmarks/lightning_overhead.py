@@ -30,13 +30,13 @@ from rounds import finish, parser, spread, synchronize
 from shipped import data_of, fit_silently, module_of, trainer_of
 
 from plgolf.data.tokenizer import ByteTokenizer
+from plgolf.distributed import all_gather_floats
 from plgolf.model import GPT
 from plgolf.optim import Warmdown
-from plgolf.optim.sharing import of_all_ranks
 from plgolf.training import TrainClock
+from plgolf.training.health.nonfinite import StepNumbers
 from plgolf.training.learning_rates import LearningRates
 from plgolf.training.randomness import seed_generators
-from plgolf.training.step_numbers import StepNumbers
 
 WARM_UP = 50
 SHOWN = 150
@@ -83,7 +83,7 @@ class ByHand:
         self.made += 1
         if clock.is_due(self.trainer):
             unread = numbers.take()
-            everyones = of_all_ranks(numbers.facts(unread), clock.facts())
+            everyones = all_gather_floats(numbers.facts(unread), clock.facts())
             clock.agree(everyones)
             numbers.read(self.trainer, unread, [row[2:] for row in everyones])
         else:

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from plgolf.interop import weights_to_reference
 from plgolf.model import GPT, GPTConfig
 from plgolf.optim import AdamConfig, MuonConfig
+from plgolf.reference import weights_to_reference
 
 SMALL_PARAMETERS = ("attn_scale", "mlp_scale", "resid_mix", "q_gain", "skip_weights")
 """What stays float32 and is trained as a scalar, as the reference finds it: by parts of names."""

@@ -22,8 +22,9 @@ from contestants import SIZES, size_named
 from rounds import compared, finish, in_turn, parser, relative_error
 from torch.nn.utils.rnn import pad_sequence
 
+from plgolf.distributed import all_gather_floats
 from plgolf.model import GPT
-from plgolf.optim.sharing import assign_owners, gather_updates, of_all_ranks
+from plgolf.optim.ownership import assign_owners, gather_updates
 from plgolf.roles import Role, param_groups
 
 BUCKET_BYTES = 25 * 2**20
@@ -88,7 +89,7 @@ class Gradients:
             "reduce": torch.cat([self.matrices[i].flatten() for i in self.mine]),
         }
         errors = torch.tensor([relative_error(each, expected) for each in found.values()], device=self.device)
-        return dict(zip(found, map(max, zip(*of_all_ranks(errors), strict=True)), strict=True))
+        return dict(zip(found, map(max, zip(*all_gather_floats(errors), strict=True)), strict=True))
 
 
 def wait_for(works: Iterable[dist.Work]) -> None:

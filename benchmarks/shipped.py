@@ -25,8 +25,8 @@ from plgolf.training import (
     ShardDataModule,
     TrainClock,
 )
-from plgolf.training.checkpoint_io import CheckpointFiles
-from plgolf.training.quiet import quiet_libraries
+from plgolf.training.checkpoints.files import CheckpointFiles
+from plgolf.training.command.quiet import quiet_libraries
 
 
 def optimizer_of(size: Size) -> Callable[[Iterable[dict[str, Any]]], Optimizer]:

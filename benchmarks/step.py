@@ -28,9 +28,9 @@ import torch
 from contestants import SIZES, Loop, Size, contestant, default_device, shards, size_named
 from rounds import compared, finish, in_turn, kernels_of, parser, spread
 
+from plgolf.hardware import peak_flops
 from plgolf.model import GPT
 from plgolf.model.flops import train_flops_per_token
-from plgolf.training.cuda import peak_flops
 
 VARIANTS = (
     "reference-float32",

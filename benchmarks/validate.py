@@ -24,7 +24,7 @@ from plgolf.data.byte_counts import ByteCounts
 from plgolf.data.loader import BatchLoader
 from plgolf.data.shards import ShardReader, find_shards, write_shard
 from plgolf.data.stream import ValidationSplit
-from plgolf.metrics import BitsPerByte
+from plgolf.evaluate import BitsPerByte
 from plgolf.model import AttentionConfig
 from plgolf.training import GolfModule
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from plgolf.version import __version__
 
 if TYPE_CHECKING:
+    from plgolf.evaluate import BitsPerByte
     from plgolf.generation.language_model import LanguageModel, load_artifact
-    from plgolf.metrics import BitsPerByte
     from plgolf.model import GPT, GPTConfig
     from plgolf.optim import MuonAdam
 
@@ -15,7 +15,7 @@ __all__ = ["GPT", "BitsPerByte", "GPTConfig", "LanguageModel", "MuonAdam", "__ve
 
 _HOMES = {
     "GPT": "plgolf.model",
-    "BitsPerByte": "plgolf.metrics",
+    "BitsPerByte": "plgolf.evaluate",
     "GPTConfig": "plgolf.model",
     "LanguageModel": "plgolf.generation.language_model",
     "MuonAdam": "plgolf.optim",

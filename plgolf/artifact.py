@@ -20,22 +20,22 @@ from torch import Tensor
 from plgolf.config import config_from_dict, config_to_dict
 from plgolf.errors import UserError
 from plgolf.files import write_whole
-from plgolf.interop import (
+from plgolf.model import GPT, GPTConfig
+from plgolf.model.weights import check_weights_fit, gpt_with_weights
+from plgolf.reference import (
     gpt_config_from_weights,
     read_artifact_dict,
     weight_name_from_reference,
     weights_from_reference,
     weights_to_reference,
 )
-from plgolf.model import GPT, GPTConfig
-from plgolf.model.weights import check_weights_fit, gpt_with_weights
-from plgolf.quantize.int8_zlib import (
+from plgolf.reference.int8_zlib import (
     QuantizeStats,
     dequantize_state_dict,
     pack,
     quantize_state_dict,
 )
-from plgolf.quantize.validation import HEADER_KEY, TOKENIZER_KEY, check_quantized
+from plgolf.reference.validation import HEADER_KEY, TOKENIZER_KEY, check_quantized
 from plgolf.roles import Role, parameter_roles
 
 SUFFIX = ".ptz"

@@ -118,7 +118,7 @@ def _run_command(command: str, words: list[str]) -> int:
         return generation.run(settings)
     parent_pid = os.getppid()
     with _interrupted_at_once():
-        from plgolf.training import cli as training  # noqa: PLC0415 (slow)
+        from plgolf.training.command import cli as training  # noqa: PLC0415 (slow)
 
         training.run([command, *words], parent_pid=parent_pid)
     return 0
@@ -130,7 +130,7 @@ def _completion(shell: str) -> str:
     from plgolf.corpus import cli as data  # noqa: PLC0415
     from plgolf.generation import cli as generation  # noqa: PLC0415
     from plgolf.report import cli as report  # noqa: PLC0415
-    from plgolf.training import cli as training  # noqa: PLC0415
+    from plgolf.training.command import cli as training  # noqa: PLC0415
 
     others = {"generate": generation.parser(), "report": report.parser(), "data": data.parser()}
     return completion(shell, {**training.commands(), **others})

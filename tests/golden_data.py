@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from plgolf import GPT
-from plgolf.interop import gpt_config_from_reference, weights_from_reference
+from plgolf.reference import gpt_config_from_reference, weights_from_reference
 
 GOLDEN = Path(__file__).parent / "golden"
 TOKENIZER = GOLDEN / "tied" / "tokenizer.model"

@@ -6,8 +6,8 @@ from typing import Any
 from golden_data import GOLDEN, TOKENIZER, VOCAB_SIZE, meta, reference_weights
 from lightning.pytorch import Callback, Trainer
 
-from plgolf.interop import gpt_config_from_reference, weights_from_reference
 from plgolf.optim import AdamConfig, MuonAdam, MuonConfig, Warmdown
+from plgolf.reference import gpt_config_from_reference, weights_from_reference
 from plgolf.training import GolfModule, ShardDataModule
 
 

@@ -22,8 +22,8 @@ from torch import Tensor
 from plgolf.cli import main
 from plgolf.optim import MuonAdam
 from plgolf.training import GolfModule, ShardDataModule
-from plgolf.training.checkpoint_io import CheckpointFiles
-from plgolf.training.cli import GolfCLI
+from plgolf.training.checkpoints.files import CheckpointFiles
+from plgolf.training.command.cli import GolfCLI
 
 PAGE = Path(__file__).parent.parent / "docs" / "troubleshooting.md"
 BASES = (Callback, LightningModule, LightningDataModule)

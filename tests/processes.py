@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["plgolf.training.cli", "golden_run", "runs"])
+SERVER.set_forkserver_preload(["plgolf.training.command.cli", "golden_run", "runs"])
 
 
 def free_port() -> int:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from golden_data import GOLDEN, arrays, meta
 
-from plgolf import GPT, GPTConfig, interop
+from plgolf import GPT, GPTConfig, reference
 from plgolf.artifact import load_gpt, save_artifact
 from plgolf.data.tokenizer import ByteTokenizer
 from plgolf.model import AttentionConfig, HeadConfig, MLPConfig
@@ -50,7 +50,7 @@ def saved(path, dtype, *, tied, carry):
 def test_the_reader_of_the_page_reads_all_there_is(read, dtype, tied, tmp_path):
     gpt = saved(tmp_path / "a.ptz", dtype, tied=tied, carry=tied)
     weights, header, carried = read((tmp_path / "a.ptz").read_bytes())
-    expected = interop.weights_to_reference(gpt.state_dict())
+    expected = reference.weights_to_reference(gpt.state_dict())
     assert weights.keys() == expected.keys()
     for name, tensor in expected.items():
         np.testing.assert_array_equal(weights[name], tensor.float().numpy(), err_msg=name)

@@ -12,7 +12,7 @@ import torch
 import yaml
 from golden_data import GOLDEN, TOKENIZER, meta
 
-from plgolf import interop
+from plgolf import reference
 from plgolf.cli import main
 from plgolf.data.shards import ShardReader, find_shards, find_side_cars, write_shard
 from plgolf.data.tokenizer import ByteTokenizer
@@ -98,9 +98,11 @@ def test_raw_bytes_are_scored_beside_the_challenges(golden_recipe, tmp_path, cap
 def test_an_artifact_is_read_once_to_validate_it(golden_recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.int8.ptz").write_bytes((GOLDEN / "tied" / "trained.int8.ptz").read_bytes())
-    read, times = interop.read_regular, []
+    read, times = reference.read_regular, []
     monkeypatch.setattr(
-        interop, "read_regular", lambda path, **bound: times.append(path.name) or read(path, **bound)
+        reference.artifact,
+        "read_regular",
+        lambda path, **bound: times.append(path.name) or read(path, **bound),
     )
     assert main(["validate", "-c", golden_recipe.name, "--ckpt_path=model.int8.ptz"]) == 0
     assert times == ["model.int8.ptz"]

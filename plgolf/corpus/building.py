@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from plgolf.console import Console, Progress
+from plgolf.corpus.document_stream import KnownDocuments
 from plgolf.corpus.encoding import Encoded, encode_in_order, without
 from plgolf.corpus.shard_writer import ShardWriter
 from plgolf.corpus.shuffling import ShuffledDocuments
 from plgolf.corpus.splitting import Corpus, check_splits
 from plgolf.corpus.tokenizer_training import TokenizerRecipe, train_tokenizer
-from plgolf.data.document_stream import KnownDocuments
 from plgolf.data.manifest import Manifest, Split, TokenizerEntry, byte_note, hash_file
 from plgolf.data.tokenizer import Tokenizer
 from plgolf.errors import UserError

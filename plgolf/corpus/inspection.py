@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from plgolf.data.document_stream import whole_documents
+from plgolf.corpus.document_stream import whole_documents
 from plgolf.data.manifest import Manifest, find_tokenizer, read_manifest
 from plgolf.data.shards import MAX_VOCAB_SIZE, Shard, ShardReader, find_shards, find_side_cars, has_shards
 from plgolf.data.tokenizer import Tokenizer

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from plgolf.corpus.document_stream import KnownDocuments, whole_documents
 from plgolf.data.byte_counts import ByteCounts
-from plgolf.data.document_stream import KnownDocuments, whole_documents
 from plgolf.data.shards import ShardReader
 from plgolf.data.tokenizer import Tokenizer
 

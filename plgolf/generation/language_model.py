@@ -12,9 +12,9 @@ from plgolf.artifact import Artifact, read_artifact
 from plgolf.data.tokenizer import TextStream, Tokenizer, load_tokenizer, tokenizer_of
 from plgolf.data.tokenizer.files import FILE_NAMES
 from plgolf.errors import UserError
+from plgolf.evaluate.documents import TextScore, score_documents, utf8
 from plgolf.generation.decoding import generate_ids
 from plgolf.generation.sampling import Sampling, draw, probabilities
-from plgolf.generation.scoring import TextScore, score_documents, utf8
 from plgolf.model import GPT, GPTConfig
 from plgolf.model.weights import gpt_with_weights
 

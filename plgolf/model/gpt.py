@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plgolf.dtype import chosen_dtype
 from plgolf.errors import UserError
+from plgolf.hardware import resolve_dtype
 from plgolf.model.attention import AttentionConfig
 from plgolf.model.block import Block
 from plgolf.model.cache import Cache, LayerCache
@@ -57,7 +57,7 @@ class GPTConfig:
                 raise UserError(f"{name} must be at most {most}, got {value}")
         if not 0 <= self.embedding_std < math.inf:
             raise UserError(f"embedding_std must be finite and at least 0, got {self.embedding_std}")
-        object.__setattr__(self, "compute_dtype", chosen_dtype("compute_dtype", self.compute_dtype))
+        object.__setattr__(self, "compute_dtype", resolve_dtype("compute_dtype", self.compute_dtype))
         self.attention.head_dim(self.dim)
         self.mlp.hidden_dim(self.dim)
 

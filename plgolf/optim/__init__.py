@@ -2,6 +2,6 @@
 
 from plgolf.optim.config import AdamConfig, MuonConfig
 from plgolf.optim.muon_adam import MuonAdam
-from plgolf.optim.schedule import Constant, Progress, Schedule, Warmdown
+from plgolf.optim.schedule import Constant, Schedule, Warmdown
 
-__all__ = ["AdamConfig", "Constant", "MuonAdam", "MuonConfig", "Progress", "Schedule", "Warmdown"]
+__all__ = ["AdamConfig", "Constant", "MuonAdam", "MuonConfig", "Schedule", "Warmdown"]

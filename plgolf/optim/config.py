@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from plgolf.dtype import chosen_dtype
 from plgolf.errors import UserError
+from plgolf.hardware import resolve_dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class MuonConfig:
         for name, least in (("momentum_warmup_steps", 0), ("newton_schulz_steps", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"matrix.{name} must be at least {least}, got {getattr(self, name)}")
-        dtype = chosen_dtype("matrix.newton_schulz_dtype", self.newton_schulz_dtype)
+        dtype = resolve_dtype("matrix.newton_schulz_dtype", self.newton_schulz_dtype)
         object.__setattr__(self, "newton_schulz_dtype", dtype)
 
 

@@ -12,11 +12,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim.adam import adam
 
+from plgolf.distributed import ranks
 from plgolf.errors import UserError
 from plgolf.optim.config import AdamConfig, MuonConfig
 from plgolf.optim.orthogonalize import orthogonalize_all
+from plgolf.optim.ownership import assign_owners, gather_updates
 from plgolf.optim.schedule import momentum_at
-from plgolf.optim.sharing import assign_owners, gather_updates, ranks
 from plgolf.roles import Role
 
 

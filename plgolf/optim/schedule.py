@@ -1,40 +1,23 @@
 """Learning rate and momentum over a run, as pure functions: no clock is read and no step counted here."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 from plgolf.errors import UserError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a run is, at the start of a step.
-
-    Args:
-        step: optimizer steps done.
-        elapsed_seconds: training seconds done.
-        max_steps: steps after which the run ends, or None.
-        max_seconds: training seconds after which the run ends, or None.
-    """
-
-    step: int
-    elapsed_seconds: float
-    max_steps: int | None = None
-    max_seconds: float | None = None
+from plgolf.progress import RunProgress
 
 
 class Schedule(ABC):
     """What multiplies every group's base learning rate. Subclass it for a schedule of your own."""
 
     @abstractmethod
-    def factor(self, progress: Progress) -> float:
+    def factor(self, progress: RunProgress) -> float:
         """Returns the factor for the step that is about to start."""
 
 
 class Constant(Schedule):
     """Leaves the learning rates as they are."""
 
-    def factor(self, progress: Progress) -> float:  # noqa: ARG002
+    def factor(self, progress: RunProgress) -> float:  # noqa: ARG002
         return 1.0
 
 
@@ -49,9 +32,12 @@ class Warmdown(Schedule):
     Args:
         steps: length of the warm-down in optimizer steps; 0 for none.
 
-    >>> [Warmdown(4).factor(Progress(step=step, elapsed_seconds=0.0, max_steps=10)) for step in (5, 6, 8, 9)]
+    >>> [
+    ...     Warmdown(4).factor(RunProgress(step=step, elapsed_seconds=0.0, max_steps=10))
+    ...     for step in (5, 6, 8, 9)
+    ... ]
     [1.0, 1.0, 0.5, 0.25]
-    >>> Warmdown(4).factor(Progress(step=90, elapsed_seconds=90.0, max_seconds=92.0))
+    >>> Warmdown(4).factor(RunProgress(step=90, elapsed_seconds=90.0, max_seconds=92.0))
     0.5
     """
 
@@ -60,7 +46,7 @@ class Warmdown(Schedule):
             raise UserError(f"schedule.steps must be at least 0, got {steps}")
         self.steps = steps
 
-    def factor(self, progress: Progress) -> float:
+    def factor(self, progress: RunProgress) -> float:
         if self.steps <= 0:
             return 1.0
         if progress.max_seconds is not None:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from plgolf.errors import UserError
+from plgolf.tensor_file.pickle_check import rehearse
 from plgolf.tensor_file.records import read_records
-from plgolf.tensor_file.rehearsal import rehearse
 
 _MAX_DEPTH = 64
 _CONTAINERS = (dict, OrderedDict, list, tuple)

@@ -17,8 +17,8 @@ from plgolf.data.shards import MAX_VOCAB_SIZE, ShardReader, find_shards, find_si
 from plgolf.data.stream import BatchPlan, TrainStream, ValidationSplit, plan_batches
 from plgolf.data.tokenizer import Tokenizer
 from plgolf.errors import UserError
-from plgolf.training import resume
-from plgolf.training.checkpoint import RunCheckpoint
+from plgolf.training.checkpoints import resume
+from plgolf.training.checkpoints.run_checkpoint import RunCheckpoint
 
 _ENDLESS = 2**40
 """Micro-batches of a run: more than any clock allows. Lightning reads ahead of a loader without length."""

@@ -13,23 +13,23 @@ from torch.optim import Optimizer
 from plgolf.config import config_to_dict
 from plgolf.data.byte_counts import ByteCounts
 from plgolf.data.stream import Batch
+from plgolf.distributed import all_gather_floats
 from plgolf.errors import UserError
-from plgolf.metrics import BitsPerByte
+from plgolf.evaluate import BitsPerByte
+from plgolf.evaluate.score import Score, score_batch
 from plgolf.model import GPT, GPTConfig, flash
 from plgolf.optim import MuonAdam, Schedule, Warmdown
-from plgolf.optim.sharing import of_all_ranks
 from plgolf.roles import param_groups
-from plgolf.training import resume
-from plgolf.training.checkpoint import RunCheckpoint
-from plgolf.training.clock import TrainClock
+from plgolf.training.checkpoints import resume
+from plgolf.training.checkpoints.run_checkpoint import RunCheckpoint
+from plgolf.training.health.nonfinite import StepNumbers, check_finite
+from plgolf.training.health.peers import PeerWatch
 from plgolf.training.learning_rates import LearningRates, factor_of, group_settings, restore_settings
-from plgolf.training.peers import PeerWatch
+from plgolf.training.logs.metrics_row import has_row, record, training_row
 from plgolf.training.randomness import seed_generators
 from plgolf.training.requirements import check_optimization, check_trainer
-from plgolf.training.rows import has_row, record, training_row
-from plgolf.training.score import Score, score_batch
 from plgolf.training.step_loop import StepLoop
-from plgolf.training.step_numbers import StepNumbers, check_finite
+from plgolf.training.timing.clock import TrainClock
 from plgolf.training.warmup import CompileWarmup
 
 
@@ -167,7 +167,7 @@ class GolfModule(LightningModule):
         self._numbers.end()
         if clock.is_due(trainer) or has_row(trainer):
             unread = self._numbers.take()
-            everyones = of_all_ranks(self._numbers.facts(unread), clock.facts())
+            everyones = all_gather_floats(self._numbers.facts(unread), clock.facts())
             clock.agree(everyones)
             rows = [row[2:] for row in everyones]
             self.train_loss, self.gradient_norm = self._numbers.read(trainer, unread, rows)

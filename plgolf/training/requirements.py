@@ -3,8 +3,8 @@
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 
-from plgolf.dtype import fast_dtype
 from plgolf.errors import UserError
+from plgolf.hardware import fast_dtype
 from plgolf.model import GPTConfig
 
 

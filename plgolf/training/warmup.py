@@ -9,9 +9,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from plgolf.data.stream import Batch
 from plgolf.errors import UserError
-from plgolf.training.clock import TrainClock
-from plgolf.training.console import progress, say
 from plgolf.training.datamodule import ShardDataModule
+from plgolf.training.logs.screen import progress, say
+from plgolf.training.timing.clock import TrainClock
 
 
 class CompileWarmup(Callback):

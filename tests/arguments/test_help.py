@@ -13,7 +13,7 @@ from plgolf.cli import main
 from plgolf.corpus.cli import parser as data_parser
 from plgolf.generation.cli import parser as generate_parser
 from plgolf.report.cli import parser as report_parser
-from plgolf.training.cli import commands
+from plgolf.training.command.cli import commands
 
 OURS = ("model", "data", "clock", "warmup", "export", "checkpoint", "peers", "console")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from plgolf.cli import main
-from plgolf.training.cli import GolfCLI
+from plgolf.training.command.cli import GolfCLI
 
 FLAGS = [
     (

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plgolf.data.document_stream import KnownDocuments, whole_documents
+from plgolf.corpus.document_stream import KnownDocuments, whole_documents
 from plgolf.data.shards import ShardReader, find_shards, write_shard
 
 STREAMS = st.lists(st.integers(0, 3), min_size=1, max_size=60)

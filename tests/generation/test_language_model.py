@@ -15,7 +15,7 @@ from plgolf.data.tokenizer import ByteTokenizer
 from plgolf.errors import UserError
 from plgolf.generation.sampling import Sampling, draw, probabilities
 from plgolf.model import AttentionConfig, HeadConfig
-from plgolf.quantize.int8_zlib import pack, unpack
+from plgolf.reference.int8_zlib import pack, unpack
 
 SEQ_LEN = 16
 

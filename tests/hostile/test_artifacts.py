@@ -21,7 +21,7 @@ from plgolf.artifact import load_gpt, read_artifact, save_artifact
 from plgolf.errors import UserError
 from plgolf.model import AttentionConfig, HeadConfig, MLPConfig
 from plgolf.model.weights import check_weights_fit
-from plgolf.quantize.int8_zlib import pack, unpack
+from plgolf.reference.int8_zlib import pack, unpack
 
 CONFIG = GPTConfig(
     vocab_size=300,

@@ -14,7 +14,7 @@ from golden_run import golden_data, golden_module, trainer
 from plgolf.cli import main
 from plgolf.errors import UserError
 from plgolf.training import RunCheckpoint
-from plgolf.training.checkpoint_io import CheckpointFiles, read_checkpoint
+from plgolf.training.checkpoints.files import CheckpointFiles, read_checkpoint
 
 
 def run(folder: Path, ckpt_path: Path | None = None, **settings) -> None:

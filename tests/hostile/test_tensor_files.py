@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import plgolf
 from plgolf.errors import UserError
 from plgolf.tensor_file import MAX_PICKLE_BYTES, load_tensors
-from plgolf.tensor_file.rehearsal import rehearse
+from plgolf.tensor_file.pickle_check import rehearse
 
 PLAIN = {"a": torch.arange(6.0).view(2, 3), "b": [1, 2.5, None, True, ("é", 2**40)], "c": {3: torch.ones(4)}}
 FILE = saved(PLAIN)

@@ -10,7 +10,7 @@ from plgolf.arguments import OneLineErrors
 from plgolf.arguments.bounded_yaml import load_bounded_yaml
 from plgolf.cli import main
 from plgolf.model import GPTConfig
-from plgolf.training.cli import GolfCLI
+from plgolf.training.command.cli import GolfCLI
 
 
 @pytest.fixture

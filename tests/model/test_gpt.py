@@ -9,11 +9,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from plgolf import GPT, GPTConfig
 from plgolf.config import config_to_dict
-from plgolf.interop import weight_name_from_reference
 from plgolf.model import AttentionConfig, HeadConfig, MLPConfig
 from plgolf.model.causal import causal_attention
 from plgolf.model.depth import skip_sources
 from plgolf.model.rotary import Rotary, rotate
+from plgolf.reference import weight_name_from_reference
 from plgolf.roles import Role, param_groups, parameter_roles
 
 TINY = GPTConfig(

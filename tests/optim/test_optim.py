@@ -14,11 +14,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from plgolf import GPT, GPTConfig, MuonAdam
 from plgolf.errors import UserError
 from plgolf.model import HeadConfig
-from plgolf.optim import AdamConfig, Constant, MuonConfig, Progress, Warmdown
+from plgolf.optim import AdamConfig, Constant, MuonConfig, Warmdown
 from plgolf.optim.muon_adam import fused_nesterov, nesterov
 from plgolf.optim.orthogonalize import _iterate, _iterate_in_three, orthogonalize, orthogonalize_all
+from plgolf.optim.ownership import assign_owners
 from plgolf.optim.schedule import momentum_at
-from plgolf.optim.sharing import assign_owners
+from plgolf.progress import RunProgress
 from plgolf.roles import Role, param_groups, parameter_roles
 
 SMALL = GPTConfig(vocab_size=64, dim=32, num_layers=2, compute_dtype="float32", head=HeadConfig(tied=False))
@@ -81,7 +82,7 @@ def test_lr_factors_are_the_references():
     assert len(rows) > 100
     for row in rows:
         cap = row["max_wallclock_ms"]
-        progress = Progress(
+        progress = RunProgress(
             step=row["step"],
             elapsed_seconds=row["elapsed_ms"] / 1000,
             max_steps=row["iterations"],
@@ -96,7 +97,7 @@ def test_warmdown_falls_until_the_last_step(steps, max_steps, step):
     schedule = Warmdown(steps=steps)
 
     def factor(s):
-        return schedule.factor(Progress(step=s, elapsed_seconds=0.0, max_steps=max_steps))
+        return schedule.factor(RunProgress(step=s, elapsed_seconds=0.0, max_steps=max_steps))
 
     step = min(step, max_steps - 1)
     assert 0.0 < factor(step) <= factor(max(step - 1, 0)) <= 1.0
@@ -105,8 +106,8 @@ def test_warmdown_falls_until_the_last_step(steps, max_steps, step):
 
 
 def test_schedule_without_an_end_stays_up():
-    assert Warmdown(10).factor(Progress(step=10**9, elapsed_seconds=1e9)) == 1.0
-    assert Constant().factor(Progress(step=3, elapsed_seconds=1.0, max_steps=3)) == 1.0
+    assert Warmdown(10).factor(RunProgress(step=10**9, elapsed_seconds=1e9)) == 1.0
+    assert Constant().factor(RunProgress(step=3, elapsed_seconds=1.0, max_steps=3)) == 1.0
     with pytest.raises(ValueError, match="at least 0, got -1"):
         Warmdown(-1)
 
@@ -169,7 +170,7 @@ def test_momentum_in_three_kernels_is_that_of_one_by_one(count, momentum, seed):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_auto_is_what_the_machine_is_fast_in(dtype, monkeypatch):
-    monkeypatch.setattr("plgolf.dtype.fast_dtype", lambda: dtype)
+    monkeypatch.setattr("plgolf.hardware.fast_dtype", lambda: dtype)
     assert MuonConfig(newton_schulz_dtype="auto") == MuonConfig(newton_schulz_dtype=dtype)
     weights = []
     for given_dtype in ("auto", dtype):

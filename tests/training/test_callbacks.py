@@ -14,7 +14,8 @@ from runs import assert_same_end, load
 from plgolf.artifact import read_artifact, save_artifact
 from plgolf.cli import main
 from plgolf.model.weights import gpt_with_weights
-from plgolf.optim import Progress, Warmdown
+from plgolf.optim import Warmdown
+from plgolf.progress import RunProgress
 
 RUN = Path("run")
 RESUME = ("--trainer.max_steps=6", "--data.val_every_steps=3")
@@ -46,7 +47,9 @@ def test_learning_rate_monitor_logs_the_schedule(plgolf):
         points = dict(series[name])
         assert sorted(points) == list(range(8)), name
         for step, rate in points.items():
-            factor = schedule.factor(Progress(step=step, elapsed_seconds=0.0, max_steps=8, max_seconds=None))
+            factor = schedule.factor(
+                RunProgress(step=step, elapsed_seconds=0.0, max_steps=8, max_seconds=None)
+            )
             assert rate == pytest.approx(base * factor, rel=1e-12), (name, step)
     assert series["train/lr_factor"][-1] == (8, points[7] / 0.02)
 

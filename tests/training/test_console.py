@@ -23,10 +23,10 @@ from plgolf.cli import main
 from plgolf.model.attention import AttentionConfig
 from plgolf.model.flops import train_flops_per_token
 from plgolf.training import ConsoleLog, ShardDataModule, TrainClock
-from plgolf.training.console import show
-from plgolf.training.console.facts import StepFacts
-from plgolf.training.console.lines import step_line
-from plgolf.training.console.panel import end_panel
+from plgolf.training.logs.console.facts import StepFacts
+from plgolf.training.logs.console.lines import step_line
+from plgolf.training.logs.console.panel import end_panel
+from plgolf.training.logs.screen import show
 
 FACTS = StepFacts(
     step=200,

@@ -21,8 +21,8 @@ from runs import assert_same_end, fit, start
 from plgolf.data.shards import find_shards
 from plgolf.errors import RunError
 from plgolf.training import GolfModule, RunCheckpoint
-from plgolf.training.checkpoint import checkpoints, find_checkpoint
-from plgolf.training.checkpoint_io import CheckpointFiles, read_checkpoint
+from plgolf.training.checkpoints.files import CheckpointFiles, read_checkpoint
+from plgolf.training.checkpoints.run_checkpoint import checkpoints, find_checkpoint
 
 ENDLESS = ("--trainer.max_steps=1000000", "--checkpoint.every_steps=2", "--checkpoint.keep=3")
 
@@ -87,7 +87,7 @@ def test_a_second_interrupt_ends_the_process_at_once(golden_recipe, tmp_path):
 def test_ctrl_c_ends_the_process_at_once_after_sigterm_too():
     code = """
 import os, signal, time
-from plgolf.training.signals import StopSignals
+from plgolf.training.timing.signals import StopSignals
 signals = StopSignals()
 signals.install()
 for signum in (signal.SIGTERM, signal.SIGTERM):

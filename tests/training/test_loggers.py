@@ -29,7 +29,7 @@ from runs import assert_same_end, fit
 from plgolf.cli import main
 from plgolf.generation.language_model import load_artifact
 from plgolf.training import ArtifactExport, CompileWarmup, SampleLog, TrainClock
-from plgolf.training.provenance import git_commit
+from plgolf.training.finish.provenance import git_commit
 
 LOGGERS = ("CSV", "TensorBoard", "Weights & Biases", "MLflow")
 RUN = "checkpoints/quickstart"

@@ -13,11 +13,11 @@ from noted_fits import DataOfUnknownLength
 from processes import ranks, succeed
 from runs import load
 
+from plgolf.distributed import all_gather_floats
 from plgolf.errors import RunError
-from plgolf.optim.sharing import of_all_ranks
 from plgolf.training import GolfModule, RunCheckpoint, TrainClock
-from plgolf.training.pace import Pace
-from plgolf.training.step_numbers import StepNumbers, fused_norms, norms_of
+from plgolf.training.health.nonfinite import StepNumbers, fused_norms, norms_of
+from plgolf.training.timing.pace import Pace
 
 
 def walk(pace, seconds_per_step, end):
@@ -213,9 +213,9 @@ def test_a_checkpoint_may_be_saved_while_ranks_share_their_numbers(tmp_path, mon
     def waiting(*args):
         if next(calls) == 3:
             fit.save_checkpoint(tmp_path / "meanwhile.ckpt")
-        return of_all_ranks(*args)
+        return all_gather_floats(*args)
 
-    monkeypatch.setattr("plgolf.training.module.of_all_ranks", waiting)
+    monkeypatch.setattr("plgolf.training.module.all_gather_floats", waiting)
     fit.fit(golden_module(), golden_data())
     assert fit.global_step == 6 and load(tmp_path / "meanwhile.ckpt")["global_step"] == 3
 

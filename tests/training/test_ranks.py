@@ -16,8 +16,9 @@ from lightning.pytorch.callbacks import LambdaCallback
 from processes import ranks, succeed
 
 from plgolf.data.shards import ShardReader, find_shards
+from plgolf.distributed import all_gather_floats
 from plgolf.errors import UserError
-from plgolf.optim.sharing import _newton_schulz_cost, assign_owners, of_all_ranks
+from plgolf.optim.ownership import _newton_schulz_cost, assign_owners
 from plgolf.training import ArtifactExport, RunCheckpoint, TrainClock
 
 SEQ_LEN, SPAN, STEPS = 64, 2, 6
@@ -182,7 +183,7 @@ def gather(folder: Path, world_size: int) -> None:
     if world_size > 1:
         dist.init_process_group("gloo")
     rank = dist.get_rank() if world_size > 1 else 0
-    rows = of_all_ranks(torch.tensor([rank, 10.0 + rank], dtype=torch.float64))
+    rows = all_gather_floats(torch.tensor([rank, 10.0 + rank], dtype=torch.float64))
     (folder / f"{rank}.json").write_text(json.dumps(rows))
 
 

@@ -20,12 +20,12 @@ from runs import fit as fit_ranks
 from plgolf.artifact import load_gpt
 from plgolf.cli import main
 from plgolf.data.stream import ValidationSplit
-from plgolf.interop import read_artifact_dict, weight_name_to_reference
-from plgolf.quantize.ledger import weigh_tensors
+from plgolf.evaluate.analysis import ScoreAnalysis
+from plgolf.reference import read_artifact_dict, weight_name_to_reference
 from plgolf.roles import parameter_roles
+from plgolf.submission import weigh_tensors
 from plgolf.training import ArtifactExport, provenance
-from plgolf.training.analysis import ScoreAnalysis
-from plgolf.training.result import step_times
+from plgolf.training.finish.result import step_times
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from plgolf.data.shards import ShardReader, find_shards, write_shard
 from plgolf.errors import UserError
 from plgolf.files import lock_folder
 from plgolf.training import RunCheckpoint
-from plgolf.training.checkpoint import checkpoints
+from plgolf.training.checkpoints.run_checkpoint import checkpoints
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

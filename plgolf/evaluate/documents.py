@@ -1,0 +1,92 @@
+"""How well a model compresses a text."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from plgolf.data.tokenizer import Tokenizer
+from plgolf.errors import UserError
+from plgolf.evaluate import bits_per_byte
+from plgolf.model import GPT
+
+_BATCH_LOGITS = 2**24
+"""Logits computed at once, unless a single window has more: 64 MiB as float32."""
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """The score of a text.
+
+    Args:
+        nats: negative log-likelihood of all its tokens together.
+        num_bytes: of the text in UTF-8.
+        bpb: bits per byte.
+        num_tokens: that were scored.
+    """
+
+    nats: float
+    num_bytes: int
+    bpb: float
+    num_tokens: int
+
+
+def score_documents(gpt: GPT, tokenizer: Tokenizer, documents: Sequence[str], *, seq_len: int) -> TextScore:
+    """Scores documents as validation does: one stream, cut into windows, each token once.
+
+    The stream has the begin-of-sequence id before each document. A window begins without memory of the one
+    before it. The last window may be shorter; validation leaves it out.
+
+    Args:
+        gpt: the model, in whose own dtype it is computed.
+        tokenizer: the model's.
+        documents: texts.
+        seq_len: tokens in a window.
+
+    Returns:
+        The score of all of them together.
+
+    Raises:
+        UserError: they hold no text, or what is no Unicode text, or the model's losses are no numbers.
+    """
+    num_bytes = sum(len(utf8(text)) for text in documents)
+    if not num_bytes:
+        raise UserError("text must not be empty")
+    parts = ([[tokenizer.bos_id], ids] for ids in tokenizer.encode_batch(documents))
+    stream = torch.from_numpy(np.concatenate([part for both in parts for part in both]).astype(np.int64))
+    nats, num_tokens = 0.0, len(stream) - 1
+    whole = num_tokens - num_tokens % seq_len
+    rows = max(_BATCH_LOGITS // (seq_len * gpt.config.vocab_size), 1) * seq_len
+    starts = [*range(0, whole, rows), whole]
+    for start, end in zip(starts, [*starts[1:], num_tokens], strict=True):
+        if start < end:
+            length = min(seq_len, end - start)
+            nats += _nats(
+                gpt, stream[start:end].view(-1, length), stream[start + 1 : end + 1].view(-1, length)
+            )
+    if not math.isfinite(nats):
+        raise UserError(f"the model's losses must be finite, got {nats}")
+    bpb = bits_per_byte(torch.tensor(nats, dtype=torch.float64), torch.tensor(num_bytes)).item()
+    return TextScore(nats=nats, num_bytes=num_bytes, bpb=bpb, num_tokens=num_tokens)
+
+
+@torch.inference_mode()
+def _nats(gpt: GPT, input_ids: torch.Tensor, target_ids: torch.Tensor) -> float:
+    device = gpt.embedding.weight.device
+    losses = gpt(input_ids.to(device), target_ids.to(device), reduction="none")
+    # Token by token in float64, as validation adds them up.
+    return float(losses.double().sum())
+
+
+def utf8(text: str) -> bytes:
+    """Returns a text's bytes.
+
+    Raises:
+        UserError: it holds half of a surrogate pair, as a command line of other bytes becomes.
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"text must be Unicode, got {text[error.start]!r} at {error.start}") from error

@@ -1,5 +1,0 @@
-"""How good a model is, in bits per byte."""
-
-from plgolf.metrics.bits_per_byte import BitsPerByte, bits_per_byte
-
-__all__ = ["BitsPerByte", "bits_per_byte"]

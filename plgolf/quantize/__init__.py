@@ -1,1 +1,0 @@
-"""From tensors to few bytes and back."""

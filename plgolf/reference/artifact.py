@@ -1,0 +1,63 @@
+"""Artifacts of the reference program, which carry no configuration: read and written."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from plgolf.errors import UserError
+from plgolf.files import write_whole
+from plgolf.reference.int8_zlib import (
+    MAX_PAYLOAD_BYTES,
+    dequantize_state_dict,
+    pack,
+    quantize_state_dict,
+    unpack,
+)
+from plgolf.reference.names import is_control_name
+from plgolf.regular_files import read_regular
+
+
+def read_reference_artifact(path: str | Path) -> dict[str, Tensor]:
+    """Reads an ``.int8.ptz`` file without running anything in it.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Dequantised tensors under the reference's names, in their original dtypes.
+
+    Raises:
+        UserError: the file cannot be read or is malformed.
+    """
+    return dequantize_state_dict(read_artifact_dict(path))
+
+
+def read_artifact_dict(path: str | Path) -> dict[str, Any]:
+    """Reads an ``.int8.ptz`` file as the dict it holds.
+
+    Raises:
+        UserError: the file cannot be read or is malformed.
+    """
+    data = read_regular(Path(path), max_bytes=MAX_PAYLOAD_BYTES)
+    try:
+        return unpack(data)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def write_reference_artifact(state_dict: Mapping[str, Tensor], path: str | Path) -> dict[str, int]:
+    """Quantises tensors and writes them as the reference would.
+
+    Args:
+        state_dict: tensors under the reference's names.
+        path: the file to write.
+
+    Returns:
+        The reference's six counters: ``param_count, num_tensors, num_float_tensors,
+        num_nonfloat_tensors, baseline_tensor_bytes, int8_payload_bytes``.
+    """
+    obj, stats = quantize_state_dict(state_dict, is_control=is_control_name)
+    write_whole(Path(path), pack(obj))
+    return stats.as_dict()

@@ -1,0 +1,203 @@
+"""Checkpoints: when one is written, how many stay, which is the newest that is whole."""
+
+import contextlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from plgolf.errors import UserError
+from plgolf.files import lock_folder
+from plgolf.training.checkpoints.files import CannotWriteError, CheckpointFiles, read_checkpoint
+from plgolf.training.logs.screen import say
+from plgolf.training.timing.clock import TrainClock
+
+LIGHTNINGS_WORDS = ("best", "hpc")
+"""Said in the place of a file, which Lightning then finds."""
+
+_NAME = re.compile(r"step-\d{6,}\.ckpt")
+
+
+class RunCheckpoint(Checkpoint):
+    """Saves all that a run needs to go on exactly as if it had not been interrupted.
+
+    A checkpoint appears whole or not at all; the run's older ones go once it is there, those of earlier runs
+    in the same folder stay. The last step gets one before it is validated and exported, and so does the step
+    that a signal ends the run after. If one cannot be written, the run says so and goes on. Only one run at
+    a time has the folder.
+
+    Args:
+        every_seconds: training seconds between checkpoints; null for none by time.
+        every_steps: steps between checkpoints; null for none by steps.
+        keep: how many stay.
+        dir: folder to write to; by default ``trainer.default_root_dir``.
+        allow_changed: what may differ from the checkpoint that a run goes on from; as its refusal calls it:
+            ``data.seq_len``, or ``data.train_shards`` with all of them.
+    """
+
+    def __init__(
+        self,
+        every_seconds: float | None = 60.0,
+        every_steps: int | None = None,
+        keep: int = 2,
+        dir: str | None = None,  # noqa: A002
+        allow_changed: list[str] | None = None,
+    ) -> None:
+        for name, value in (("every_seconds", every_seconds), ("every_steps", every_steps), ("keep", keep)):
+            if value is not None and not value > 0:
+                raise UserError(f"checkpoint.{name} must be positive, got {value}")
+        self.every_seconds = every_seconds
+        self.every_steps = every_steps
+        self.keep = keep
+        self.dir = dir
+        self.allow_changed = allow_changed or []
+        self._saved_step = -1
+        self._saved_seconds = 0.0
+        self._own: list[Path] = []
+        self._lock = -1
+
+    @staticmethod
+    def allowed_changes(trainer: Trainer) -> list[str]:
+        """Returns what the trainer's ``RunCheckpoint`` allows to differ on resuming."""
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        return [name for c in callbacks if isinstance(c, RunCheckpoint) for name in c.allow_changed]
+
+    def folder(self, trainer: Trainer) -> Path:
+        """Returns where the checkpoints are."""
+        return Path(self.dir or trainer.default_root_dir)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        strategy = trainer.strategy
+        if type(strategy.checkpoint_io) is TorchCheckpointIO:
+            strategy.checkpoint_io = CheckpointFiles()
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        folder = self.folder(trainer)
+        try:
+            self._lock = lock_folder(folder)
+        except BlockingIOError as error:
+            raise UserError(f"{folder}: another run is at work there (trainer.default_root_dir)") from error
+        for left in folder.glob(".step-*.ckpt.partial"):  # By whoever was killed there.
+            left.unlink(missing_ok=True)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._unlock()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved_step = trainer.global_step
+        self._saved_seconds = TrainClock.of(trainer).elapsed_seconds
+        resumed, folder = Path(str(trainer.ckpt_path or "")), self.folder(trainer)
+        self._own = []
+        if resumed.name and resumed.parent.resolve() == folder.resolve():
+            # This run has written the earlier ones too, before it was interrupted.
+            earlier = [path for path in checkpoints(folder) if _step_of(path) < trainer.global_step]
+            self._own = [folder / resumed.name, *earlier]
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        step, clock = trainer.global_step, TrainClock.of(trainer)
+        if step == self._saved_step:
+            return
+        by_time = self.every_seconds is not None and (
+            clock.elapsed_seconds - self._saved_seconds >= self.every_seconds
+        )
+        if self.reads_step(step) or by_time or clock.stopped_by or trainer.should_stop:
+            self._save(trainer)
+
+    def reads_step(self, step: int) -> bool:
+        """Says whether this step is one to save, so that its loss is looked at first."""
+        return self.every_steps is not None and step % self.every_steps == 0
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and TrainClock.of(trainer).stopped_by:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        step, clock = trainer.global_step, TrainClock.of(trainer)
+        if step == self._saved_step or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self._saved_step, self._saved_seconds = step, clock.elapsed_seconds
+        path = self.folder(trainer) / f"step-{step:06}.ckpt"
+        try:
+            trainer.save_checkpoint(path)
+        except CannotWriteError as error:
+            # Rank 0 alone writes; the others wait for it behind that.
+            trainer.strategy.barrier()
+            say(f"{error}: the run goes on, earlier checkpoints are whole")
+            return
+        self._own = [path, *(old for old in self._own if old != path)]
+        if trainer.is_global_zero:
+            for old in self._own[self.keep :]:
+                with contextlib.suppress(OSError):
+                    old.unlink()
+        del self._own[self.keep :]
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Returns the checkpoints in a folder, the one that was written last first."""
+    written = []
+    for path in folder.glob("step-*.ckpt"):
+        with contextlib.suppress(OSError):
+            if _NAME.fullmatch(path.name) and path.is_file():
+                written.append((path.stat().st_mtime_ns, _step_of(path), path))
+    return [path for _, _, path in sorted(written, reverse=True)]
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
+
+
+def find_checkpoint(folder: Path, ckpt_path: str | None, resume: str | None = None) -> str | None:
+    """Turns what a user says of a checkpoint into a file.
+
+    Args:
+        folder: where the run keeps its checkpoints.
+        ckpt_path: a file, ``last``, or one of Lightning's own words.
+        resume: ``auto`` for the newest that is whole, if there is one.
+
+    Returns:
+        The file or Lightning's word, None for none.
+
+    Raises:
+        UserError: there is no such checkpoint.
+    """
+    if resume:
+        if ckpt_path:
+            raise UserError(f"resume must be left alone where ckpt_path is given, got {ckpt_path}")
+        return _newest(folder)
+    if ckpt_path == "last":
+        ckpt_path = _newest(folder)
+        if not ckpt_path:
+            raise UserError(f"{folder}: holds no checkpoint (ckpt_path: last)")
+    if ckpt_path and ckpt_path not in LIGHTNINGS_WORDS and not Path(ckpt_path).is_file():
+        raise UserError(f"{ckpt_path}: no such checkpoint (ckpt_path)")
+    return ckpt_path
+
+
+def _newest(folder: Path) -> str | None:
+    found = checkpoints(folder)
+    for path in found:
+        try:
+            read_checkpoint(str(path))
+            return str(path)
+        except UserError as error:  # noqa: PERF203 (few)
+            say(f"{error}: passed over")
+    if found:  # To start anew would cost them all.
+        raise UserError(
+            f"{folder}: none of its {len(found)} checkpoints can be read: move them to start anew"
+        )
+    return None

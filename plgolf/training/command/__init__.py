@@ -1,0 +1,1 @@
+"""``plgolf fit`` and ``plgolf validate`` on LightningCLI."""

@@ -1,0 +1,1 @@
+"""The end of a run: export, round-trip score, result.json."""

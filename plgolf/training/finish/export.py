@@ -1,0 +1,213 @@
+"""The end of a run: the artifact is written, read back from disk, scored, weighed and recorded."""
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import CSVLogger
+
+from plgolf.artifact import load_gpt, save_artifact
+from plgolf.errors import UserError
+from plgolf.evaluate import BitsPerByte
+from plgolf.evaluate.analysis import ScoreAnalysis
+from plgolf.evaluate.score import Score
+from plgolf.files import write_whole
+from plgolf.reference.int8_zlib import QuantizeStats
+from plgolf.submission import BUDGET_BYTES, Ledger, pack_code
+from plgolf.training.finish.provenance import Provenance
+from plgolf.training.finish.result import compare_compressors, describe_bytes, describe_run, describe_scores
+from plgolf.training.logs.run_config import log_ledger
+from plgolf.training.logs.screen import progress, say
+from plgolf.training.module import GolfModule
+from plgolf.training.timing.clock import TrainClock
+
+
+class ArtifactExport(Callback):
+    """Writes ``model.int8.ptz``, ``code.tar.xz`` and ``result.json`` at the end of a fit.
+
+    The round-trip score is of the file on disk: its weights replace the trained ones for one full
+    validation on all ranks, after which the trained ones come back.
+
+    Args:
+        dir: folder to write to; by default ``trainer.default_root_dir``.
+        budget_bytes: what model and packed code together may take.
+        compressors: general compressors to measure on the same validation bytes; for comparison, meant for
+            small validation splits.
+        hardest_documents: documents that ``analysis.json`` shows token by token; the hardest ones.
+        tokenizer: where the tokenizer's file goes; beside the artifact, or also inside of it, where it counts
+            against the budget.
+    """
+
+    def __init__(
+        self,
+        dir: str | None = None,  # noqa: A002
+        budget_bytes: int = BUDGET_BYTES,
+        compressors: list[Literal["zlib", "xz"]] | None = None,
+        hardest_documents: int = 8,
+        tokenizer: Literal["beside", "inside"] = "beside",
+    ) -> None:
+        for name, value, least in (
+            ("budget_bytes", budget_bytes, 1),
+            ("hardest_documents", hardest_documents, 0),
+        ):
+            if value < least:
+                raise UserError(f"export.{name} must be at least {least}, got {value}")
+        self.dir = dir
+        self.budget_bytes = budget_bytes
+        self.compressors = compressors or []
+        self.hardest_documents = hardest_documents
+        self.tokenizer = tokenizer
+        self.provenance = Provenance()
+        self.result: dict[str, Any] = {}
+        """What ``result.json`` holds, on rank 0, once written."""
+        self._earlier_metrics: list[str] = []
+        self._metrics: list[str] = []
+
+    @staticmethod
+    def of(trainer: Trainer) -> "ArtifactExport | None":
+        """Returns the trainer's export, if it has one."""
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        return next((callback for callback in callbacks if isinstance(callback, ArtifactExport)), None)
+
+    def folder(self, trainer: Trainer) -> Path:
+        """Returns where the files go."""
+        return Path(self.dir or trainer.default_root_dir)
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        if stage == "fit":
+            self.result, self._earlier_metrics = {}, []
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            logged = [Path(logger.log_dir) for logger in trainer.loggers if isinstance(logger, CSVLogger)]
+            paths = [*self._earlier_metrics, *(str(path / "metrics.csv") for path in logged)]
+            self._metrics = list(dict.fromkeys(paths))  # A logger may write over what it wrote before.
+
+    def state_dict(self) -> dict[str, Any]:
+        # Lightning's CSV logger begins a new file where a run goes on.
+        return {"metrics": self._metrics}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        metrics = state_dict.get("metrics", [])
+        if not isinstance(metrics, list) or not all(isinstance(path, str) for path in metrics):
+            raise UserError("the checkpoint's metrics must be paths")
+        self._earlier_metrics = metrics
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        assert isinstance(pl_module, GolfModule)
+        clock, data = TrainClock.of(trainer), trainer.datamodule  # type: ignore[attr-defined]
+        path = self.folder(trainer) / "model.int8.ptz"
+        with clock.phase("export"):
+            before = pl_module.val_score or _score(trainer, pl_module)
+            stats = self._export(trainer, pl_module, path)
+            say(f"export: wrote {path}, scoring what it holds")
+        analysis = ScoreAnalysis(data.val_split, data.tokenizer, num_documents=self.hardest_documents)
+        with clock.phase("roundtrip"):
+            after = _score_file(trainer, pl_module, path, analysis)
+        with clock.phase("export"):
+            analysed = analysis.finish(pl_module.device)
+        if trainer.is_global_zero:
+            assert stats is not None
+            ledger = Ledger(
+                artifact_bytes=path.stat().st_size,
+                code_bytes=(path.parent / "code.tar.xz").stat().st_size,
+                budget_bytes=self.budget_bytes,
+            )
+            self.result = {
+                **describe_run(trainer, pl_module, self.provenance),
+                **describe_scores(before, after),
+                **describe_bytes(path, ledger, pl_module, stats),
+                "compressors_bpb": compare_compressors(trainer, self.compressors),
+                "metrics": [_relative(Path(file), path.parent) for file in self._metrics],
+            }
+            _write(path.parent / "analysis.json", json.dumps(analysed))
+            _write(path.parent / "result.json", json.dumps(self.result, indent=2))
+            log_ledger(trainer.loggers, self.result, after.named("roundtrip"))
+
+    def _export(self, trainer: Trainer, module: GolfModule, path: Path) -> QuantizeStats | None:
+        stats, failure = None, None
+        if trainer.is_global_zero:
+            try:
+                data = trainer.datamodule  # type: ignore[attr-defined]
+                content, inside = data.tokenizer.to_bytes(), self.tokenizer == "inside"
+                stats = save_artifact(
+                    module.gpt, path, seq_len=data.seq_len, tokenizer=content, carry_tokenizer=inside
+                )
+                write_whole(path.parent / data.tokenizer.file_name, content)
+                write_whole(path.parent / "code.tar.xz", self._code())
+            except OSError as error:
+                failure = f"{path}: cannot be written: {error.strerror}"
+            except UserError as error:
+                failure = f"{path}: {error}"
+        _fail_together(trainer, failure)
+        return stats
+
+    def _code(self) -> bytes:
+        config = self.provenance.config
+        return pack_code({"config.yaml": config.encode()} if config else None)
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """Names a file as seen from the folder, where it is in it: a run's folder may be moved."""
+    path, folder = path.resolve(), folder.resolve()
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        write_whole(path, f"{text}\n".encode())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _fail_together(trainer: Trainer, failure: str | None) -> None:
+    """Raises rank 0's failure on every rank: the others would wait for it for ever."""
+    failure = trainer.strategy.broadcast(failure)
+    if failure is not None:
+        raise UserError(failure)
+
+
+def _score(trainer: Trainer, module: GolfModule, analysis: ScoreAnalysis | None = None) -> Score:
+    """Validates on all ranks with the weights as they are, outside Lightning's loops."""
+    metric = BitsPerByte().to(module.device)
+    was_training = module.training
+    module.eval()
+    module.on_validation_epoch_start()
+    loader = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+    limits = trainer.num_val_batches  # A user's limit_val_batches, by loader; empty if none was loaded.
+    num_batches = int(min(limits[0], len(loader))) if limits else len(loader)
+    shown = progress("scoring", num_batches, "batches")
+    with torch.no_grad():
+        for done, batch in enumerate(islice(loader, num_batches)):
+            nats = module.add_score(trainer.strategy.batch_to_device(batch), metric)
+            if analysis is not None:
+                analysis.add(batch, nats)
+            shown.show(done + 1)
+    module.train(was_training)
+    return Score.of(metric)
+
+
+def _score_file(trainer: Trainer, module: GolfModule, path: Path, analysis: ScoreAnalysis) -> Score:
+    """Scores the weights in a file that rank 0 can read, then brings the trained ones back."""
+    trained = {name: tensor.clone() for name, tensor in module.gpt.state_dict().items()}
+    failure = None
+    if trainer.is_global_zero:
+        try:
+            module.gpt.load_state_dict(load_gpt(path).state_dict())
+        except UserError as error:
+            failure = str(error)
+    _fail_together(trainer, failure)
+    if trainer.world_size > 1:
+        # Another machine may not see the file: rank 0's reading is everyone's.
+        for tensor in module.gpt.state_dict().values():
+            dist.broadcast(tensor, src=0)
+    try:
+        return _score(trainer, module, analysis)
+    finally:
+        module.gpt.load_state_dict(trained)

@@ -1,0 +1,104 @@
+"""``result.json``: what a run was, what it reached and what it weighs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Trainer
+
+from plgolf.evaluate.compressors import compressor_bits_per_byte
+from plgolf.evaluate.score import Score
+from plgolf.hardware import device_name
+from plgolf.reference import read_artifact_dict, weight_name_from_reference, weights_to_reference
+from plgolf.reference.int8_zlib import QuantizeStats
+from plgolf.reference.validation import TOKENIZER_KEY
+from plgolf.roles import parameter_roles
+from plgolf.submission import Ledger, compressed_bytes, weigh_tensors
+from plgolf.training.finish.provenance import Provenance, git_commit, versions
+from plgolf.training.module import GolfModule
+from plgolf.training.timing.clock import TrainClock
+
+_HISTOGRAM_BINS = 60
+
+
+def describe_run(trainer: Trainer, module: GolfModule, provenance: Provenance) -> dict[str, Any]:
+    """Says what was run: settings, steps, seconds, data, machine, sources."""
+    clock, steps = TrainClock.of(trainer), trainer.global_step
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    return {
+        "run_name": Path(trainer.default_root_dir).resolve().name,
+        "recipe": provenance.recipe,
+        "overrides": provenance.overrides,
+        "seed": provenance.seed,
+        "num_params": sum(p.numel() for p in module.gpt.parameters()),
+        "steps": steps,
+        "step_ms": 1000 * clock.elapsed_seconds / max(steps, 1),
+        **step_times(clock.step_seconds),
+        "train_seconds": clock.elapsed_seconds,
+        "seconds": {"train": clock.elapsed_seconds, **clock.phase_seconds},
+        "world_size": trainer.world_size,
+        "global_batch_tokens": data.global_batch_tokens,
+        "dataset": data.identity(),
+        "hardware": device_name(module.device),
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+
+
+def describe_scores(before: Score, after: Score) -> dict[str, Any]:
+    """Says what was reached: with the trained weights, and with those that the file holds."""
+    return {
+        "val_loss": before.loss,
+        "val_bpb": before.bpb,
+        "val_bpb_raw": before.bpb_raw,
+        "roundtrip_val_loss": after.loss,
+        "roundtrip_val_bpb": after.bpb,
+        "roundtrip_val_bpb_raw": after.bpb_raw,
+        "val_tokens": after.num_tokens,
+        "val_bytes": after.num_bytes,
+        "val_raw_bytes": after.num_raw_bytes or None,
+    }
+
+
+def describe_bytes(path: Path, ledger: Ledger, module: GolfModule, stats: QuantizeStats) -> dict[str, Any]:
+    """Says what the artifact at ``path`` weighs, tensor by tensor, and what each tensor lost in it."""
+    roles = parameter_roles(module.gpt)
+    originals = weights_to_reference(module.gpt.state_dict())
+    obj = read_artifact_dict(path)
+    entries = [asdict(entry) for entry in weigh_tensors(obj, originals)]
+    for entry in entries:
+        entry["name"] = weight_name_from_reference(entry["name"])
+        entry["role"] = roles[entry["name"]].value
+    return {
+        "artifact": path.name,
+        **asdict(ledger),
+        "tokenizer_bytes": compressed_bytes(obj[TOKENIZER_KEY]) if TOKENIZER_KEY in obj else 0,
+        "total_bytes": ledger.total_bytes,
+        "within_budget": ledger.within_budget,
+        "quantize": stats.as_dict(),
+        "tensors": entries,
+    }
+
+
+def compare_compressors(trainer: Trainer, names: Sequence[str]) -> dict[str, float]:
+    """Measures general compressors on the validation text; bits per byte by name."""
+    if not names:
+        return {}
+    return compressor_bits_per_byte(trainer.datamodule.val_bytes(), names)  # type: ignore[attr-defined]
+
+
+def step_times(seconds: Sequence[float]) -> dict[str, Any]:
+    """Says how long the steps of this process took, in ms, given seconds; nothing if it only exported."""
+    if not seconds:
+        return {}
+    ms = np.round(1000 * np.array(seconds), 6)  # No clock is finer; bins between roundings are none.
+    names = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+    quantiles = {name: float(np.quantile(ms, share)) for name, share in names.items()}
+    # A few steps that waited for something must not squeeze the others: they are in the last bin.
+    counts, edges = np.histogram(np.minimum(ms, quantiles["p99"]), bins=_HISTOGRAM_BINS)
+    return {
+        "step_ms_quantiles": quantiles,
+        "step_ms_histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
+    }

@@ -1,0 +1,1 @@
+"""Ranks that die, and losses or gradients that are not finite."""

@@ -1,0 +1,175 @@
+"""The callback that says what a run does."""
+
+import math
+import sys
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from lightning.pytorch import Callback, Trainer
+
+from plgolf.console import Countdown
+from plgolf.errors import UserError
+from plgolf.evaluate.score import Score
+from plgolf.training.finish.export import ArtifactExport
+from plgolf.training.logs.console import reference
+from plgolf.training.logs.console.facts import StepFacts, peak_memory_mib
+from plgolf.training.logs.screen import progress, say, show, take_over
+from plgolf.training.timing.clock import TrainClock
+
+if TYPE_CHECKING:
+    from plgolf.training.logs.console.bar import TimeBar
+
+Style = Literal["lines", "bar", "reference"]
+
+
+class ConsoleLog(Callback):
+    """Says what a run does: the first steps, then every ``every_steps``-th, each validation and the end.
+
+    Nothing here waits for a device: what is said of a step was read when the ranks agreed on it.
+
+    Args:
+        style: what progress looks like; ``lines`` are aligned, in colour on a terminal and plain in a file;
+            ``bar`` is a bar whose length is the time budget, where there is a terminal; ``reference`` is the
+            reference program's log lines, for parsers of those.
+        every_steps: steps between lines.
+        first_steps: the first so many steps get a line each.
+    """
+
+    def __init__(self, style: Style = "lines", every_steps: int = 200, first_steps: int = 10) -> None:
+        for name, value in (("every_steps", every_steps), ("first_steps", first_steps)):
+            if value < 0:
+                raise UserError(f"console.{name} must be at least 0, got {value}")
+        self.style = style
+        self.every_steps = every_steps
+        self.first_steps = first_steps
+        self._bar: TimeBar | None = None
+        self._said_step = 0
+        self._validating: Countdown | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self._said_step = trainer.global_step
+        if self.style == "bar" and trainer.is_global_zero and sys.stdout.isatty():
+            from plgolf.training.logs.console.bar import TimeBar  # noqa: PLC0415 (Rich)
+
+            self._bar = TimeBar(TrainClock.of(trainer).max_seconds, _max_steps(trainer))
+            take_over(self._bar)
+            self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        is_due = self._bar.is_due if self._bar else self.reads_step(trainer.global_step)
+        if is_due and trainer.is_global_zero:
+            self._say_step(trainer, pl_module)
+
+    def reads_step(self, step: int) -> bool:
+        """Says whether a line is about this step, so that its loss is read."""
+        return step <= self.first_steps or (self.every_steps > 0 and step % self.every_steps == 0)
+
+    def _say_step(self, trainer: Trainer, module: Any) -> None:
+        step, max_steps = trainer.global_step, _max_steps(trainer)
+        if self._bar:
+            self._bar.step(StepFacts.of(trainer, module, recent_steps=self.every_steps))
+        elif self.style == "reference":
+            elapsed = TrainClock.of(trainer).elapsed_seconds
+            say(reference.step_line(step, max_steps, module.train_loss, elapsed))
+        else:
+            from plgolf.training.logs.console.lines import step_line  # noqa: PLC0415 (Rich)
+
+            show(step_line(StepFacts.of(trainer, module, recent_steps=step - self._said_step)))
+        self._said_step = step
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.should_stop and trainer.global_step > self._said_step:
+            self._say_step(trainer, pl_module)  # The last one, whoever has ended the run.
+        batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+        known = sum(int(number) for number in batches if number != math.inf)
+        self._validating = progress("validation", known, "batches")
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        if self._validating:
+            self._validating.show(batch_idx + 1)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        score, step = pl_module.val_score, trainer.global_step
+        if score is None:
+            return
+        if trainer.state.fn == "validate":
+            _say_exactly(score)
+        else:
+            elapsed, max_steps = TrainClock.of(trainer).elapsed_seconds, _max_steps(trainer)
+            if self.style == "reference":
+                say(reference.validation_line(step, max_steps, score, elapsed))
+            else:
+                from plgolf.training.logs.console.lines import validation_line  # noqa: PLC0415 (Rich)
+
+                show(validation_line(step, max_steps, score))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self._end_bar()
+        export = ArtifactExport.of(trainer)
+        if export is None or not export.result:
+            return
+        folder = export.folder(trainer)
+        if self.style == "reference":
+            peak, max_steps = peak_memory_mib(pl_module.device), _max_steps(trainer)
+            lines = reference.end_lines(
+                export.result, folder, pl_module.gpt, max_steps=max_steps, peak_mib=peak
+            )
+            for line in lines:
+                say(line)
+        else:
+            from plgolf.training.logs.console.panel import end_panel  # noqa: PLC0415 (Rich)
+
+            show(end_panel(export.result, folder, framed=sys.stdout.isatty()))
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        self._end_bar()
+
+    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        self._end_bar()
+
+    def _end_bar(self) -> None:
+        if self._bar:
+            take_over(None)
+            self._bar.stop()
+            self._bar = None
+
+
+def spelled_out(words: list[str]) -> list[str]:
+    """Writes ``--console STYLE`` on a command line as the setting that it is short for.
+
+    >>> spelled_out(["fit", "--console", "reference", "--console=bar"])
+    ['fit', '--console.style=reference', '--console.style=bar']
+    """
+    spelled: list[str] = []
+    for word in words:
+        if spelled and spelled[-1] == "--console" and word in get_args(Style):
+            spelled[-1] = f"--console.style={word}"
+        elif word.startswith("--console=") and word.partition("=")[2] in get_args(Style):
+            spelled.append(f"--console.style={word.partition('=')[2]}")
+        else:
+            spelled.append(word)
+    return spelled
+
+
+def _max_steps(trainer: Trainer) -> int | None:
+    return trainer.max_steps if trainer.max_steps >= 0 else None
+
+
+def _say_exactly(score: Score) -> None:
+    say(f"val/loss {score.loss:.8f}\nval/bpb {score.bpb:.8f}")
+    if score.bpb_raw is not None:
+        say(f"val/bpb_raw {score.bpb_raw:.8f}")
+    say(f"scored {score.num_tokens:,} tokens, {score.num_bytes:,} bytes{_raw_bytes(score)}")
+
+
+def _raw_bytes(score: Score) -> str:
+    """Says by how much the bytes that are scored are other than the text's own."""
+    if score.num_raw_bytes in (0, score.num_bytes):
+        return ""
+    off = 100 * (score.num_bytes / score.num_raw_bytes - 1)
+    return f" for {score.num_raw_bytes:,} raw ones ({off:+.2f} %)"

@@ -1,0 +1,75 @@
+"""A run in the reference program's log lines, character for character: people's parsers read them.
+
+The lines are those of https://github.com/openai/parameter-golf. Where the reference has always a number of
+steps to go, and a run of ours may have none, it is 0.
+"""
+
+import io
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plgolf.evaluate.score import Score
+from plgolf.model import GPT
+from plgolf.reference import weights_to_reference
+
+
+def step_line(step: int, max_steps: int | None, loss: float, elapsed_seconds: float) -> str:
+    """Says where a run is after an optimizer step."""
+    return f"step:{step}/{max_steps or 0} train_loss:{loss:.4f} {_times(step, elapsed_seconds)}"
+
+
+def validation_line(step: int, max_steps: int | None, score: Score, elapsed_seconds: float) -> str:
+    """Says what a validation has found."""
+    return (
+        f"step:{step}/{max_steps or 0} val_loss:{score.loss:.4f} val_bpb:{score.bpb:.4f} "
+        f"{_times(step, elapsed_seconds)}"
+    )
+
+
+def _times(step: int, elapsed_seconds: float) -> str:
+    ms = 1000 * elapsed_seconds
+    return f"train_time:{ms:.0f}ms step_avg:{ms / max(step, 1):.2f}ms"
+
+
+def end_lines(
+    result: Mapping[str, Any], folder: Path, gpt: GPT, *, max_steps: int | None, peak_mib: tuple[int, int]
+) -> Iterator[str]:
+    """Says how a run ended.
+
+    Args:
+        result: what ``result.json`` holds.
+        folder: where the artifact is.
+        gpt: the trained model.
+        max_steps: at which the run would have ended.
+        peak_mib: memory allocated and reserved.
+
+    Yields:
+        The lines.
+    """
+    steps = result["steps"]
+    if max_steps is None or steps < max_steps:
+        ms = 1000 * result["train_seconds"]
+        yield f"stopping_early: wallclock_cap train_time:{ms:.0f}ms step:{steps}/{max_steps or 0}"
+    yield f"peak memory allocated: {peak_mib[0]} MiB reserved: {peak_mib[1]} MiB"
+    raw = io.BytesIO()
+    torch.save(weights_to_reference(gpt.state_dict()), raw)
+    code, model = result["code_bytes"], len(raw.getvalue())
+    yield f"Serialized model: {model} bytes"
+    yield f"Code size: {code} bytes"
+    yield f"Total submission size: {model + code} bytes"
+    payload = result["quantize"]["int8_payload_bytes"]
+    ratio = result["quantize"]["baseline_tensor_bytes"] / max(payload, 1)
+    raw_torch = len(zlib.decompress((folder / result["artifact"]).read_bytes()))
+    yield (
+        f"Serialized model int8+zlib: {result['artifact_bytes']} bytes "
+        f"(payload:{payload} raw_torch:{raw_torch} payload_ratio:{ratio:.2f}x)"
+    )
+    yield f"Total submission size int8+zlib: {result['artifact_bytes'] + code} bytes"
+    loss, bpb = result["roundtrip_val_loss"], result["roundtrip_val_bpb"]
+    ms = 1000 * result["seconds"]["roundtrip"]
+    yield f"final_int8_zlib_roundtrip val_loss:{loss:.4f} val_bpb:{bpb:.4f} eval_time:{ms:.0f}ms"
+    yield f"final_int8_zlib_roundtrip_exact val_loss:{loss:.8f} val_bpb:{bpb:.8f}"

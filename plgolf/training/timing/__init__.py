@@ -1,0 +1,1 @@
+"""The clock of a run, its pace, and signals."""

@@ -98,7 +98,7 @@ def test_raw_bytes_are_scored_beside_the_challenges(golden_recipe, tmp_path, cap
 def test_an_artifact_is_read_once_to_validate_it(golden_recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.int8.ptz").write_bytes((GOLDEN / "tied" / "trained.int8.ptz").read_bytes())
-    read, times = reference.read_regular, []
+    read, times = reference.artifact.read_regular, []
     monkeypatch.setattr(
         reference.artifact,
         "read_regular",

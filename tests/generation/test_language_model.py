@@ -174,13 +174,13 @@ def test_a_bfloat16_model_is_scored_in_its_own_dtype():
 
 
 def test_long_texts_are_scored_in_bounded_batches(model, monkeypatch):
-    from plgolf.generation import scoring
+    from plgolf.evaluate import documents
 
     text = "".join(some_texts())[:5000]
     whole = model.score(text)
     shapes = []
     hook = model.gpt.register_forward_hook(lambda _, args, out: shapes.append(tuple(out.shape)))
-    monkeypatch.setattr(scoring, "_BATCH_LOGITS", 4 * SEQ_LEN * 260)
+    monkeypatch.setattr(documents, "_BATCH_LOGITS", 4 * SEQ_LEN * 260)
     split = model.score(text)
     hook.remove()
     assert len(shapes) > 70 and set(shapes[:-2]) == {(4, SEQ_LEN)}

@@ -96,10 +96,10 @@ def test_the_references_artifact_becomes_a_model(name):
 
 @MODELS
 def test_names_translate_both_ways(name):
-    reference = reference_weights(name)
+    theirs = reference_weights(name)
     ours = golden_gpt(name).state_dict()
-    assert set(reference.weights_from_reference(reference)) == set(ours)
-    assert set(reference.weights_to_reference(ours)) == set(reference)
+    assert set(reference.weights_from_reference(theirs)) == set(ours)
+    assert set(reference.weights_to_reference(ours)) == set(theirs)
 
 
 def test_artifact_rebuilds_the_model_alone_and_the_reference_can_read_it(tmp_path):

@@ -5,7 +5,7 @@ A contestant is named ``plgolf-float32``, ``reference-bfloat16-compiled`` and so
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor
 from plgolf.config import config_from_dict
 from plgolf.data.loader import BatchLoader
 from plgolf.data.shards import ShardReader, find_shards, write_shard
-from plgolf.data.stream import TrainStream, plan_batches
+from plgolf.data.stream import Batch, TrainStream, plan_batches
 from plgolf.data.tokenizer import ByteTokenizer
 from plgolf.model import GPT, AttentionConfig, GPTConfig
 from plgolf.optim import AdamConfig, MuonAdam, MuonConfig
@@ -28,6 +28,11 @@ from plgolf.roles import param_groups
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 ENDLESS = 2**40
+
+
+def pinned(make: Callable[[int], Batch], device: torch.device) -> Callable[[int], Batch]:
+    """Returns a function that makes batches in page-locked memory if the device is a GPU."""
+    return (lambda index: make(index).pin_memory()) if device.type == "cuda" else make
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +153,7 @@ class PlgolfLoop:
             world_size=1,
         )
         stream = TrainStream(ShardReader(find_shards(root, "train")), plan, seq_len=size.seq_len, rank=0)
-        self.loader = BatchLoader(stream.batch, ENDLESS, pin=device.type == "cuda")
+        self.loader = BatchLoader(pinned(stream.batch, device), ENDLESS)
         self.batches = iter(self.loader)
         self.accumulation, self.device = size.accumulation, device
 

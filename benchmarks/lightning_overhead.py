@@ -28,14 +28,14 @@ from contestants import SIZES, PlgolfLoop, Size, default_device, shards, size_na
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rounds import finish, parser, spread, synchronize
 from shipped import data_of, fit_silently, module_of, trainer_of
+from torch.optim.lr_scheduler import LambdaLR
 
 from plgolf.data.tokenizer import ByteTokenizer
 from plgolf.distributed import all_gather_floats
 from plgolf.model import GPT
 from plgolf.optim import Warmdown
 from plgolf.training import TrainClock
-from plgolf.training.health.nonfinite import StepNumbers
-from plgolf.training.learning_rates import LearningRates
+from plgolf.training.health.nonfinite import StepStatistics
 from plgolf.training.randomness import seed_generators
 
 WARM_UP = 50
@@ -56,10 +56,10 @@ class ByHand:
 
     def __init__(self, loop: PlgolfLoop, trainer: Trainer, module: LightningModule) -> None:
         self.loop, self.trainer, self.made = loop, trainer, 0
-        self.numbers = StepNumbers(dict(loop.model.named_parameters()))
+        self.statistics = StepStatistics(dict(loop.model.named_parameters()))
         self.clock, schedule = TrainClock(), Warmdown()
         self.clock.on_train_start(trainer, module)
-        self.rates = LearningRates(
+        self.rates = LambdaLR(
             loop.optimizers[0], lambda step: schedule.factor(self.clock.progress(step, trainer.max_steps))
         )
 
@@ -69,23 +69,23 @@ class ByHand:
         self.clock.on_train_end()  # It stands while others have their turns.
 
     def step(self) -> None:
-        loop, numbers, clock = self.loop, self.numbers, self.clock
+        loop, statistics, clock = self.loop, self.statistics, self.clock
         (optimizer,) = loop.optimizers
-        numbers.begin()
+        statistics.begin()
         seed_generators(0, self.made, 0)
+        clock.on_train_batch_start()
         for _ in range(loop.accumulation):
-            clock.on_train_batch_start()
-            numbers.see_loss(loop.micro_batch())
-        numbers.see_gradients()
+            statistics.add_loss(loop.micro_batch())
+        statistics.add_gradients()
         optimizer.step()
         optimizer.zero_grad()
-        numbers.end()
+        statistics.end()
         self.made += 1
         if clock.is_due(self.trainer):
-            unread = numbers.take()
-            everyones = all_gather_floats(numbers.facts(unread), clock.facts())
-            clock.agree(everyones)
-            numbers.read(self.trainer, unread, [row[2:] for row in everyones])
+            unread = statistics.take()
+            by_rank = all_gather_floats(statistics.stacked(unread), clock.facts())
+            clock.agree(by_rank)
+            statistics.read(self.trainer, unread, [row[2:] for row in by_rank])
         else:
             clock.go_on()
         self.rates.step()
@@ -107,16 +107,14 @@ class Turns(Callback):
         """Of a step in each turn."""
         self._others: dict[str, Callable[[int], object]] = {}
         self._began: Seconds | None = None
-        self._seen = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._others = {"bare": self.loop.run, "by_hand": ByHand(self.loop, trainer, pl_module).run}
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         step = trainer.global_step - WARM_UP
-        if step < 0 or step == self._seen:
+        if step < 0:
             return
-        self._seen = step
         # The first step of a turn is not timed: the caches are full of another loop's things.
         of_turn = step % (self.steps + 1)
         if of_turn == 1 and len(self.seconds["shipped"]) < self.rounds:
@@ -196,7 +194,7 @@ def ranked(profile: cProfile.Profile, steps: int) -> dict[str, list[dict[str, An
 def main() -> None:
     arguments = parser(__doc__, rounds=150)
     arguments.add_argument("--steps", type=int, default=10, help="timed in a turn")
-    arguments.add_argument("--accumulation", type=int, default=2, help="micro-batches in a step")
+    arguments.add_argument("--accumulation", type=int, default=1, help="micro-batches in a step")
     arguments.add_argument(
         "--size", choices=SIZES, default=None, help="compiled, and by its own micro-batches"
     )

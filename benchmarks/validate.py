@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from contestants import pinned
 from rounds import compared, finish, in_turn, parser, seconds_of, spread
 from torch import Tensor
 
@@ -36,7 +37,7 @@ def device() -> torch.device:
 def ours(module: GolfModule, split: ValidationSplit) -> float:
     metric = BitsPerByte().to(device())
     with torch.no_grad():
-        for batch in BatchLoader(split.batch, len(split), pin=device().type == "cuda"):
+        for batch in BatchLoader(pinned(split.batch, device()), len(split)):
             parts = (part.to(device(), non_blocking=True) for part in batch[:2])
             module.add_score(batch._replace(**dict(zip(batch._fields, parts, strict=False))), metric)
     return metric.compute().item()

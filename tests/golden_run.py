@@ -21,17 +21,15 @@ class Record(Callback):
         self.validations: list[tuple[int, float]] = []
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        if batch_idx % trainer.accumulate_grad_batches == 0:
-            group = trainer.optimizers[0].param_groups[0]
-            self.factors.append(group["lr"] / group["initial_lr"])
+        group = trainer.optimizers[0].param_groups[0]
+        self.factors.append(group["lr"] / group["initial_lr"])
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            self.losses.append(module.train_loss)
-            self.momenta.append(trainer.optimizers[0].param_groups[1]["momentum"])
+        self.losses.append(module.run.train_loss)
+        self.momenta.append(trainer.optimizers[0].param_groups[1]["momentum"])
 
     def on_validation_end(self, trainer, module):
-        self.validations.append((trainer.global_step, module.val_score.loss))
+        self.validations.append((trainer.global_step, module.run.val_score.loss))
 
 
 def golden_module(name: str = "tied", *, warmdown_steps: int = 0, **muon: Any) -> GolfModule:

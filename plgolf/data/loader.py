@@ -1,60 +1,49 @@
-"""Batches ahead of need."""
+"""Batches prepared ahead of need."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
 
-from plgolf.data.stream import Batch
+T = TypeVar("T")
 
 
-class BatchLoader:
-    """Iterates over batches, the next few prepared by a background thread while the device works.
+class BatchLoader(Generic[T]):
+    """Iterates over batches, the next few of which a background thread prepares.
 
     It has a length because Lightning reads one batch ahead of an iterable without one.
 
     Args:
-        make: batch by number.
-        stop: batches in all.
-        start: called at each new iteration, the number of its first batch; a resumed run starts later.
-        pin: copies batches into page-locked memory, from where a GPU can fetch them by itself.
+        make: returns the batch of a number.
+        stop: number of batches.
+        start: returns the number of the first batch, at each new iteration; a resumed run starts later.
     """
 
     depth = 3
 
-    def __init__(
-        self,
-        make: Callable[[int], Batch],
-        stop: int,
-        *,
-        start: Callable[[], int] = lambda: 0,
-        pin: bool = False,
-    ) -> None:
-        self.make, self.stop, self.start, self.pin = make, stop, start, pin
+    def __init__(self, make: Callable[[int], T], stop: int, *, start: Callable[[], int] = lambda: 0) -> None:
+        self.make, self.stop, self.start = make, stop, start
 
     def __len__(self) -> int:
         return self.stop - self.start()
 
     def state_dict(self) -> dict[str, int]:
-        """Returns nothing: where a resumed run goes on is ``start``'s to say. Lightning asks all the same."""
+        """Returns an empty state: ``start`` gives the position. Lightning warns about loaders without one."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Takes nothing."""
+        """Does nothing."""
 
-    def _prepare(self, index: int) -> Batch:
-        batch = self.make(index)
-        return batch.pin_memory() if self.pin else batch
-
-    def __iter__(self) -> Iterator[Batch]:
-        pending: deque[Future[Batch]] = deque()
+    def __iter__(self) -> Iterator[T]:
+        pending: deque[Future[T]] = deque()
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
             try:
                 for index in range(self.start(), self.stop):
-                    pending.append(pool.submit(self._prepare, index))
+                    pending.append(pool.submit(self.make, index))
                     if len(pending) > self.depth:
                         yield pending.popleft().result()
                 while pending:
                     yield pending.popleft().result()
             finally:
-                # Whoever ends early waits for the batch in the making, and not for those behind it.
+                # An iteration that ends early waits for the batch being made, not for those queued behind it.
                 pool.shutdown(wait=False, cancel_futures=True)

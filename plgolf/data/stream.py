@@ -137,6 +137,11 @@ class TrainStream:
         start, end = self.range_of(index, self.rank)
         return _cut(self.reader.read(start, end - start), self.seq_len, self.plan.sequences)
 
+    def step(self, index: int) -> tuple[Batch, ...]:
+        """Returns the micro-batches of this rank in optimizer step ``index``, counted from 0."""
+        count = self.plan.accumulation
+        return tuple(self.batch(k) for k in range(index * count, (index + 1) * count))
+
 
 class ValidationSplit:
     """The validation tokens, each scored exactly once over all ranks.

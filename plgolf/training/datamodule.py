@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from numpy.typing import NDArray
 
 from plgolf.console import Terminal
@@ -14,14 +14,13 @@ from plgolf.data.byte_counts import ByteCounts
 from plgolf.data.loader import BatchLoader
 from plgolf.data.manifest import MANIFEST, Manifest, find_tokenizer, hash_file, read_manifest
 from plgolf.data.shards import MAX_VOCAB_SIZE, ShardReader, find_shards, find_side_cars, fingerprint
-from plgolf.data.stream import BatchPlan, TrainStream, ValidationSplit, plan_batches
+from plgolf.data.stream import Batch, BatchPlan, TrainStream, ValidationSplit, plan_batches
 from plgolf.data.tokenizer import Tokenizer
 from plgolf.errors import UserError
 from plgolf.training.checkpoints import resume
-from plgolf.training.checkpoints.run_checkpoint import RunCheckpoint
 
 _ENDLESS = 2**40
-"""Micro-batches of a run: more than any clock allows. Lightning reads ahead of a loader without length."""
+"""Steps of a run: more than any clock allows. Lightning reads ahead of a loader without a length."""
 
 
 class ShardDataModule(LightningDataModule):
@@ -95,13 +94,10 @@ class ShardDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         self._check()
         trainer = self.trainer
-        assert trainer is not None
-        if stage == "fit":
-            accumulation = self.plan_for(trainer).accumulation
-            trainer.accumulate_grad_batches = accumulation
-            # Lightning counts micro-batches here, and would validate by epoch besides.
-            trainer.val_check_interval = self._val_check_interval(accumulation)
-            trainer.check_val_every_n_epoch = None
+        if stage == "fit" and trainer is not None:
+            self.plan_for(trainer)
+            trainer.val_check_interval = self.val_every_steps or _ENDLESS
+            trainer.check_val_every_n_epoch = None  # Lightning would validate by epoch too.
 
     def build(self) -> None:
         """Makes the embedded dataset if it is asked for and not there."""
@@ -164,26 +160,17 @@ class ShardDataModule(LightningDataModule):
             UserError: something does not divide, or the trainer sets for itself what follows from these.
         """
         plan = self._plan(trainer.world_size)
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        schedulers = [c for c in callbacks if isinstance(c, GradientAccumulationScheduler)]
-        if schedulers or trainer.accumulate_grad_batches not in (1, plan.accumulation):
-            got = "a GradientAccumulationScheduler" if schedulers else trainer.accumulate_grad_batches
-            rule = f"must be left alone, it follows from data.global_batch_tokens: {plan.accumulation}"
-            raise UserError(f"trainer.accumulate_grad_batches {rule}, got {got}")
-        seconds = getattr(trainer, "_val_check_time_interval", None)
-        interval = seconds or getattr(trainer, "val_check_interval", None)
-        if interval not in (None, 1.0, self._val_check_interval(plan.accumulation)):
+        interval = trainer.val_check_interval
+        if interval not in (1.0, self.val_every_steps or _ENDLESS):
             rule = "must be left alone, data.val_every_steps decides"
-            raise UserError(f"trainer.val_check_interval {rule}, got {interval}")
-        limit = trainer.limit_train_batches
-        if isinstance(limit, int) and limit % plan.accumulation and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            # Else an epoch's last step lacks some, and the next epoch, starting at a whole one, skips them.
-            rule = f"must be a multiple of the {plan.accumulation} micro-batches of a step"
-            raise UserError(f"trainer.limit_train_batches or overfit_batches {rule}, got {limit}")
+            got = "a time" if interval is None else interval
+            raise UserError(f"trainer.val_check_interval {rule}, got {got}")
+        overfit = trainer.overfit_batches  # type: ignore[attr-defined]
+        if isinstance(overfit, float) and overfit:
+            raise UserError(
+                f"trainer.overfit_batches must be a number of steps (training data has no end), got {overfit}"
+            )
         return plan
-
-    def _val_check_interval(self, accumulation: int) -> int:
-        return self.val_every_steps * accumulation or _ENDLESS
 
     def _plan(self, world_size: int) -> BatchPlan:
         return plan_batches(
@@ -202,22 +189,41 @@ class ShardDataModule(LightningDataModule):
             )
         return reader
 
-    def _pin(self) -> bool:
-        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+    def train_dataloader(self) -> BatchLoader[tuple[Batch, ...]]:
+        """Returns a loader of optimizer steps: the micro-batches of this rank."""
+        trainer = self.trainer
+        overfit = int(trainer.overfit_batches) if trainer is not None else 0  # type: ignore[attr-defined]
 
-    def train_dataloader(self) -> BatchLoader:
-        trainer, accumulation = self.trainer, self.plan.accumulation
-        assert trainer is not None
-        return BatchLoader(
-            self.train_stream.batch,
-            _ENDLESS,
+        def first_step() -> int:
             # The position in the stream is the step: nothing else needs saving for an exact resume.
-            start=lambda: trainer.global_step * accumulation,
-            pin=self._pin(),
+            step = trainer.global_step if trainer is not None else 0
+            return step % overfit if overfit else step
+
+        return BatchLoader(
+            lambda step: tuple(map(self._pinned, self.train_stream.step(step))),
+            overfit or _ENDLESS,
+            start=first_step,
         )
 
-    def val_dataloader(self) -> BatchLoader:
-        return BatchLoader(self.val_split.batch, len(self.val_split), pin=self._pin())
+    def val_dataloader(self) -> BatchLoader[Batch]:
+        return BatchLoader(lambda index: self._pinned(self.val_split.batch(index)), len(self.val_split))
+
+    def test_dataloader(self) -> BatchLoader[Batch]:
+        """Returns the loader of the validation split: a dataset has no other held-out text."""
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> BatchLoader[Batch]:
+        """Returns the loader of the validation split."""
+        return self.val_dataloader()
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        # Lightning's own way searches collections, and takes 0.1 ms.
+        return batch.to(device) if isinstance(batch, Batch) else tuple(part.to(device) for part in batch)
+
+    def _pinned(self, batch: Batch) -> Batch:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        # A GPU can fetch page-locked memory by itself.
+        return batch.pin_memory() if on_gpu else batch
 
     def val_bytes(self) -> bytes:
         """Returns the text that validation scores: the decoded targets."""
@@ -256,5 +262,6 @@ class ShardDataModule(LightningDataModule):
         """Raises a UserError if a run would go on with other data; where in it follows from the step."""
         trainer = self.trainer
         if trainer is not None and trainer.state.fn == "fit":
-            allowed = RunCheckpoint.allowed_changes(trainer)
+            module: Any = trainer.lightning_module
+            allowed = module.run.allowed_changes
             resume.check_same({"data": state_dict}, {"data": self.state_dict()}, allowed=allowed)

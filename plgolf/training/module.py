@@ -1,7 +1,9 @@
-"""The LightningModule: the model, its optimizer and schedule, and its score."""
+"""The LightningModule: trains a GPT, one optimizer step in each ``training_step``, and scores it."""
 
-import math
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -9,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from plgolf.config import config_to_dict
 from plgolf.data.byte_counts import ByteCounts
@@ -21,30 +24,41 @@ from plgolf.model import GPT, GPTConfig, flash
 from plgolf.optim import MuonAdam, Schedule, Warmdown
 from plgolf.roles import param_groups
 from plgolf.training.checkpoints import resume
-from plgolf.training.checkpoints.run_checkpoint import RunCheckpoint
-from plgolf.training.health.nonfinite import StepNumbers, check_finite
+from plgolf.training.checkpoints.counters import reset_loop_counters, reset_scheduler_state
+from plgolf.training.checkpoints.files import CheckpointFiles
+from plgolf.training.health.nonfinite import StepStatistics, check_finite
 from plgolf.training.health.peers import PeerWatch
-from plgolf.training.learning_rates import LearningRates, factor_of, group_settings, restore_settings
 from plgolf.training.logs.metrics_row import has_row, record, training_row
+from plgolf.training.optimizer_settings import (
+    apply_changed_settings,
+    factor_of,
+    group_settings,
+    set_learning_rates,
+    set_mode,
+)
 from plgolf.training.randomness import seed_generators
-from plgolf.training.requirements import check_optimization, check_trainer
-from plgolf.training.step_loop import StepLoop
-from plgolf.training.timing.clock import TrainClock
+from plgolf.training.requirements import check_module, check_optimization, check_optimizer, check_trainer
+from plgolf.training.run import Run
 from plgolf.training.warmup import CompileWarmup
 
 
 class GolfModule(LightningModule):
     """Trains and scores a GPT.
 
+    A batch of the training loader is one optimizer step: a sequence of micro-batches, whose gradients are
+    summed and, on several ranks, averaged with the last of them. Lightning's counters therefore count
+    optimizer steps.
+
     Args:
-        gpt: the architecture.
+        gpt: architecture of the model.
         optimizer: makes the optimizer from groups of parameters by role.
-        schedule: what multiplies all learning rates over the run; null for ``Warmdown`` over 3000 steps.
-        compile: compiles the model with ``torch.compile`` (one graph, static shapes).
-        nonfinite: what becomes of a step whose loss or gradient is not finite. ``stop`` ends the run with a
-            RunError that names step, rank and batch, after the step and before any checkpoint of it;
-            ``skip`` leaves weights and optimizer as they are and goes on with the next batch, at most 10
-            times in a row, and waits for the device before each step to know.
+        schedule: factor on all learning rates over the run; null for ``Warmdown`` over 3000 steps.
+        compile: compile the model with ``torch.compile`` (one graph, static shapes).
+        gradient_clip_norm: scale gradients with a larger norm down to this norm; null for no clipping.
+        nonfinite: what to do when a loss or gradient is NaN or infinite. ``stop`` ends the run with a
+            RunError that names step, rank and batch, before any checkpoint of that step; ``skip`` leaves
+            weights and optimizer as they are and continues with the next batch, at most 10 times in a row,
+            and waits for the device before each step to know.
     """
 
     def __init__(
@@ -53,49 +67,75 @@ class GolfModule(LightningModule):
         optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer] = MuonAdam,
         schedule: Schedule | None = None,
         compile: bool = False,  # noqa: A002
+        gradient_clip_norm: float | None = None,
         nonfinite: Literal["stop", "skip"] = "stop",
     ) -> None:
         super().__init__()
+        if gradient_clip_norm is not None and not gradient_clip_norm > 0:
+            raise UserError(f"model.gradient_clip_norm must be positive, got {gradient_clip_norm}")
+        self.automatic_optimization = False
         self.gpt = GPT(gpt)
         self.optimizer = optimizer
         self.schedule = schedule or Warmdown()
         self.compiled = compile
-        self.bits_per_byte = BitsPerByte()
+        self.gradient_clip_norm = gradient_clip_norm
         self.nonfinite = nonfinite
-        self.train_loss = math.nan
-        """Mean loss of a step's micro-batches over all ranks: the last step that the ranks agreed after."""
-        self.gradient_norm = math.nan
-        """Norm of that step's gradient, before clipping."""
-        self.lr_factor = 1.0
-        """What the schedule multiplied the learning rates of the last step by."""
-        self.val_score: Score | None = None
-        """The last validation's result; None once a step has been made since."""
+        self.bits_per_byte = BitsPerByte()
+        self.run = Run([])
         self._byte_counts: ByteCounts[Tensor] | None = None
         self._configured = False
         self._factor: Callable[[int], float] = lambda step: 1.0  # noqa: ARG005
         self._group_settings: list[dict[str, Any]] = []
-        self._numbers = StepNumbers({})
+        self._resumed = False
         self._seed: int | None = None
         self._validated_step = -1
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Set in each step: no parameters, for nn.Module to look for.
-        if name in ("train_loss", "gradient_norm", "lr_factor", "val_score"):
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Returns logits (batch, time, vocab), float32 after the soft cap, for token ids (batch, time)."""
+        logits: Tensor = self.gpt(input_ids.long())
+        return logits
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "GolfModule":
+        """Loads the weights of a checkpoint or an artifact into a module of the file's architecture.
+
+        Args:
+            checkpoint_path: a checkpoint of a fit, or an artifact. Reading it runs no code from the file.
+            args: not taken.
+            kwargs: further arguments of the module, such as ``optimizer`` to train it on; ``map_location``
+                is the device of the module (default: CPU).
+
+        Raises:
+            UserError: the file cannot be read or is malformed, or arguments are given that do not apply.
+        """
+        device = kwargs.pop("map_location", None)
+        if args or "gpt" in kwargs:
+            raise UserError(
+                "load_from_checkpoint takes the architecture from the file, and keyword arguments"
+            )
+        files, path = CheckpointFiles(), str(Path(checkpoint_path))
+        module = cls(gpt=files.saved_architecture(path, GPTConfig()), **kwargs)
+        weights = files.load_checkpoint(path)
+        resume.check_weights(weights, module.state_dict())
+        module.load_state_dict(weights["state_dict"])
+        return module if device is None else module.to(device)
 
     def check(self, trainer: Trainer) -> None:
-        """Raises a UserError if the trainer asks for what this module cannot do."""
+        """Raises a UserError if the trainer asks for something that this module cannot do."""
         check_trainer(trainer, self.gpt.config, compiled=self.compiled)
+        check_module(self)
 
     def configure_callbacks(self) -> list[Callback]:
-        there = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
-        needed = (TrainClock, PeerWatch, CompileWarmup)
-        return [kind() for kind in needed if not any(issubclass(t, kind) for t in there)]
+        self.check(self.trainer)  # Before Lightning looks, which would name no setting of plgolf.
+        present = self.trainer.callbacks  # type: ignore[attr-defined]
+        self.run = Run(present)
+        missing = [
+            kind() for kind in (PeerWatch, CompileWarmup) if not any(isinstance(c, kind) for c in present)
+        ]
+        return [*([] if self.run.clock in present else [self.run.clock]), *missing]
 
     def configure_model(self) -> None:
-        if self._configured:  # Lightning comes by for every fit and validate.
+        if self._configured:  # Lightning calls this at every fit and validate.
             return
         self._configured = True
         device = self.trainer.strategy.root_device
@@ -106,86 +146,131 @@ class GolfModule(LightningModule):
             # In place, so that the names in the state dict stay as they are.
             self.gpt.compile(dynamic=False, fullgraph=True)
 
+    def _make_optimizer(self) -> Optimizer:
+        try:
+            optimizer = self.optimizer(param_groups(self.gpt))
+        except UserError:
+            raise
+        except (ValueError, TypeError) as error:
+            raise UserError(f"model.optimizer: {' '.join(str(error).split())}") from error
+        check_optimizer(optimizer)
+        return optimizer
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = self.optimizer(param_groups(self.gpt))
-        clock, trainer, schedule = TrainClock.of(self.trainer), self.trainer, self.schedule
+        optimizer = self._make_optimizer()
+        clock, trainer, schedule = self.run.clock, self.trainer, self.schedule
 
         def factor(step: int) -> float:
             return schedule.factor(clock.progress(step, trainer.max_steps))
 
         self._factor, self._group_settings = factor, group_settings(optimizer)
-        scheduler = LearningRates(optimizer, factor)
         # LearningRateMonitor appends each group's name: lr/matrix, lr/embedding and so on.
+        scheduler = LambdaLR(optimizer, factor)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
         }
 
     def setup(self, stage: str) -> None:
-        self.check(self.trainer)
-        if stage == "fit":
-            StepLoop.put_in_place(self.trainer)
-        self._seed = None  # Until a checkpoint says otherwise.
-        self.val_score, self._validated_step = None, -1
+        # Stepping the optimizer before ModelCheckpoint saves is what is wanted here.
+        warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization")
+        self._seed, self._resumed = None, False  # Until a checkpoint sets them.
+        self._validated_step = -1
 
     def on_fit_start(self) -> None:
-        check_optimization(self.trainer)
         seed = torch.initial_seed() % 2**63 if self._seed is None else self._seed
         self._seed = self.trainer.strategy.broadcast(seed)
         params = dict(self.gpt.named_parameters())
-        self._numbers = StepNumbers(params, stop=self.nonfinite == "stop")
+        self.run.statistics = StepStatistics(params, stop=self.nonfinite == "stop")
 
     def on_train_start(self) -> None:
         resume.check_same_start(self.trainer)
-        # What a checkpoint has of settings gives way to this run's, whose end may be another one too.
-        if self._group_settings:  # Else a subclass has made the optimizer, and knows them.
-            factor = self._factor(self.trainer.global_step)
-            restore_settings(self.trainer.optimizers[0], self._group_settings, factor)
+        if self._resumed:  # The checkpoint holds those of its own schedule.
+            set_learning_rates(self.trainer.optimizers[0], self._factor(self.trainer.global_step))
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        trainer = self.trainer
-        if batch_idx % trainer.accumulate_grad_batches:
-            return
+    def on_train_epoch_start(self) -> None:
+        check_optimization(self.trainer)  # Callbacks may have changed what configure_optimizers made.
+        self._set_mode(training=True)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         assert self._seed is not None
-        seed_generators(self._seed, trainer.global_step, trainer.global_rank)
-        self._numbers.begin()
+        seed_generators(self._seed, self.trainer.global_step, self.trainer.global_rank)
+        self.run.statistics.begin()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Sequence[Batch], batch_idx: int) -> None:
+        """Makes one optimizer step.
+
+        Args:
+            batch: micro-batches of this rank.
+            batch_idx: number of the step in the epoch, from 0.
+        """
+        if isinstance(batch, Batch):
+            raise UserError("train_dataloader must yield a sequence of Batch for each step, got one Batch")
+        run = self.run
+        if run.warming_up:
+            self._backward(batch)
+            return
+        optimizer: Any = self.optimizers()
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            callback.on_before_zero_grad(self.trainer, self, optimizer)
+        optimizer.zero_grad()
+        self._backward(batch)
+        optimizer.step()
+        self._end_step()
+
+    def micro_batch_loss(self, batch: Batch) -> Tensor:
+        """Returns the mean loss () of a micro-batch, in nats per token. Override it to change the loss."""
         loss: Tensor = self.gpt(batch.input_ids.long(), batch.target_ids.long())
-        self._numbers.see_loss(loss)
         return loss
 
+    def _backward(self, batch: Sequence[Batch]) -> None:
+        count = len(batch)
+        block_sync = getattr(self.trainer.strategy, "block_backward_sync", nullcontext)
+        for index, micro_batch in enumerate(batch, start=1):
+            # Ranks exchange gradients once a step, during the last backward pass.
+            with nullcontext() if index == count else block_sync():
+                loss = self.micro_batch_loss(micro_batch)
+                self.run.statistics.add_loss(loss)
+                self.manual_backward(loss / count if count > 1 else loss)
+
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        self.val_score = None
-        self._numbers.see_gradients()
+        run = self.run
+        run.val_score = None
+        run.statistics.add_gradients()
         if self.nonfinite == "skip":
-            self._numbers.skip_if_nonfinite(self.trainer, optimizer)
+            run.statistics.drop_if_nonfinite(self.trainer, optimizer)
+        if self.gradient_clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.gpt.parameters(), self.gradient_clip_norm)
 
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        trainer = self.trainer
-        clock = TrainClock.of(trainer)
-        self._numbers.end()
-        if clock.is_due(trainer) or has_row(trainer):
-            unread = self._numbers.take()
-            everyones = all_gather_floats(self._numbers.facts(unread), clock.facts())
-            clock.agree(everyones)
-            rows = [row[2:] for row in everyones]
-            self.train_loss, self.gradient_norm = self._numbers.read(trainer, unread, rows)
+    def _end_step(self) -> None:
+        """Exchanges clock, signals and losses between ranks where that is due, and sets learning rates."""
+        trainer, run = self.trainer, self.run
+        run.statistics.end()
+        if run.clock.is_due(trainer) or has_row(trainer):
+            unread = run.statistics.take()
+            by_rank = all_gather_floats(run.statistics.stacked(unread), run.clock.facts())
+            run.clock.agree(by_rank)
+            values = [row[2:] for row in by_rank]
+            run.train_loss, run.gradient_norm = run.statistics.read(trainer, unread, values)
         else:
-            clock.go_on()
-        self.lr_factor = factor_of(scheduler.optimizer)
-        scheduler.step()
+            run.clock.go_on()
+        run.lr_factor = factor_of(trainer.optimizers[0])
+        for config in trainer.lr_scheduler_configs:
+            config.scheduler.step()  # type: ignore[call-arg]
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        trainer = self.trainer
-        if not self._numbers.has_ended:
-            if self._numbers.has_gradients:
-                raise UserError("lr_scheduler_step must call GolfModule's, which shares clock and losses")
-            return
-        if has_row(trainer):
-            record(self, training_row(trainer, self))
-        # After all callbacks had their turn, RunCheckpoint among them.
-        TrainClock.of(trainer).end_if_stopped(trainer)
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if not self.run.statistics.has_ended:
+            raise UserError(
+                "training_step must call GolfModule.training_step, which makes the optimizer step "
+                "(override micro_batch_loss to change the loss)"
+            )
+        if has_row(self.trainer):
+            record(self, training_row(self.trainer, self))
+        # After all callbacks, RunCheckpoint among them.
+        self.run.clock.end_if_stopped(self.trainer)
+
+    def on_validation_start(self) -> None:
+        self._set_mode(training=False)
 
     def on_validation_epoch_start(self) -> None:
         data = getattr(self.trainer, "datamodule", None)
@@ -196,7 +281,7 @@ class GolfModule(LightningModule):
         self._byte_counts = ByteCounts(*(torch.as_tensor(table, device=self.device) for table in tables))
 
     def add_score(self, batch: Batch, metric: BitsPerByte) -> Tensor:
-        """Scores a validation batch with the weights as they are, as ``score_batch`` does."""
+        """Scores a validation batch with the current weights, as ``score_batch`` does."""
         assert self._byte_counts is not None
         return score_batch(self.gpt, self._byte_counts, batch, metric)
 
@@ -209,45 +294,75 @@ class GolfModule(LightningModule):
         # A sanity check of the whole split is the score of step 0; one of a few batches is no score.
         if checking and self.trainer.num_sanity_val_steps != float("inf"):
             return
-        self.val_score = score
+        self.run.val_score = score
         if not checking:
             self._validated_step = self.trainer.global_step
         record(self, score.named("val"))
 
     def on_validation_end(self) -> None:
         if self.trainer.state.fn == "fit":
-            TrainClock.of(self.trainer).end_if_stopped(self.trainer)
+            self.run.clock.end_if_stopped(self.trainer)
+            self._set_mode(training=True)
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.add_score(batch, self.bits_per_byte)
+
+    def on_test_epoch_end(self) -> None:
+        score = Score.of(self.bits_per_byte)
+        self.bits_per_byte.reset()
+        record(self, score.named("test"))
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Returns the loss of each target in nats, float32 (sequences, seq_len)."""
+        real = slice(batch.num_sequences)
+        inputs, targets = batch.input_ids[real].long(), batch.target_ids[real].long()
+        nats: Tensor = self.gpt(inputs, targets, reduction="none")
+        return nats
 
     def on_train_epoch_end(self) -> None:
-        self._numbers.read_the_rest(self.trainer)  # Of an end between two readings.
+        self.run.statistics.read_all(self.trainer)  # The run may end between two readings.
+        self._set_mode(training=False)
 
     def on_train_end(self) -> None:
-        # The export is whole; a signal that came meanwhile is answered nevertheless.
-        clock = TrainClock.of(self.trainer)
+        # The export is complete. A signal that came during it ends the run now.
+        clock = self.run.clock
         clock.agree_to_stop(self.device)
         clock.end_if_stopped(self.trainer)
 
+    def _set_mode(self, *, training: bool) -> None:
+        for optimizer in self.trainer.optimizers:
+            set_mode(optimizer, training=training)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.trainer.state.fn == "fit" and self.trainer.state.status == "running":
-            self._numbers.read_the_rest(self.trainer)
+            self.run.statistics.read_all(self.trainer)
             check_finite(self.trainer)
         checkpoint["gpt_config"] = config_to_dict(self.gpt.config)
+        checkpoint["group_settings"] = self._group_settings
         checkpoint["seed"] = self._seed
         checkpoint["validated_step"] = self._validated_step
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         fit = self.trainer.state.fn == "fit"
-        allowed = RunCheckpoint.allowed_changes(self.trainer) if fit else []
-        if fit or "gpt_config" in checkpoint:  # The reference's artifacts do not say.
+        if fit or "gpt_config" in checkpoint:  # The reference's artifacts have none.
+            allowed = self.run.allowed_changes if fit else []
             resume.check_same_model(checkpoint, self.gpt.config, allowed=allowed)
         resume.check_weights(checkpoint, self.state_dict())
         if not fit:
             checkpoint.pop("loops", None)
             return
-        groups = param_groups(self.gpt)
-        resume.check_optimizer_state(checkpoint, self.optimizer(groups))
+        if type(self).configure_optimizers is GolfModule.configure_optimizers:
+            optimizer = self._make_optimizer()
+            before = resume.saved_group_settings(checkpoint, optimizer)
+            resume.check_optimizer_state(checkpoint, self._make_optimizer())
+            [saved] = checkpoint["optimizer_states"]
+            apply_changed_settings(saved["param_groups"], optimizer, before)
+            reset_scheduler_state(checkpoint, num_groups=len(optimizer.param_groups))
+            self._resumed = True
         self._seed = resume.count_of(checkpoint, "seed", most=2**63)
         self._validated_step = resume.count_of(checkpoint, "validated_step", least=-1)
-        resume.place_loops(checkpoint, self.trainer, validated_step=self._validated_step)
-        resume.place_schedule(checkpoint, num_groups=len(groups))
-        TrainClock.of(self.trainer).start_at(checkpoint["global_step"], self.trainer)
+        reset_loop_counters(checkpoint, self.trainer, validated_step=self._validated_step)
+        self.run.clock.start_at(checkpoint["global_step"], self.trainer)

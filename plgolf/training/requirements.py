@@ -1,20 +1,32 @@
-"""What a ``GolfModule`` wants of its trainer, and of whoever overrides its methods."""
+"""What ``GolfModule`` requires of its trainer, and of subclasses."""
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import StochasticWeightAveraging
+from inspect import Parameter, signature
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.optim import Optimizer
 
 from plgolf.errors import UserError
 from plgolf.hardware import fast_dtype
 from plgolf.model import GPTConfig
 
+_NEVER_CALLED = ("optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping", "lr_scheduler_step")
+"""Hooks of automatic optimization."""
+
 
 def check_trainer(trainer: Trainer, config: GPTConfig, *, compiled: bool) -> None:
-    """Raises a UserError if a trainer asks for what cannot be done.
+    """Raises a UserError if a trainer asks for something that cannot be done.
 
     Args:
         trainer: the trainer, before a fit or a validation.
-        config: of the model.
-        compiled: whether it is compiled.
+        config: configuration of the model.
+        compiled: True if the model is compiled.
     """
     if trainer.precision != "32-true":
         raise UserError(
@@ -30,23 +42,76 @@ def check_trainer(trainer: Trainer, config: GPTConfig, *, compiled: bool) -> Non
             "model.gpt.compute_dtype must be float32 or auto to compile for a GPU that emulates bfloat16, "
             "got bfloat16"
         )
-    if any(isinstance(c, StochasticWeightAveraging) for c in trainer.callbacks):  # type: ignore[attr-defined]
+    if trainer.gradient_clip_val:
         raise UserError(
-            "trainer.callbacks must have EMAWeightAveraging in the place of StochasticWeightAveraging, "
-            "which puts a scheduler of its own where the run's is"
+            "trainer.gradient_clip_val must be left alone, model.gradient_clip_norm clips the gradient, "
+            f"got {trainer.gradient_clip_val}"
         )
+    if trainer.accumulate_grad_batches != 1:
+        raise UserError(
+            "trainer.accumulate_grad_batches must be left alone, it follows from data.global_batch_tokens, "
+            f"got {trainer.accumulate_grad_batches}"
+        )
+    _check_callbacks(trainer)
+
+
+def _check_callbacks(trainer: Trainer) -> None:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, StochasticWeightAveraging):
+            raise UserError(
+                "trainer.callbacks: StochasticWeightAveraging replaces the learning rate schedule, "
+                "use EMAWeightAveraging"
+            )
+        # Until its first update its average is the initial weights, and they are validated and exported.
+        if isinstance(callback, WeightAveraging) and not callback.should_update(step_idx=0):
+            raise UserError(
+                f"trainer.callbacks: {type(callback).__name__} must average from the first step on, until "
+                "then it validates and exports the initial weights"
+            )
+        if isinstance(callback, GradientAccumulationScheduler):
+            raise UserError(
+                "trainer.callbacks: GradientAccumulationScheduler cannot be used, accumulation follows from "
+                "data.global_batch_tokens"
+            )
+        # Lightning ignores it where a module steps its optimizer itself.
+        if isinstance(callback, ModelCheckpoint) and "'train_time_interval': None" not in callback.state_key:
+            raise UserError(
+                "trainer.callbacks: ModelCheckpoint cannot save by train_time_interval, "
+                "use checkpoint.every_seconds"
+            )
+
+
+def check_module(module: LightningModule) -> None:
+    """Raises a UserError if a subclass relies on automatic optimization, which is off."""
+    if module.automatic_optimization:
+        raise UserError("automatic_optimization must be False: GolfModule makes the optimizer step itself")
+    for name in _NEVER_CALLED:
+        if is_overridden(name, module):
+            raise UserError(
+                f"{type(module).__name__}.{name} is never called: GolfModule makes the optimizer step in "
+                "training_step, override that or micro_batch_loss"
+            )
 
 
 def check_optimization(trainer: Trainer) -> None:
-    """Raises a UserError unless Lightning makes a fit's steps, with one scheduler that steps after each.
+    """Raises a UserError unless a fit has one optimizer, and schedulers that step after each of its steps."""
+    if len(trainer.optimizers) != 1:
+        raise UserError(f"configure_optimizers must return one optimizer, got {len(trainer.optimizers)}")
+    for config in trainer.lr_scheduler_configs:
+        asked = (config.interval, config.frequency, config.reduce_on_plateau)
+        if asked != ("step", 1, False):
+            raise UserError(
+                "an lr_scheduler must have interval step and frequency 1, and need no metric, got "
+                f"{type(config.scheduler).__name__} with {config.interval} and {config.frequency}"
+            )
+    check_optimizer(trainer.optimizers[0])
 
-    ``GolfModule`` shares clock, signals and losses as it steps: else nothing would end the run.
-    """
-    if not trainer.lightning_module.automatic_optimization:
-        raise UserError("automatic_optimization must be True, for the clock counts Lightning's steps")
-    configs = trainer.lr_scheduler_configs
-    if [(c.interval, c.frequency, c.reduce_on_plateau) for c in configs] != [("step", 1, False)]:
+
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Raises a UserError if an optimizer cannot step without a closure that recomputes the loss."""
+    closure = signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is Parameter.empty:
         raise UserError(
-            "a fit must have one lr_scheduler, of interval step and frequency 1, "
-            "for clock and losses are shared as it steps"
+            f"model.optimizer must step without a closure, got {type(optimizer).__name__}, "
+            "which evaluates the loss several times in a step"
         )

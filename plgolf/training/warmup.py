@@ -2,7 +2,7 @@
 
 import copy
 import gc
-from functools import partial
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,7 +11,8 @@ from plgolf.data.stream import Batch
 from plgolf.errors import UserError
 from plgolf.training.datamodule import ShardDataModule
 from plgolf.training.logs.screen import progress, say
-from plgolf.training.timing.clock import TrainClock
+from plgolf.training.optimizer_settings import set_mode
+from plgolf.training.run import Run
 
 
 class CompileWarmup(Callback):
@@ -46,32 +47,29 @@ class CompileWarmup(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         gc.unfreeze()
 
-    def _run(self, steps: int, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _run(self, steps: int, trainer: Trainer, pl_module: Any) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ShardDataModule)
         if self.steps:
             say(f"warm-up: {self.steps} steps")
         optimizer = trainer.optimizers[0]
+        set_mode(optimizer, training=True)
         weights = {name: tensor.clone() for name, tensor in pl_module.state_dict().items()}
         state = copy.deepcopy(optimizer.state_dict())
-        # A generator of its own: the run's random numbers stay where they are.
+        # A generator of its own leaves the run's random numbers as they are.
         generator = torch.Generator().manual_seed(trainer.global_rank)
         shape = (data.plan.sequences, data.seq_len)
-        with TrainClock.of(trainer).phase("warmup"):
+        run: Run = pl_module.run
+        with run.clock.phase("warmup"):
             shown = progress("warm-up", steps, "steps")
+            run.warming_up = True
             for done in range(steps):
                 tokens = torch.randint(data.vocab_size, (2, *shape), generator=generator)
                 inputs, targets = tokens.to(torch.uint16).to(pl_module.device)
-                optimizer.step(partial(_forward_backward, trainer, Batch(inputs, targets, shape[0])))  # type: ignore[arg-type]
+                trainer.strategy.training_step((Batch(inputs, targets, shape[0]),), done)
+                optimizer.step()
                 optimizer.zero_grad()
                 shown.show(done + 1)
+            run.warming_up = False
             pl_module.load_state_dict(weights)
             optimizer.load_state_dict(state)
-
-
-def _forward_backward(trainer: Trainer, batch: Batch) -> torch.Tensor:
-    """Goes forward and back, and returns the loss: as often as an optimizer asks for it."""
-    loss = trainer.strategy.training_step(batch, 0)
-    assert isinstance(loss, torch.Tensor)
-    trainer.strategy.backward(loss, trainer.optimizers[0])
-    return loss

@@ -169,7 +169,7 @@ def test_numbers_that_are_read_together_are_those_of_their_steps(tmp_path):
         module, data = golden_module(), golden_data(global_batch_tokens=3 * 8 * 64, kind=Data)
         fit = trainer(tmp_path, TrainClock(agree_seconds=apart), max_steps=20, max_epochs=-1)
         fit.fit(module, data)
-        seen.append((module.train_loss, module.gradient_norm))
+        seen.append((module.run.train_loss, module.run.gradient_norm))
     assert seen[0] == seen[1]
 
 

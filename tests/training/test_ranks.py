@@ -40,7 +40,7 @@ class Note(Callback):
         self.scored += [row.numpy().tobytes() for row in batch.target_ids[: batch.num_sequences]]
 
     def on_validation_end(self, trainer, module):
-        self.scores.append((module.val_score, self.scored))
+        self.scores.append((module.run.val_score, self.scored))
         self.scored = []
 
 

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: what must be as it was, and where Lightning's loops stand then."""
+"""Resuming from a checkpoint: what must be as it was."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -140,69 +140,21 @@ def step_of(checkpoint: Mapping[str, Any]) -> int:
     return count_of(checkpoint, "global_step", most=_MOST_STEPS)
 
 
-def place_schedule(checkpoint: dict[str, Any], *, num_groups: int) -> None:
-    """Writes all there is to know of a LambdaLR to a checkpoint; the base learning rates are this run's."""
-    step = checkpoint["global_step"]
-    checkpoint["lr_schedulers"] = [
-        {"last_epoch": step, "_step_count": step + 1, "lr_lambdas": [None] * num_groups}
-    ]
-
-
-def place_loops(checkpoint: dict[str, Any], trainer: Trainer, *, validated_step: int) -> None:
-    """Puts Lightning's loops at the start of the step that follows the checkpoint; checks callbacks.
-
-    A checkpoint may have been written amid a step's micro-batches, of which there may have been another
-    number, and before or after the validation that is due at its step. Lightning would skip that validation
-    either way.
-
-    Args:
-        checkpoint: what Lightning restores itself from; changed in place.
-        trainer: the trainer, whose batches are cut.
-        validated_step: the last step whose weights were validated when the checkpoint was written.
+def saved_group_settings(
+    checkpoint: Mapping[str, Any], optimizer: Optimizer
+) -> Sequence[dict[str, Any]] | None:
+    """Returns what a checkpoint says of how its optimizer's groups were configured; None if it does not.
 
     Raises:
-        UserError: the checkpoint's counters are not Lightning's, or its callbacks have no states.
+        UserError: it is malformed.
     """
-    states = checkpoint.get("callbacks", {})
-    if not isinstance(states, dict) or not all(isinstance(state, dict) for state in states.values()):
-        raise UserError(f"the checkpoint's callbacks must be states by name, got {_short(states)}")
-    saved = checkpoint.get("loops")
-    loops: Any = saved.get("fit_loop") if isinstance(saved, dict) else None
-    fresh = trainer.fit_loop.state_dict()
-    _check_counters({**loops, "state_dict": {}} if isinstance(loops, dict) else loops, fresh, "loops")
-    if trainer.limit_train_batches not in (None, 1.0):
-        raise UserError(
-            "trainer.limit_train_batches must be left alone to go on from a checkpoint, "
-            f"got {trainer.limit_train_batches}"
-        )
-    step = step_of(checkpoint)
-    here = step * trainer.accumulate_grad_batches
-    batches = loops["epoch_loop.batch_progress"]
-    batches["is_last_batch"] = False
-    epochs = loops["epoch_progress"] = fresh["epoch_progress"]
-    for kind in ("total", "current"):
-        batches[kind] = dict.fromkeys(batches[kind], here)
-        epochs[kind].update(ready=1, started=1)  # One endless epoch, wherever it was left.
-    steps = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]
-    steps.update(ready=step, completed=step)
-    interval = trainer.val_check_interval
-    due = isinstance(interval, int) and here % interval == 0
-    # Lightning counts the round in which it only makes up for that validation, or passes it over, as a step.
-    loops["epoch_loop.state_dict"]["_batches_that_stepped"] = step - due
-    validation = loops["epoch_loop.val_loop.batch_progress"] = fresh["epoch_loop.val_loop.batch_progress"]
-    if step and validated_step != step:  # As if interrupted within it.
-        validation["total"].update(ready=1, started=1)
-    loops["state_dict"] = {}
-
-
-def _check_counters(saved: Any, fresh: Any, where: str) -> None:
-    if isinstance(fresh, dict):
-        if not isinstance(saved, dict) or set(saved) != set(fresh):
-            raise UserError(f"the checkpoint's {where} must have Lightning's own keys")
-        for key, value in fresh.items():
-            _check_counters(saved[key], value, f"{where}.{key}")
-    elif type(saved) is not type(fresh) or not 0 <= saved <= _MOST:
-        raise UserError(f"the checkpoint's {where} must be a count, got {_short(saved)}")
+    saved = checkpoint.get("group_settings")
+    if saved is None:
+        return None
+    groups = optimizer.param_groups
+    if not isinstance(saved, list) or [type(group) for group in saved] != [dict] * len(groups):
+        raise UserError(f"the checkpoint's group_settings must be one dict for each of {len(groups)} groups")
+    return saved
 
 
 def check_optimizer_state(checkpoint: Mapping[str, Any], optimizer: Optimizer) -> None:

@@ -104,7 +104,7 @@ class ArtifactExport(Callback):
         clock, data = TrainClock.of(trainer), trainer.datamodule  # type: ignore[attr-defined]
         path = self.folder(trainer) / "model.int8.ptz"
         with clock.phase("export"):
-            before = pl_module.val_score or _score(trainer, pl_module)
+            before = pl_module.run.val_score or _score(trainer, pl_module)
             stats = self._export(trainer, pl_module, path)
             say(f"export: wrote {path}, scoring what it holds")
         analysis = ScoreAnalysis(data.val_split, data.tokenizer, num_documents=self.hardest_documents)

@@ -1,4 +1,4 @@
-"""Losses and gradients that are no numbers: found without waiting for a device, named, stopped or skipped."""
+"""Losses and gradients that are not finite: found without waiting for the device, then named."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,131 +13,130 @@ from plgolf.distributed import all_gather_floats
 from plgolf.errors import RunError
 from plgolf.training.logs.screen import say
 
-_MOST_SKIPS = 10
-"""Steps in a row that may be skipped: beyond, it is not the data."""
+_MAX_SKIPS = 10
+"""Steps in a row that may be skipped. After more than that the data is not the cause."""
 
 
-class Numbers(NamedTuple):
-    """Of one optimizer step, on the device."""
+class StepValues(NamedTuple):
+    """Losses of one optimizer step and norms of its gradients by parameter, on the device."""
 
     losses: list[Tensor]
     norms: dict[str, Tensor]
 
     @property
     def width(self) -> int:
+        """Number of values."""
         return len(self.norms) + len(self.losses)
 
-    def of(self, facts: Sequence[float]) -> list[float]:
-        """Returns the norm of the whole gradient and the losses, out of ``StepNumbers.facts``."""
-        return [math.hypot(*facts[: len(self.norms)]), *facts[len(self.norms) :]]
+    def split(self, values: Sequence[float]) -> list[float]:
+        """Returns the norm of the whole gradient, then the losses, from ``StepStatistics.stacked``."""
+        return [math.hypot(*values[: len(self.norms)]), *values[len(self.norms) :]]
 
 
-class StepNumbers:
-    """The losses of a step's micro-batches and the norm of its gradient, on the device until somebody asks.
+class StepStatistics:
+    """Losses and gradient norms of each step, kept on the device until they are read.
 
-    Nothing is read while steps go through, so that a GPU is never waited for.
+    Nothing is read while steps run, so that the host never waits for a GPU.
 
     Args:
-        params: the model's, by name.
-        stop: reading raises a RunError on every rank if a step has a number that is none.
+        params: parameters of the model by name.
+        stop: raise a RunError on every rank when a value that is read is not finite.
     """
 
     def __init__(self, params: Mapping[str, nn.Parameter], *, stop: bool = True) -> None:
         self._params, self._stop = params, stop
-        self._now = Numbers([], {})
-        self._unread: list[Numbers] = []
-        self.has_ended = True
-        """Whether the step that began last has ended, too."""
+        self._current = StepValues([], {})
+        self._unread: list[StepValues] = []
         self._skipped = 0
+        self.has_ended = True
+        """True once the step that began last has ended."""
 
     def begin(self) -> None:
-        """Begins a step."""
-        self._now, self.has_ended = Numbers([], {}), False
+        """Starts a step."""
+        self._current, self.has_ended = StepValues([], {}), False
 
-    @property
-    def has_gradients(self) -> bool:
-        """Whether the step has gone as far as its gradients."""
-        return bool(self._now.norms)
+    def add_loss(self, loss: Tensor) -> None:
+        """Adds the loss () of a micro-batch."""
+        self._current.losses.append(loss.detach())
 
-    def see_loss(self, loss: Tensor) -> None:
-        """Takes the loss () of a micro-batch."""
-        self._now.losses.append(loss.detach())
-
-    def see_gradients(self) -> None:
-        """Takes the norm of every gradient; that of one with an infinity or NaN in it is not finite."""
+    def add_gradients(self) -> None:
+        """Adds the norm of every gradient."""
         grads = {name: grad for name, p in self._params.items() if (grad := p.grad) is not None}
-        self._now.norms.update(norms_of(grads))
+        self._current.norms.update(norms_of(grads))
 
     def end(self) -> None:
-        """Keeps the step's numbers for ``facts``."""
-        self._unread.append(self._now)
+        """Ends the step: its values wait to be read."""
+        self._unread.append(self._current)
         self.has_ended = True
 
-    def take(self) -> list[Numbers]:
-        """Returns the numbers of the steps that nobody has read, for ``facts`` and ``read``.
+    def take(self) -> list[StepValues]:
+        """Returns the steps that have not been read, and forgets them.
 
-        They are gone from here before ranks share them: whoever saves a checkpoint meanwhile, in a signal's
-        handler, must not do it again.
+        They are removed before the ranks exchange them, because a signal handler may save a checkpoint
+        during the exchange, and must not exchange them again.
         """
         unread, self._unread = self._unread, []
         return unread
 
-    def facts(self, steps: Sequence[Numbers]) -> Tensor:
-        """Returns the norms and the losses of each step, one after the other, float32 (n,)."""
-        facts = [fact for step in steps for fact in (*step.norms.values(), *step.losses)]
-        if facts:
-            return torch.stack(facts).float()
+    def stacked(self, steps: Sequence[StepValues]) -> Tensor:
+        """Returns norms and losses of each step, one step after the other, float32 (n,)."""
+        values = [value for step in steps for value in (*step.norms.values(), *step.losses)]
+        if values:
+            return torch.stack(values).float()
         device = next((p.device for p in self._params.values()), None)
-        return torch.empty(0, device=device)  # A module may skip each batch of a step.
+        return torch.empty(0, device=device)
 
-    def read_the_rest(self, trainer: Trainer) -> None:
-        """Has the ranks share what nobody has read yet; each must call it after the same step."""
+    def read_all(self, trainer: Trainer) -> None:
+        """Exchanges and checks what has not been read; every rank calls it after the same step."""
         unread = self.take()
         if unread:
-            self.read(trainer, unread, all_gather_floats(self.facts(unread)))
+            self.read(trainer, unread, all_gather_floats(self.stacked(unread)))
 
     def read(
-        self, trainer: Trainer, unread: Sequence[Numbers], everyones: Sequence[Sequence[float]]
+        self, trainer: Trainer, unread: Sequence[StepValues], by_rank: Sequence[Sequence[float]]
     ) -> tuple[float, float]:
-        """Looks at the numbers of all ranks.
+        """Checks the values of all ranks.
 
         Args:
-            trainer: says which step was the last of them.
-            unread: this rank's.
-            everyones: the ``facts`` of each rank.
+            trainer: tells which step was the last of them.
+            unread: steps of this rank.
+            by_rank: values of ``stacked`` from each rank.
 
         Returns:
-            The last step's mean loss, and the norm of its gradient.
+            Mean loss of the last step, and the norm of its gradient.
+
+        Raises:
+            RunError: a value is not finite; on every rank, silent on all but the first.
         """
-        if self._stop and not math.isfinite(sum(map(sum, everyones))):
+        if self._stop and not math.isfinite(sum(map(sum, by_rank))):
             end = 0
-            for i, numbers in enumerate(unread):
-                start, end = end, end + numbers.width
-                ranks = [numbers.of(row[start:end]) for row in everyones]
-                problem = _problem(trainer, numbers, ranks, step=trainer.global_step + 1 - len(unread) + i)
+            for i, values in enumerate(unread):
+                start, end = end, end + values.width
+                ranks = [values.split(row[start:end]) for row in by_rank]
+                problem = _problem(trainer, values, ranks, step=trainer.global_step + 1 - len(unread) + i)
                 if problem:
                     silent = trainer.global_rank > 0
                     raise RunError(f"{problem}; checkpoints are of earlier steps", silent=silent)
-        last = [unread[-1].of(row[len(row) - unread[-1].width :]) for row in everyones]
+        last = [unread[-1].split(row[len(row) - unread[-1].width :]) for row in by_rank]
         losses = [loss for row in last for loss in row[1:]]
         return sum(losses) / len(losses) if losses else math.nan, last[0][0]
 
-    def skip_if_nonfinite(self, trainer: Trainer, optimizer: Optimizer) -> None:
-        """Takes the gradients away if a number is none, so that the optimizer has nothing to do.
+    def drop_if_nonfinite(self, trainer: Trainer, optimizer: Optimizer) -> None:
+        """Drops the gradients if a value of the current step is not finite, so that the step changes nothing.
 
         Args:
-            trainer: says which step is about to be made.
-            optimizer: the one to make it.
+            trainer: tells which step is about to be made.
+            optimizer: holds the gradients.
 
         Raises:
-            RunError: it would be the eleventh in a row.
+            RunError: this would be the eleventh skipped step in a row.
         """
-        everyones = [self._now.of(facts) for facts in all_gather_floats(self.facts([self._now]))]
-        problem = _problem(trainer, self._now, everyones, step=trainer.global_step + 1)
+        by_rank = [self._current.split(row) for row in all_gather_floats(self.stacked([self._current]))]
+        problem = _problem(trainer, self._current, by_rank, step=trainer.global_step + 1)
         if not problem:
             self._skipped = 0
             return
-        if self._skipped == _MOST_SKIPS:
+        if self._skipped == _MAX_SKIPS:
             silent = trainer.global_rank > 0
             raise RunError(f"{problem}, after {self._skipped} skipped steps in a row", silent=silent)
         self._skipped += 1
@@ -146,29 +145,29 @@ class StepNumbers:
 
 
 def _problem(
-    trainer: Trainer, numbers: Numbers, everyones: Sequence[Sequence[float]], *, step: int
+    trainer: Trainer, values: StepValues, by_rank: Sequence[Sequence[float]], *, step: int
 ) -> str | None:
-    found = find_nonfinite(everyones)
+    found = find_nonfinite(by_rank)
     if found is None:
         return None
     rank, index = found
-    accumulation = trainer.accumulate_grad_batches
+    accumulation = len(values.losses)
     first = (step - 1) * accumulation
     if index >= 0:
-        loss, place = everyones[rank][1 + index], _place(trainer, first + index, first + index, [rank])
+        loss, place = by_rank[rank][1 + index], _place(trainer, first + index, first + index, [rank])
         return (
             f"step {step}: the loss of rank {rank} is {loss} in micro-batch {index + 1} of "
             f"{accumulation} ({place})"
         )
     place = _place(trainer, first, first + accumulation - 1, range(trainer.world_size))
     return (
-        f"step {step}: the gradient of {first_nonfinite(numbers.norms) or 'the model'} on rank {rank} "
+        f"step {step}: the gradient of {first_nonfinite(values.norms) or 'the model'} on rank {rank} "
         f"is not finite, though every loss is ({place})"
     )
 
 
 def norms_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the norm () of each tensor, on its device; one with an infinity or NaN in it is not finite."""
+    """Returns the norm () of each tensor, on its device; it is not finite if one of the values is not."""
     if not tensors:
         return {}
     if next(iter(tensors.values())).is_cuda:
@@ -177,9 +176,9 @@ def norms_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fused_norms(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Does the same in a few kernels for all tensors of a dtype: in a mixture a GPU takes tensors one by one.
+    """Returns the norms of ``norms_of`` as float32 or wider, in a few kernels for all tensors of a dtype.
 
-    All norms are float32 or wider, so that to stack them takes few kernels, too.
+    On a list of mixed dtypes, and when stacking mixed results, a GPU takes one kernel for each tensor.
     """
     norms: dict[str, Tensor] = {}
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors.values()):
@@ -190,14 +189,14 @@ def fused_norms(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def first_nonfinite(norms: Mapping[str, Tensor]) -> str | None:
-    """Returns the name of the first norm that is not finite, waiting for the device once; None if all are."""
-    numbers = torch.stack([norm.float() for norm in norms.values()]).tolist()
-    return next((name for name, norm in zip(norms, numbers, strict=True) if not math.isfinite(norm)), None)
+    """Returns the name of the first norm that is not finite, or None; waits for the device once."""
+    values = torch.stack([norm.float() for norm in norms.values()]).tolist()
+    return next((name for name, norm in zip(norms, values, strict=True) if not math.isfinite(norm)), None)
 
 
 @torch.no_grad()
 def check_finite(trainer: Trainer) -> None:
-    """Raises a RunError on every rank if a weight is no number: losses tell of it only a step later."""
+    """Raises a RunError on every rank if a weight is not finite: losses show that one step later."""
     bad = first_nonfinite(norms_of(dict(trainer.lightning_module.named_parameters())))
     if bad:
         message = f"step {trainer.global_step}: the weight {bad} is not finite"
@@ -212,19 +211,22 @@ def _place(trainer: Trainer, first: int, last: int, of_ranks: Sequence[int]) -> 
     return f"micro-batches {first} to {last}"
 
 
-def find_nonfinite(facts: Sequence[Sequence[float]]) -> tuple[int, int] | None:
-    """Looks for a number that is none in the facts of a step on all ranks: norm of the gradient, losses.
+def find_nonfinite(by_rank: Sequence[Sequence[float]]) -> tuple[int, int] | None:
+    """Finds the first value of a step that is not finite.
+
+    Args:
+        by_rank: norm of the gradient, then the losses, of each rank.
 
     Returns:
-        Rank and micro-batch of the first loss that is not finite; micro-batch -1 if all losses are but the
-        gradient is not; None if everything is finite.
+        Rank and micro-batch of the first loss that is not finite; micro-batch -1 if all losses are finite but
+        the gradient is not; None if everything is finite.
 
     >>> find_nonfinite([[0.5, 3.1, 3.2], [0.5, 3.0, float("nan")]])
     (1, 1)
     """
-    for rank, (_, *losses) in enumerate(facts):
+    for rank, (_, *losses) in enumerate(by_rank):
         for index, loss in enumerate(losses):
             if not math.isfinite(loss):
                 return rank, index
-    bad = (rank for rank, (gradient_norm, *_) in enumerate(facts) if not math.isfinite(gradient_norm))
+    bad = (rank for rank, (gradient_norm, *_) in enumerate(by_rank) if not math.isfinite(gradient_norm))
     return next(((rank, -1) for rank in bad), None)

@@ -2,25 +2,28 @@
 
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+import torch
+from lightning.pytorch import Trainer
 from torch.optim import Optimizer
 
 from plgolf.roles import Role
-from plgolf.training.timing.clock import TrainClock
 
 
-def record(module: LightningModule, values: dict[str, float]) -> None:
-    """Tells callbacks through Lightning and loggers directly.
+def record(module: Any, values: dict[str, float]) -> None:
+    """Gives values to callbacks, loggers and, outside a fit, to the caller of the Trainer.
 
-    Lightning counts a logger's steps from 0, and would show a metric named ``step`` to callbacks too.
+    In a fit loggers get them directly: Lightning would count their steps from 0, and takes a millisecond.
 
     Args:
         module: the module, in a hook where Lightning lets it log.
-        values: by name; loggers are told the training seconds too.
+        values: values by name; loggers get the training seconds too.
     """
     trainer = module.trainer
-    module.log_dict(values, logger=False)
-    row = {**values, "train/seconds": TrainClock.of(trainer).elapsed_seconds}
+    if trainer.state.fn != "fit":
+        module.log_dict(values)
+        return
+    trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
+    row = {**values, "train/seconds": module.run.clock.elapsed_seconds}
     for logger in trainer.loggers:
         logger.log_metrics(row, step=trainer.global_step)
 
@@ -33,12 +36,12 @@ def has_row(trainer: Trainer) -> bool:
 
 def training_row(trainer: Trainer, module: Any) -> dict[str, float]:
     """Returns the values of the step just made, and the mean time of those since the row before."""
-    recent = TrainClock.of(trainer).step_seconds[-trainer.log_every_n_steps :]  # type: ignore[attr-defined]
+    recent = module.run.clock.step_seconds[-trainer.log_every_n_steps :]  # type: ignore[attr-defined]
     row = {
-        "train/loss": module.train_loss,
-        "train/gradient_norm": module.gradient_norm,
+        "train/loss": module.run.train_loss,
+        "train/gradient_norm": module.run.gradient_norm,
         "train/step_ms": 1000 * sum(recent) / max(len(recent), 1),
-        "train/lr_factor": module.lr_factor,
+        "train/lr_factor": module.run.lr_factor,
     }
     momentum = _momentum(trainer.optimizers[0])
     return row if momentum is None else {**row, "train/momentum": momentum}

@@ -54,12 +54,12 @@ class StepFacts:
         return cls(
             step=trainer.global_step,
             max_steps=trainer.max_steps if trainer.max_steps >= 0 else None,
-            loss=module.train_loss,
+            loss=module.run.train_loss,
             elapsed_seconds=clock.elapsed_seconds,
             max_seconds=clock.max_seconds,
             recent_ms=1000 * seconds,
             tokens_per_second=tokens_per_second,
-            lr_factor=module.lr_factor,
+            lr_factor=module.run.lr_factor,
             peak_mib=peak_memory_mib(module.device)[0],
             flops_utilisation=flops / (peak * trainer.world_size) if peak else None,
         )

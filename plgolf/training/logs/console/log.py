@@ -57,8 +57,6 @@ class ConsoleLog(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
-            return
         is_due = self._bar.is_due if self._bar else self.reads_step(trainer.global_step)
         if is_due and trainer.is_global_zero:
             self._say_step(trainer, pl_module)
@@ -73,7 +71,7 @@ class ConsoleLog(Callback):
             self._bar.step(StepFacts.of(trainer, module, recent_steps=self.every_steps))
         elif self.style == "reference":
             elapsed = TrainClock.of(trainer).elapsed_seconds
-            say(reference.step_line(step, max_steps, module.train_loss, elapsed))
+            say(reference.step_line(step, max_steps, module.run.train_loss, elapsed))
         else:
             from plgolf.training.logs.console.lines import step_line  # noqa: PLC0415 (Rich)
 
@@ -94,7 +92,7 @@ class ConsoleLog(Callback):
             self._validating.show(batch_idx + 1)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        score, step = pl_module.val_score, trainer.global_step
+        score, step = pl_module.run.val_score, trainer.global_step
         if score is None:
             return
         if trainer.state.fn == "validate":

@@ -1,0 +1,78 @@
+"""An optimizer's groups and mode: what the schedule sets, and what a resumed run takes from where."""
+
+from collections.abc import Sequence
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+_OF_MUON_ADAM = {"betas", "eps"}
+"""Group settings of ``MuonAdam`` that come from the configurations its constructor takes."""
+
+
+def factor_of(optimizer: Optimizer) -> float:
+    """Returns the factor on the base learning rates; 1 without a schedule, or if all of them are 0."""
+    scheduled = (group for group in optimizer.param_groups if group.get("initial_lr"))
+    return next((float(group["lr"] / group["initial_lr"]) for group in scheduled), 1.0)
+
+
+def set_learning_rates(optimizer: Optimizer, factor: float) -> None:
+    """Sets each group's learning rate to its base times ``factor``."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):  # A compiled optimizer step may hold the tensor.
+            group["lr"].fill_(group["initial_lr"] * factor)
+        else:
+            group["lr"] = group["initial_lr"] * factor
+
+
+def set_mode(optimizer: Optimizer, *, training: bool) -> None:
+    """Switches an optimizer between the weights that it trains and those that it wants evaluated.
+
+    Schedule-free optimizers (https://arxiv.org/abs/2405.15682) have ``train`` and ``eval`` for that.
+    """
+    switch = getattr(optimizer, "train" if training else "eval", None)
+    if callable(switch):
+        switch()
+
+
+def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Returns a copy of all entries of each group but its parameters."""
+    return [
+        {
+            name: value.clone() if isinstance(value, Tensor) else value
+            for name, value in group.items()
+            if name != "params"
+        }
+        for group in optimizer.param_groups
+    ]
+
+
+def apply_changed_settings(
+    saved: Sequence[dict[str, Any]], optimizer: Optimizer, before: Sequence[dict[str, Any]] | None
+) -> None:
+    """Writes what this run's configuration changes to the groups that a checkpoint restores.
+
+    Everything else stays as it was saved: optimizers such as Prodigy (https://arxiv.org/abs/2306.06101) and
+    schedule-free ones (https://arxiv.org/abs/2405.15682) keep their progress in their groups.
+
+    Args:
+        saved: groups of the checkpoint; changed in place.
+        optimizer: newly made from this run's configuration.
+        before: ``group_settings`` of the optimizer that the checkpoint's run made from its configuration;
+            None for a checkpoint without: then settings that the constructor takes override.
+    """
+    now = group_settings(optimizer)
+    configured = set(signature(type(optimizer)).parameters) | _OF_MUON_ADAM
+    for index, (group, settings) in enumerate(zip(saved, now, strict=True)):
+        group["initial_lr"] = settings["lr"]  # The schedule sets lr, from this.
+        for name, value in settings.items():
+            if (name in configured) if before is None else not _equal(before[index].get(name), value):
+                group[name] = value
+
+
+def _equal(left: Any, right: Any) -> bool:
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        return torch.equal(left, right)
+    return type(left) is type(right) and bool(left == right)

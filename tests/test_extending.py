@@ -83,7 +83,7 @@ def test_a_run_with_the_technique_learns_and_its_artifact_scores_the_same(copy, 
     said = run("-m", "plgolf", *words, cwd=copy)
     assert float(said.split("val/bpb ")[1].split()[0]) == pytest.approx(result["roundtrip_val_bpb"], abs=1e-6)
     # plgolf as it is does not know the part, and says so instead of leaving it out.
-    with pytest.raises(UserError, match="output_gate is no setting of AttentionConfig"):
+    with pytest.raises(UserError, match="output_gate is not a setting of AttentionConfig"):
         read_artifact(folder / "model.int8.ptz")
 
 

@@ -62,9 +62,7 @@ class ScoredBatch(NamedTuple):
     num_bytes: Tensor
 
 
-def score_batch(
-    gpt: GPT, byte_counts: ByteCounts[Tensor], batch: Batch, metric: BitsPerByte
-) -> ScoredBatch:
+def score_batch(gpt: GPT, byte_counts: ByteCounts[Tensor], batch: Batch, metric: BitsPerByte) -> ScoredBatch:
     """Scores a validation batch and adds it to a metric.
 
     Args:

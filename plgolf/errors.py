@@ -62,7 +62,7 @@ def at_least(name: str, value: Any, least: float) -> None:
     Traceback (most recent call last):
     plgolf.errors.UserError: steps must be at least 0, got -1
     """
-    if not isinstance(value, Real) or not value >= least:
+    if not isinstance(value, Real) or not value >= least:  # type: ignore[operator]
         raise UserError(f"{name} must be at least {least}, got {value!r:.100}")
 
 

@@ -46,24 +46,7 @@ class MuonAdam(torch.optim.Optimizer):
         scalar: AdamConfig = AdamConfig(lr=0.02),
     ) -> None:
         adam_configs = {Role.EMBEDDING: embedding, Role.HEAD: head, Role.SCALAR: scalar}
-        groups = []
-        for group in params:
-            if not isinstance(group, dict) or "role" not in group:
-                raise UserError("params must be groups with a role: plgolf.roles.param_groups(model)")
-            if group["role"] not in tuple(Role):
-                raise UserError(f"role must be one of {', '.join(Role)}, got {group['role']!r:.100}")
-            role = Role(group["role"])
-            settings = (
-                {"lr": matrix.lr, "momentum": matrix.momentum_start, "step": 0}
-                if role is Role.MATRIX
-                else {
-                    "lr": adam_configs[role].lr,
-                    "betas": adam_configs[role].betas,
-                    "eps": adam_configs[role].eps,
-                    "fused": True,
-                }
-            )
-            groups.append({**settings, **group})
+        groups = [_with_settings(group, matrix, adam_configs) for group in params]
         self.matrix = matrix
         super().__init__(groups, {})
 
@@ -182,3 +165,17 @@ class MuonAdam(torch.optim.Optimizer):
 
 def _owners(group: dict[str, Any], world_size: int) -> tuple[int, ...]:
     return assign_owners(tuple(p.shape for p in group["params"]), world_size)
+
+
+def _with_settings(
+    group: dict[str, Any], matrix: MuonConfig, adam_configs: dict[Role, AdamConfig]
+) -> dict[str, Any]:
+    if not isinstance(group, dict) or "role" not in group:
+        raise UserError("params must be groups with a role: plgolf.roles.param_groups(model)")
+    if group["role"] not in tuple(Role):
+        raise UserError(f"role must be one of {', '.join(Role)}, got {group['role']!r:.100}")
+    role = Role(group["role"])
+    if role is Role.MATRIX:
+        return {"lr": matrix.lr, "momentum": matrix.momentum_start, "step": 0, **group}
+    adam_config = adam_configs[role]
+    return {"lr": adam_config.lr, "betas": adam_config.betas, "eps": adam_config.eps, "fused": True, **group}

@@ -77,7 +77,7 @@ def score_batch(gpt: GPT, byte_counts: ByteCounts[Tensor], batch: Batch, metric:
     input_ids, target_ids = batch.input_ids.long(), batch.target_ids.long()
     counted = target_ids.clone()
     counted[batch.num_sequences :] = -100
-    # Token by token, so that the sum is the same however ranks and batches cut the split.
+    # Token by token, so that the sum does not depend on how ranks and batches cut the split.
     nats: Tensor = gpt(input_ids, counted, reduction="none")
     real = slice(batch.num_sequences)
     scored = ScoredBatch(nats[real], byte_counts(input_ids[real], target_ids[real]))

@@ -66,15 +66,15 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     values = (distance / sampling.temperature).softmax(0)
     if sampling.top_k is None and sampling.top_p == 1:
         return values
-    likeliest, ids = values.sort(descending=True, stable=True)
+    kept, ids = values.sort(descending=True, stable=True)
     if sampling.top_k is not None:
-        likeliest[sampling.top_k :] = 0.0
-        likeliest /= likeliest.sum()
+        kept[sampling.top_k :] = 0.0
+        kept /= kept.sum()
     if sampling.top_p < 1:
         # A token stays if those before it do not reach top_p: the most likely one always does.
-        before = likeliest.cumsum(0) - likeliest
-        likeliest[before >= sampling.top_p] = 0.0
-    return torch.zeros_like(values).scatter(0, ids, likeliest / likeliest.sum())
+        before = kept.cumsum(0) - kept
+        kept[before >= sampling.top_p] = 0.0
+    return torch.zeros_like(values).scatter(0, ids, kept / kept.sum())
 
 
 def draw(distribution: Tensor, generator: torch.Generator) -> int:

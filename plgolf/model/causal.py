@@ -96,8 +96,9 @@ def gpu_kernels(
 def blockwise_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attends like ``causal_attention`` with plain products of a block of queries and the keys that it sees.
 
-    PyTorch's CPU kernel computes masked scores of short sequences, too, and its backward pass gains nothing
-    from bfloat16 products. Sums and softmax are float32; scores and probabilities have the inputs' dtype.
+    PyTorch's CPU kernel also computes the masked scores of short sequences, and its backward pass gains
+    nothing from bfloat16 products. Sums and softmax are float32; scores and probabilities are in the inputs'
+    dtype.
 
     Args:
         q: queries, (batch, query heads, time, head_dim).

@@ -37,7 +37,7 @@ def score(gpt, name):
 
 
 @MODELS
-def test_the_golden_weights_score_as_in_the_reference(name):
+def test_the_golden_weights_have_the_references_score(name):
     metric, expected = score(golden_gpt(name), name), meta(name)["eval"]
     assert metric.loss().item() == pytest.approx(expected["val_loss"], rel=1e-5)
     assert metric.compute().item() == pytest.approx(expected["val_bpb"], rel=1e-5)
@@ -45,7 +45,7 @@ def test_the_golden_weights_score_as_in_the_reference(name):
 
 
 @MODELS
-def test_the_references_trained_artifact_scores_as_in_the_reference(name):
+def test_the_references_trained_artifact_has_its_score(name):
     config = reference.gpt_config_from_reference(meta(name)["config"], compute_dtype="float32")
     metric = score(load_gpt(GOLDEN / name / "trained.int8.ptz", config=config), name)
     expected = meta(name)["roundtrip"]
@@ -54,7 +54,7 @@ def test_the_references_trained_artifact_scores_as_in_the_reference(name):
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e4), st.integers(1, 99), st.integers(1, 999)), min_size=1))
-def test_metric_is_one_division_of_sums_however_batches_fall(rows):
+def test_the_metric_is_one_division_of_sums_for_any_batches(rows):
     metric = BitsPerByte()
     for nats, tokens, num_bytes in rows:
         metric.update(torch.tensor(nats, dtype=torch.float64), tokens, num_bytes)
@@ -117,7 +117,7 @@ def sum_up(folder):
     (folder / f"{rank}.json").write_text(json.dumps(found))
 
 
-def test_ranks_add_up_in_one_collective_and_keep_their_own(tmp_path):
+def test_ranks_add_up_in_one_collective_and_keep_their_own_sums(tmp_path):
     succeed(ranks(sum_up, 2, tmp_path, folder=tmp_path))
     for rank in range(2):
         totals, called, bpb, own = json.loads((tmp_path / f"{rank}.json").read_text())
@@ -135,6 +135,6 @@ def sum_up_in_a_group(folder):
         (folder / f"{rank}.json").write_text(json.dumps(metric.totals().tolist()))
 
 
-def test_a_group_of_ranks_adds_up_by_itself(tmp_path):
+def test_a_process_group_adds_up_its_own_ranks_only(tmp_path):
     succeed(ranks(sum_up_in_a_group, 3, tmp_path, folder=tmp_path))
     assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)] == [[2, 2, 2, 0]] * 2

@@ -41,15 +41,6 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def attend_with(kernels: list[SDPBackend], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attends like ``causal_attention`` with the first of PyTorch's kernels that supports the inputs.
 
-    Args:
-        kernels: the preferred kernel first.
-        q: queries, (batch, query heads, time, head_dim).
-        k: keys, (batch, key-value heads, time, head_dim).
-        v: values, of the shape of ``k``.
-
-    Returns:
-        (batch, query heads, time, head_dim), in the dtype of ``q``.
-
     Raises:
         RuntimeError: none of the kernels supports the inputs.
     """
@@ -99,14 +90,6 @@ def blockwise_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     PyTorch's CPU kernel also computes the masked scores of short sequences, and its backward pass gains
     nothing from bfloat16 products. Sums and softmax are float32; scores and probabilities are in the inputs'
     dtype.
-
-    Args:
-        q: queries, (batch, query heads, time, head_dim).
-        k: keys, (batch, key-value heads, time, head_dim).
-        v: values, of the shape of ``k``.
-
-    Returns:
-        (batch, query heads, time, head_dim), in the dtype of ``q``.
     """
     batch, heads, time, head_dim = q.shape
     groups = k.size(1)

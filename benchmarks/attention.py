@@ -152,7 +152,7 @@ def main() -> None:
     settings = arguments.parse_args()
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    newest = flash.use_installed(default_device()) if torch.cuda.is_available() else None
+    newest = flash.activate_flash_attention(default_device()) if torch.cuda.is_available() else None
     results: dict[str, Any] = {}
     for name in settings.shapes:
         shape = shape_named(name)

@@ -12,7 +12,6 @@ float64, relative to the norm.
 
 from collections.abc import Callable
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from contestants import SIZES, default_device, size_named
@@ -22,7 +21,6 @@ from torch import Tensor, nn
 
 from plgolf.model import GPT
 from plgolf.optim import MuonAdam
-from plgolf.optim import orthogonalize as layouts
 from plgolf.optim.orthogonalize import orthogonalize, orthogonalize_all
 from plgolf.roles import Role, param_groups
 
@@ -46,13 +44,12 @@ def newton_schulz_variants(model: nn.Module, dtype: torch.dtype) -> dict[str, Ca
     settings: dict[str, Any] = {"steps": STEPS, "dtype": dtype}
     compiled = torch.compile(newton_schulz, dynamic=False)
 
-    def stacked() -> list[Tensor]:
-        done = orthogonalize_all(matrices, **settings)
+    def stacked(*, fused: bool = torch.cuda.is_available()) -> list[Tensor]:
+        done = orthogonalize_all(matrices, **settings, fused=fused)
         return [done[index] for index in matrices]
 
     def stacked_in_seven() -> list[Tensor]:
-        with patch.object(layouts, "_iterate_in_three", layouts._iterate):
-            return stacked()
+        return stacked(fused=False)
 
     return {
         "one by one": lambda: [orthogonalize(g, **settings) for g in matrices.values()],

@@ -24,7 +24,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # On demand: `plgolf data` and its like need no torch, which takes seconds to import.
+    # On demand: importing torch takes seconds, and commands such as `plgolf data` do not need it.
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

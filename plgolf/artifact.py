@@ -79,8 +79,10 @@ class Artifact:
             The model with dequantised weights of its own, in eval mode, on the CPU.
 
         Raises:
-            UserError: the weights do not fit the architecture.
+            UserError: the weights do not fit the architecture, or the file carries another one.
         """
+        if config is not None and self.config not in (None, config):
+            raise UserError("config must be left out: the file has its own, which differs")
         config = self.config or config or gpt_config_from_weights(weights_to_reference(self.weights))
         weights = {name: tensor.clone() for name, tensor in self.weights.items()}
         return gpt_with_weights(config, weights).eval()

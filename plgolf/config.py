@@ -1,4 +1,4 @@
-"""Trees of dataclasses as plain dicts and back, strictly: how artifacts and manifests are read."""
+"""Converts trees of dataclasses to plain dicts, and back with strict checks, for artifacts and manifests."""
 
 import dataclasses
 import math
@@ -14,11 +14,11 @@ T = TypeVar("T")
 _INTEGER_BITS = 64
 _shown = reprlib.Repr()
 _shown.maxstring = _shown.maxother = 100
-"""Shows a value in few letters, however large or deep it is."""
+"""Shows a value in few characters, however large or deep it is."""
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """Turns a tree of dataclasses into nested dicts of plain values."""
+    """Returns a tree of dataclasses as nested dicts of plain values."""
     return dataclasses.asdict(config)
 
 
@@ -27,8 +27,8 @@ def config_from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "c
 
     Args:
         cls: the root dataclass.
-        values: its fields; absent ones take their defaults.
-        where: how messages call ``values``.
+        values: its fields; missing ones take their defaults.
+        where: path of ``values`` in error messages.
 
     Returns:
         The configuration.
@@ -46,7 +46,7 @@ def config_from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "c
     hints = get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     if unknown:
-        raise UserError(f"{where}.{unknown[0]:.100} is no setting of {cls.__name__}")
+        raise UserError(f"{where}.{unknown[0]:.100} is not a setting of {cls.__name__}")
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         required = field.default is field.default_factory is dataclasses.MISSING
         if required and field.name not in values:
@@ -57,7 +57,7 @@ def config_from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "c
 def _checked(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
         return value
-    if get_origin(hint) is UnionType:  # Of one type and None.
+    if get_origin(hint) is UnionType:  # A type or None.
         if value is None:
             return None
         hint = next(option for option in get_args(hint) if option is not NoneType)
@@ -77,7 +77,7 @@ def _checked_value(hint: Any, value: Any, where: str) -> Any:
         return value
     hint = get_origin(hint) or hint
     accepted = (int, float) if hint is float else (hint,)
-    # A bool is an int to Python; not to a reader of configurations.
+    # Python's bool is an int; a setting that wants a number must not be true or false.
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
         raise UserError(f"{where} must be of type {hint.__name__}, got {_shown.repr(value)}")
     if isinstance(value, int) and value.bit_length() >= _INTEGER_BITS:

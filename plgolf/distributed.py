@@ -1,4 +1,4 @@
-"""What ranks of a process group exchange. Outside a process group there is one rank."""
+"""Exchanges values between the ranks of a process group. Outside a process group there is one rank."""
 
 from collections.abc import Sequence
 
@@ -6,26 +6,26 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# Its name until torch 2.12.
+# all_gather_into_tensor is its name until torch 2.12.
 all_gather_tensor = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 def ranks() -> tuple[int, int]:
-    """This process's rank and the number of processes; (0, 1) outside a process group."""
+    """Returns this process's rank and the number of processes; (0, 1) outside a process group."""
     if not dist.is_available() or not dist.is_initialized():
         return 0, 1
     return dist.get_rank(), dist.get_world_size()
 
 
 def all_gather_floats(values: Tensor, known: Sequence[float] = ()) -> list[list[float]]:
-    """Gives every rank the numbers of all; every rank must call this at the same time.
+    """Gathers numbers of all ranks, which must call this together; waits for the device.
 
     Args:
-        values: floating point (n,), the same n on every rank; computed by the device, which is waited for.
-        known: numbers that are known already, as many on every rank, to come before them.
+        values: floating point (n,), with the same n on every rank.
+        known: Python numbers to put before them, the same count on every rank.
 
     Returns:
-        The numbers by rank.
+        A list of the ranks' numbers, each ``[*known, *values]`` in float64.
     """
     world_size = ranks()[1]
     if world_size == 1:

@@ -1,4 +1,7 @@
-"""The exceptions that are printed as a line, never as a traceback."""
+"""The exceptions that end with one line instead of a traceback, and checks that raise them."""
+
+from numbers import Integral, Real
+from typing import Any
 
 
 class UserError(ValueError):
@@ -10,13 +13,13 @@ class UserError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on although its settings are right: a rank died, a loss is not finite.
+    """A run with correct settings that cannot continue, for example after a NaN loss or a dead rank.
 
     The command line prints the message, one line, and exits with code 1.
 
     Args:
         message: what happened, and where.
-        silent: another rank says it, so that it is said once.
+        silent: True if another rank prints the message.
     """
 
     def __init__(self, message: str, *, silent: bool = False) -> None:
@@ -25,15 +28,15 @@ class RunError(RuntimeError):
 
 
 class StoppedBySignal(SystemExit):
-    """A run that a signal has ended in good order, on every rank.
+    """A run that a signal stopped after a whole step, on every rank.
 
-    A ``SystemExit``, so that a script that does not care ends with the exit code that shells expect.
+    It is a ``SystemExit``, so a script that does not catch it exits with the code that shells expect.
     The command line prints the message, one line.
 
     Args:
-        signum: the signal; the exit code is 128 more.
-        message: one line: where it stopped.
-        silent: another rank says it.
+        signum: number of the signal; the exit code is 128 more.
+        message: one line: where the run stopped.
+        silent: True if another rank prints the message.
     """
 
     code: int
@@ -42,3 +45,40 @@ class StoppedBySignal(SystemExit):
         super().__init__(128 + signum)
         self.message = message
         self.silent = silent
+
+
+def at_least(name: str, value: Any, least: float) -> None:
+    """Checks a number from below.
+
+    Args:
+        name: the setting's name, for the message.
+        value: its value.
+        least: the smallest allowed value.
+
+    Raises:
+        UserError: the value is smaller, NaN, or not a number.
+
+    >>> at_least("steps", -1, 0)
+    Traceback (most recent call last):
+    plgolf.errors.UserError: steps must be at least 0, got -1
+    """
+    if not isinstance(value, Real) or not value >= least:  # type: ignore[operator]
+        raise UserError(f"{name} must be at least {least}, got {value!r:.100}")
+
+
+def whole_number(name: str, value: Any) -> None:
+    """Checks that a value is an integer, numpy's included.
+
+    Args:
+        name: the setting's name, for the message.
+        value: its value.
+
+    Raises:
+        UserError: the value is anything else, such as 1.0 or True.
+
+    >>> whole_number("seed", 1.5)
+    Traceback (most recent call last):
+    plgolf.errors.UserError: seed must be a whole number, got 1.5
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise UserError(f"{name} must be a whole number, got {value!r:.100}")

@@ -1,4 +1,4 @@
-"""What the machine computes on: its name, its peak speed, the dtype that it multiplies fast in."""
+"""The machine's processor: name, peak speed, and the dtype in which products are fast."""
 
 import platform
 from collections.abc import Mapping
@@ -9,18 +9,18 @@ import torch
 from plgolf.errors import UserError
 
 _CPU_PRODUCTS = ("avx512_bf16", "amx_bf16")
-"""A CPU with one of these multiplies in bfloat16 at twice the speed of float32; others emulate it."""
+"""CPU features with which bfloat16 products are twice as fast as float32; other CPUs emulate bfloat16."""
 
 
 def fast_dtype() -> Literal["bfloat16", "float32"]:
-    """Returns bfloat16 where the GPU multiplies in it, or without a GPU the CPU; else float32.
+    """Returns bfloat16 if the GPU, or without a GPU the CPU, multiplies in it natively; else float32.
 
-    To ask a GPU is to begin to use it: a process that has done so cannot be forked any more.
+    Asking initialises CUDA: the process cannot be forked afterwards.
     """
     if torch.cuda.is_available():
-        # Before the Ampere generation GPUs emulate it too.
+        # GPUs before the Ampere generation emulate it, too.
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    # Torch 2.6 to 2.11 do not tell what a CPU can do.
+    # torch 2.6 to 2.11 lack this function.
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     on_cpu = any(capabilities.get(name) for name in _CPU_PRODUCTS)
     return "bfloat16" if on_cpu else "float32"
@@ -29,14 +29,17 @@ def fast_dtype() -> Literal["bfloat16", "float32"]:
 def resolve_dtype(
     setting: str, value: Literal["bfloat16", "float32", "auto"]
 ) -> Literal["bfloat16", "float32"]:
-    """Returns the dtype that a setting asks for, where ``auto`` is what this machine is fast in.
+    """Resolves ``auto`` to the dtype that is fast on this machine.
 
     Args:
-        setting: its name, for messages.
-        value: what it was set to.
+        setting: the setting's name, for the message.
+        value: its value.
+
+    Returns:
+        ``bfloat16`` or ``float32``.
 
     Raises:
-        UserError: that is none of bfloat16, float32 and auto.
+        UserError: the value is not one of bfloat16, float32 and auto.
 
     >>> resolve_dtype("compute_dtype", "float32")
     'float32'
@@ -48,7 +51,7 @@ def resolve_dtype(
 
 
 def device_name(device: torch.device) -> str:
-    """Names what a rank computes on."""
+    """Returns the name of a GPU, or a CPU's architecture and number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
@@ -67,18 +70,18 @@ _PEAK_TFLOPS = {
     "RTX 4090": 165.0,
     "RTX 3090": 71.0,
 }
-"""Dense bfloat16 products with float32 sums, by the maker's data sheets; the longer of two names first."""
+"""TFLOPS of dense bfloat16 products with float32 sums, from NVIDIA's data sheets; longer names come first."""
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Returns the operations per second that a GPU can do at most in bfloat16; None if that is not known."""
+    """Returns a GPU's peak bfloat16 operations per second; None if unknown or not a GPU."""
     if device.type != "cuda":
         return None
     return peak_flops_of(torch.cuda.get_device_name(device))
 
 
 def peak_flops_of(name: str) -> float | None:
-    """Returns the same by the GPU's name.
+    """Returns the peak bfloat16 operations per second of a GPU by its name; None if unknown.
 
     >>> peak_flops_of("NVIDIA H100 80GB HBM3"), peak_flops_of("NVIDIA L40S"), peak_flops_of("NVIDIA L40")
     (989000000000000.0, 362000000000000.0, None)

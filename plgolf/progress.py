@@ -1,17 +1,17 @@
-"""How far a run is: the one number that schedules go by."""
+"""How far a run is, which is all that schedules depend on."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunProgress:
-    """How far a run is, at the start of a step.
+    """How far a run is at the start of a step.
 
     Args:
-        step: optimizer steps done.
-        elapsed_seconds: training seconds done.
-        max_steps: steps after which the run ends, or None.
-        max_seconds: training seconds after which the run ends, or None.
+        step: number of finished optimizer steps.
+        elapsed_seconds: training time so far, in seconds.
+        max_steps: the run ends after this many steps; None for no limit.
+        max_seconds: the run ends after this training time, in seconds; None for no limit.
     """
 
     step: int

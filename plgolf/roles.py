@@ -1,4 +1,4 @@
-"""The role of every parameter, by structure: one partition for the optimizer and the quantizer.
+"""Assigns a role to every parameter by structure: one partition for the optimizer and the quantizer.
 
 The weight of an ``nn.Embedding`` is an EMBEDDING, the weight of an ``nn.Linear`` is a MATRIX, and every
 other parameter (gains, scales, mixing weights, whatever their shape) is a SCALAR. A module class may
@@ -13,16 +13,16 @@ from torch import nn
 
 
 class Role(str, Enum):
-    """What a parameter is for."""
+    """The purpose of a parameter."""
 
     EMBEDDING = "embedding"
-    """Token embedding, whose rows are looked up (and, when tied, multiplied as the head)."""
+    """Token embedding: rows are looked up and, when tied, used as the head."""
     MATRIX = "matrix"
-    """A linear map inside the blocks: what Muon orthogonalises."""
+    """Linear map inside the blocks, whose updates Muon orthogonalises."""
     HEAD = "head"
-    """An unembedding with weights of its own."""
+    """Unembedding with weights of its own."""
     SCALAR = "scalar"
-    """Gains, scales and mixing weights: control parameters that stay float32 everywhere."""
+    """Gain, scale or mixing weight: a control parameter that is float32 everywhere."""
 
 
 def _walk(module: nn.Module, prefix: str, inherited: Role | None) -> Iterator[tuple[str, Role]]:
@@ -60,14 +60,14 @@ def parameter_roles(model: nn.Module) -> dict[str, Role]:
 
 
 def param_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Groups the parameters by role, as any ``torch.optim`` optimizer takes them.
+    """Groups the parameters by role, in the form that every ``torch.optim`` optimizer accepts.
 
     Args:
         model: the model to train.
 
     Returns:
-        One group per role in use, in the order of ``Role``: ``params``, and the role twice, as
-        ``role`` (read by ``MuonAdam``) and as ``name`` (read by Lightning's LearningRateMonitor).
+        One group per role in use, in the order of ``Role``, with ``params`` and the role under two keys:
+        ``role`` (read by ``MuonAdam``) and ``name`` (read by Lightning's LearningRateMonitor).
     """
     roles = parameter_roles(model)
     groups: list[dict[str, Any]] = []

@@ -33,6 +33,7 @@ ALLOWED = {
     "distributed": set(),
     "hardware": {"errors"},
     "progress": set(),
+    "metrics": set(),
     "arguments": {"errors", "regular_files"},
     "regular_files": {"errors"},
     "tensor_file": {"errors"},

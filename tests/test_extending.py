@@ -1,4 +1,4 @@
-"""docs/extending.md, done as it says, on a copy of plgolf; docs/own_classes.md in a folder of its own."""
+"""Follows docs/extending.md on a copy of plgolf, and docs/own_classes.md in its own folder."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ OVERLAY = "configs/ablations/output_gate.yaml"
 
 
 def run(*words: str, cwd: Path, code: int = 0) -> str:
-    """Runs Python where the copy is; returns what it said."""
+    """Runs Python in the copy's folder; returns its output."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{cwd}:{REPOSITORY}"}
     done = subprocess.run(
         [sys.executable, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=280
@@ -32,7 +32,7 @@ def run(*words: str, cwd: Path, code: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory) -> Path:
-    """plgolf with what the page adds to it."""
+    """A copy of plgolf with the additions of the page."""
     folder = tmp_path_factory.mktemp("extended")
     left_out = shutil.ignore_patterns("__pycache__")
     for name in ("plgolf", "configs"):
@@ -42,14 +42,14 @@ def copy(tmp_path_factory) -> Path:
     assert patches
     for patch in patches:
         done = subprocess.run(["git", "apply", "-"], cwd=folder, input=patch, text=True, capture_output=True)
-        assert done.returncode == 0, f"the page's change does not go in any more: {done.stderr}"
+        assert done.returncode == 0, f"the page's change does not apply: {done.stderr}"
     written = write_files(PAGE, folder)
     assert {"plgolf/model/output_gate.py", "tests/model/test_output_gate.py", OVERLAY} <= set(written)
     shutil.copy(REPOSITORY / "tests" / "test_architecture.py", folder / "tests")
     return folder
 
 
-def test_the_technique_goes_in_and_can_be_set(copy):
+def test_the_technique_can_be_added_and_set(copy):
     code = (
         "from plgolf import GPT, GPTConfig; from plgolf.config import config_from_dict, config_to_dict\n"
         "on = config_from_dict(GPTConfig, {'attention': {'output_gate': {'window': 8}}})\n"
@@ -60,10 +60,10 @@ def test_the_technique_goes_in_and_can_be_set(copy):
 
 
 @pytest.mark.slow
-def test_the_pages_own_tests_and_the_house_rules_hold(copy):
+def test_the_pages_own_tests_and_the_house_rules_pass(copy):
     said = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", cwd=copy)
-    passed = int(said.split(" passed")[0].split()[-1])
-    assert passed >= 6 + 5 and "failed" not in said
+    tests = sum(file.read_text().count("\ndef test_") for file in (copy / "tests").rglob("test_*.py"))
+    assert tests > 10 and said.splitlines()[-1].startswith(f"{tests} passed in")
     paths = [block.path for block in blocks(PAGE) if block.language == "python"]
     for words in (["check"], ["format", "--check"]):
         run("-m", "ruff", *words, *paths[:2], cwd=copy)
@@ -78,12 +78,12 @@ def test_a_run_with_the_technique_learns_and_its_artifact_scores_the_same(copy, 
         losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
     assert len(losses) == 30 and sum(losses[-5:]) / 5 < losses[0] - 0.5
     result = json.loads((folder / "result.json").read_text())
-    # What the command line says of the model is not asked for: the file knows.
+    # The architecture comes from the file, not from the command line.
     words = ["validate", *recipe[:2], f"--ckpt_path={folder}/model.int8.ptz"]
     said = run("-m", "plgolf", *words, cwd=copy)
     assert float(said.split("val/bpb ")[1].split()[0]) == pytest.approx(result["roundtrip_val_bpb"], abs=1e-6)
-    # plgolf as it is does not know the part, and says so instead of leaving it out.
-    with pytest.raises(UserError, match="output_gate is no setting of AttentionConfig"):
+    # plgolf without the part refuses the file instead of ignoring the part.
+    with pytest.raises(UserError, match="output_gate is not a setting of AttentionConfig"):
         read_artifact(folder / "model.int8.ptz")
 
 

@@ -1,4 +1,4 @@
-"""What a score is made of: by position in the sequence, and the documents that were hardest."""
+"""Breaks a score down: by position in the sequence, and the hardest documents."""
 
 import heapq
 import math
@@ -9,51 +9,54 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor
 
 from plgolf.data.stream import Batch, ValidationSplit
 from plgolf.data.tokenizer import TextStream, Tokenizer
+from plgolf.evaluate.score import ScoredBatch
 
 FORMAT = 1
 _POSITION_GROWTH = 1.2
 _SHORTEST_TOKENS = 64
-"""Of a document that is shown: any two words can be hard."""
+"""Shortest document that is listed: any two words can be hard."""
 _SHOWN_TOKENS = 300
 
 
 class ScoreAnalysis:
-    """Takes apart a validation: every rank adds what it scores, then all of them finish together.
+    """Collects losses by position and by document; every rank adds its own, then all finish together.
 
-    A split may have any length: of its tokens only those of a document are kept, until it ends.
+    Memory does not grow with the split: only the tokens of the current document are kept.
 
     Args:
         split: the validation split of this rank.
-        tokenizer: of the split.
-        num_documents: how many of the hardest documents are kept.
+        tokenizer: the tokenizer of the split.
+        num_documents: number of hardest documents to keep.
     """
 
     def __init__(self, split: ValidationSplit, tokenizer: Tokenizer, *, num_documents: int) -> None:
         self.tokenizer, self.num_documents = tokenizer, num_documents
         self._totals = np.zeros((3, split.seq_len))
-        """Nats, bytes and sequences by position."""
+        """Nats, bytes and sequences by position, float64 (3, seq_len)."""
         self._next_token = split.first * split.seq_len + 1
-        # What comes before the first begin-of-sequence goes on from another rank, or is all there is.
+        # Tokens before the first begin-of-sequence continue another rank's document.
         self._start_token = self._next_token
         self._parts: list[tuple[NDArray[Any], ...]] = []
-        """Of the document that is coming in: ids, nats and bytes of its tokens, by batch."""
+        """The current document so far: ids, nats and bytes of its tokens, by batch."""
         self._hardest: list[dict[str, Any]] = []
 
-    def add(self, batch: Batch, nats: Tensor) -> None:
-        """Takes the losses (sequences, seq_len) of a batch; batches come in the split's order."""
-        real = slice(batch.num_sequences)
-        costs = nats[real].double().cpu().numpy()
-        inputs, targets = (ids[real].cpu().numpy() for ids in (batch.input_ids, batch.target_ids))
-        num_bytes = self.tokenizer.byte_counts(inputs, targets)
+    def add(self, batch: Batch, scored: ScoredBatch) -> None:
+        """Adds a batch; waits for the device.
+
+        Args:
+            batch: the batch, in the order of the split.
+            scored: the result of ``score_batch`` for it.
+        """
+        costs, num_bytes = scored.nats.double().cpu().numpy(), scored.num_bytes.cpu().numpy()
+        targets = batch.target_ids[: batch.num_sequences].cpu().numpy()
         self._totals += [costs.sum(0), num_bytes.sum(0), np.full(costs.shape[1], len(costs))]
         self._add_targets(targets.ravel(), costs.ravel(), num_bytes.ravel())
 
     def _add_targets(self, *arrays: NDArray[Any]) -> None:
-        """Goes on with the document, and begins another one after each begin-of-sequence."""
+        """Extends the current document, and ends it at each begin-of-sequence."""
         targets, first = arrays[0], 0
         for begin in np.flatnonzero(targets == self.tokenizer.bos_id).tolist():
             self._parts.append(tuple(array[first:begin] for array in arrays))
@@ -64,13 +67,13 @@ class ScoreAnalysis:
         self._next_token += targets.size
 
     def finish(self, device: torch.device) -> dict[str, Any]:
-        """Puts the ranks' parts together; every rank calls it.
+        """Merges the parts of all ranks, which must call this together.
 
         Args:
-            device: where ranks exchange tensors.
+            device: where the ranks exchange tensors.
 
         Returns:
-            What ``analysis.json`` holds.
+            The contents of ``analysis.json``.
         """
         if self._parts:
             self._end_document()
@@ -91,7 +94,7 @@ class ScoreAnalysis:
         return heapq.nlargest(self.num_documents, documents, key=lambda document: float(document["bpb"]))
 
     def _end_document(self) -> None:
-        """Keeps the document if it is among those of the most bits per byte."""
+        """Keeps the document if it is among those with the most bits per byte."""
         targets, cost, num_bytes = map(np.concatenate, zip(*self._parts, strict=True))
         self._parts = []
         size = int(num_bytes.sum())
@@ -117,7 +120,7 @@ class ScoreAnalysis:
 
 
 def _hardest_window(cost: NDArray[np.float64]) -> int:
-    """Returns where the window of tokens begins that costs the most."""
+    """Returns the start of the window of tokens with the highest loss."""
     if cost.size <= _SHOWN_TOKENS:
         return 0
     sums = np.concatenate([[0.0], np.cumsum(cost)])
@@ -125,13 +128,13 @@ def _hardest_window(cost: NDArray[np.float64]) -> int:
 
 
 def _by_position(totals: NDArray[np.float64]) -> list[dict[str, Any]]:
-    """Joins positions (nats, bytes and sequences by position) into ever wider groups."""
+    """Joins positions of totals (3, seq_len) into groups that widen with the position."""
     seq_len, groups, first = totals.shape[1], [], 0
     while first < seq_len:
         end = min(max(first + 1, int(first * _POSITION_GROWTH)), seq_len)
         nats, num_bytes, sequences = totals[:, first:end].sum(1)
         group = {"first": first, "last": end - 1, "loss": nats / max(sequences, 1)}
-        if num_bytes:  # Of a few tokens, all of them may stand for none.
+        if num_bytes:  # A group may have nothing but tokens without text.
             groups.append({**group, "bpb": nats / math.log(2) / num_bytes})
         first = end
     return groups

@@ -1,7 +1,7 @@
-"""How well a model compresses a text."""
+"""Scores texts: how well a model compresses them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from plgolf.evaluate import bits_per_byte
 from plgolf.model import GPT
 
 _BATCH_LOGITS = 2**24
-"""Logits computed at once, unless a single window has more: 64 MiB as float32."""
+"""Logits in a batch, unless a single window has more: 64 MiB as float32."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class TextScore:
     """The score of a text.
 
     Args:
-        nats: negative log-likelihood of all its tokens together.
-        num_bytes: of the text in UTF-8.
+        nats: negative log-likelihood of all its tokens together, in nats.
+        num_bytes: bytes of the text in UTF-8.
         bpb: bits per byte.
-        num_tokens: that were scored.
+        num_tokens: number of scored tokens.
     """
 
     nats: float
@@ -33,24 +33,25 @@ class TextScore:
     num_tokens: int
 
 
-def score_documents(gpt: GPT, tokenizer: Tokenizer, documents: Sequence[str], *, seq_len: int) -> TextScore:
+def score_documents(gpt: GPT, tokenizer: Tokenizer, documents: Iterable[str], *, seq_len: int) -> TextScore:
     """Scores documents as validation does: one stream, cut into windows, each token once.
 
-    The stream has the begin-of-sequence id before each document. A window begins without memory of the one
-    before it. The last window may be shorter; validation leaves it out.
+    The stream has the begin-of-sequence id before each document. A window does not see the one before it.
+    The last window may be shorter; validation leaves it out.
 
     Args:
-        gpt: the model, in whose own dtype it is computed.
-        tokenizer: the model's.
-        documents: texts.
+        gpt: the model; it computes in its own dtype.
+        tokenizer: the model's tokenizer.
+        documents: any iterable of texts.
         seq_len: tokens in a window.
 
     Returns:
-        The score of all of them together.
+        The score of all documents together.
 
     Raises:
-        UserError: they hold no text, or what is no Unicode text, or the model's losses are no numbers.
+        UserError: there is no text, an item is not a Unicode string, or a loss is not finite.
     """
+    documents = _checked(documents)
     num_bytes = sum(len(utf8(text)) for text in documents)
     if not num_bytes:
         raise UserError("text must not be empty")
@@ -76,17 +77,33 @@ def score_documents(gpt: GPT, tokenizer: Tokenizer, documents: Sequence[str], *,
 def _nats(gpt: GPT, input_ids: torch.Tensor, target_ids: torch.Tensor) -> float:
     device = gpt.embedding.weight.device
     losses = gpt(input_ids.to(device), target_ids.to(device), reduction="none")
-    # Token by token in float64, as validation adds them up.
+    # Summed token by token in float64, as in validation.
     return float(losses.double().sum())
 
 
-def utf8(text: str) -> bytes:
+def _checked(documents: Iterable[str]) -> list[str]:
+    if isinstance(documents, str | bytes | Mapping) or not isinstance(documents, Iterable):
+        kind = type(documents).__name__
+        raise UserError(f"text must be a string or an iterable of strings, got {kind}")
+    texts = list(documents)
+    for index, text in enumerate(texts):
+        utf8(text, name="text" if len(texts) == 1 else f"text[{index}]")
+    return texts
+
+
+def utf8(text: str, *, name: str = "text") -> bytes:
     """Returns a text's bytes.
 
+    Args:
+        text: the text.
+        name: the argument's name, for messages.
+
     Raises:
-        UserError: it holds half of a surrogate pair, as a command line of other bytes becomes.
+        UserError: it is not a string, or has a lone surrogate (from bytes that were not UTF-8).
     """
+    if not isinstance(text, str):
+        raise UserError(f"{name} must be a string, got {type(text).__name__}")
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"text must be Unicode, got {text[error.start]!r} at {error.start}") from error
+        raise UserError(f"{name} must be Unicode, got {text[error.start]!r} at {error.start}") from error

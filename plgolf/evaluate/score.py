@@ -1,6 +1,7 @@
-"""Validation: batch by batch, and its result."""
+"""Scores a validation split batch by batch, and holds the result."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -12,15 +13,15 @@ from plgolf.model import GPT
 
 @dataclass(frozen=True)
 class Score:
-    """A validation result.
+    """The result of a validation.
 
     Args:
         loss: nats per token.
         bpb: bits per byte.
-        num_tokens: targets scored.
-        num_bytes: UTF-8 bytes they stand for.
-        bpb_raw: bits per byte of the text they were made from; None if that is not known.
-        num_raw_bytes: bytes of that text; 0 if that is not known.
+        num_tokens: number of scored targets.
+        num_bytes: UTF-8 bytes that they stand for.
+        bpb_raw: bits per byte of the text that they were made from; None if unknown.
+        num_raw_bytes: UTF-8 bytes of that text; 0 if unknown.
     """
 
     loss: float
@@ -32,7 +33,7 @@ class Score:
 
     @classmethod
     def of(cls, metric: BitsPerByte) -> "Score":
-        """Reads a metric; every rank must do so."""
+        """Reads a metric. All ranks must call this together: it adds up over them."""
         nats, num_tokens, num_bytes, num_raw_bytes = metric.totals()
         return cls(
             loss=(nats / num_tokens).item(),
@@ -44,31 +45,42 @@ class Score:
         )
 
     def named(self, prefix: str) -> dict[str, float]:
-        """Returns what is logged of it, by name."""
+        """Returns the numbers to log, such as ``val/bpb`` for the prefix ``val``."""
         values = {f"{prefix}/loss": self.loss, f"{prefix}/bpb": self.bpb}
         return values if self.bpb_raw is None else {**values, f"{prefix}/bpb_raw": self.bpb_raw}
 
 
-def score_batch(gpt: GPT, byte_counts: ByteCounts[Tensor], batch: Batch, metric: BitsPerByte) -> Tensor:
+class ScoredBatch(NamedTuple):
+    """The targets of a batch, without the sequences that pad it.
+
+    Args:
+        nats: loss of each target, float32 (sequences, seq_len).
+        num_bytes: UTF-8 bytes that each stands for, int32 (sequences, seq_len).
+    """
+
+    nats: Tensor
+    num_bytes: Tensor
+
+
+def score_batch(gpt: GPT, byte_counts: ByteCounts[Tensor], batch: Batch, metric: BitsPerByte) -> ScoredBatch:
     """Scores a validation batch and adds it to a metric.
 
     Args:
         gpt: the model.
-        byte_counts: of the tokenizer, on the model's device.
-        batch: on that device; sequences that only pad it count for nothing.
-        metric: what to add to.
+        byte_counts: the tokenizer's tables, on the model's device.
+        batch: token ids on that device; sequences beyond ``num_sequences`` are padding and not scored.
+        metric: sums to which the batch is added.
 
     Returns:
-        Loss in nats of each target (sequences, seq_len); 0 of those that pad.
+        Loss and bytes of each scored target.
     """
     input_ids, target_ids = batch.input_ids.long(), batch.target_ids.long()
     counted = target_ids.clone()
     counted[batch.num_sequences :] = -100
-    # Token by token, so that the sum is the same however ranks and batches cut the split.
+    # Token by token, so that the sum does not depend on how ranks and batches cut the split.
     nats: Tensor = gpt(input_ids, counted, reduction="none")
-    num_tokens = batch.num_sequences * target_ids.size(1)
     real = slice(batch.num_sequences)
-    num_bytes = byte_counts(input_ids[real], target_ids[real])
+    scored = ScoredBatch(nats[real], byte_counts(input_ids[real], target_ids[real]))
     raw_bytes = 0 if batch.raw_bytes is None else batch.raw_bytes.long()
-    metric.update(nats, num_tokens, num_bytes, raw_bytes)
-    return nats
+    metric.update(nats, scored.nats.numel(), scored.num_bytes, raw_bytes)
+    return scored

@@ -1,1 +1,1 @@
-"""Using a model: text from it, and the score of a text."""
+"""Uses a model: generates text, and scores a text."""

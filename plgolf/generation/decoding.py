@@ -1,4 +1,4 @@
-"""Tokens one after the other, each from all before it that the model can see."""
+"""Generates tokens one at a time, each from the earlier tokens that fit the context."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -9,16 +9,15 @@ from plgolf.model import GPT
 
 
 class Context:
-    """The tokens that a model sees, never more than it was trained on.
+    """The tokens that a model sees, at most ``seq_len``.
 
-    When they are as many as that, the last half of them is read anew from position 0, in one forward: the
-    model then sees ``seq_len // 2`` to ``seq_len`` tokens of what comes before, and a token costs the same on
-    average however long the text is.
+    When the context is full, its last half is computed again from position 0 in one forward pass. The model
+    then sees from ``seq_len // 2`` to ``seq_len`` tokens, and the mean cost of a token does not grow.
 
     Args:
         gpt: the model.
-        seq_len: the most that it sees at once.
-        expected: tokens that there will be in all, for which memory is allocated.
+        seq_len: largest number of tokens that it sees.
+        expected: number of tokens in the whole text, for which memory is allocated.
     """
 
     def __init__(self, gpt: GPT, *, seq_len: int, expected: int) -> None:
@@ -27,11 +26,11 @@ class Context:
         self._seen: list[int] = []
 
     def next_logits(self, ids: Sequence[int]) -> Tensor:
-        """Appends tokens, at least one, and scores what may follow: float32 (vocab,)."""
+        """Appends tokens, at least one, and returns the logits of the next, float32 (vocab,)."""
         if len(self._seen) + len(ids) <= self._seq_len:
             new = list(ids)
         else:
-            # A prompt that is too long keeps all that fits; a text that grew keeps half, to grow on.
+            # A long prompt keeps all that fits; a text that grew keeps half, to leave room.
             room = self._seq_len if not self._seen else max(self._seq_len // 2, 1)
             new = [*self._seen, *ids][-room:]
             self._seen = []
@@ -54,9 +53,9 @@ def generate_ids(
     Args:
         gpt: the model.
         prompt: the text's ids, at least one.
-        choose: picks the next id by its logits, float32 (vocab,).
-        seq_len: the most tokens that the model sees at once.
-        max_tokens: how many to make.
+        choose: picks the next id from logits, float32 (vocab,).
+        seq_len: largest number of tokens that the model sees.
+        max_tokens: number of new tokens.
 
     Yields:
         The new ids, each as soon as it is chosen.

@@ -1,9 +1,10 @@
-"""A model and its tokenizer, as they come out of an artifact."""
+"""A model and its tokenizer, loaded from an artifact."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from plgolf.artifact import Artifact, read_artifact
 from plgolf.data.tokenizer import TextStream, Tokenizer, load_tokenizer, tokenizer_of
 from plgolf.data.tokenizer.files import FILE_NAMES
-from plgolf.errors import UserError
+from plgolf.errors import UserError, at_least, whole_number
 from plgolf.evaluate.documents import TextScore, score_documents, utf8
 from plgolf.generation.decoding import generate_ids
 from plgolf.generation.sampling import Sampling, draw, probabilities
@@ -20,29 +21,31 @@ from plgolf.model.weights import gpt_with_weights
 
 _MAX_SEED = 2**63
 _MAX_SEQ_LEN = 2**20
-"""Keys and values of so many tokens take some GB; an artifact may say any number."""
+"""Keys and values of this number of tokens take some GB; an artifact may name any number."""
 
 
 class LanguageModel:
-    """Writes text and scores it.
+    """Generates text and scores it.
 
     Args:
-        gpt: the model, which stays as it is.
-        tokenizer: the one that it was trained with; without one there is only ``gpt``.
-        seq_len: tokens of the sequences that it was trained on: it never sees more at once.
+        gpt: the model; it is not changed.
+        tokenizer: the tokenizer that it was trained with; None if only ``gpt`` is used.
+        seq_len: largest number of tokens that the model sees, as in training; None if only ``gpt`` is used.
 
     Raises:
-        UserError: the tokenizer has another vocabulary than the model, or ``seq_len`` is out of bounds.
+        UserError: the tokenizer's vocabulary is not the model's, or ``seq_len`` is out of range.
     """
 
     def __init__(self, gpt: GPT, tokenizer: Tokenizer | None = None, seq_len: int | None = None) -> None:
+        if tokenizer is not None and not isinstance(tokenizer, Tokenizer):
+            raise UserError(f"tokenizer must be a plgolf.data.tokenizer.Tokenizer, got {tokenizer!r:.100}")
         if tokenizer is not None and tokenizer.vocab_size != gpt.config.vocab_size:
             raise UserError(
                 f"the tokenizer must have the {gpt.config.vocab_size} ids of the model, "
                 f"got {tokenizer.vocab_size}"
             )
-        if seq_len is not None and not 1 <= seq_len <= _MAX_SEQ_LEN:
-            raise UserError(f"seq_len must be from 1 to {_MAX_SEQ_LEN}, got {seq_len}")
+        if seq_len is not None:
+            _check_range("seq_len", seq_len, 1, _MAX_SEQ_LEN)
         self.gpt, self.tokenizer, self.seq_len = gpt, tokenizer, seq_len
 
     def generate(
@@ -55,22 +58,22 @@ class LanguageModel:
         top_p: float = 1.0,
         seed: int = 0,
     ) -> str:
-        """Continues a text until the next document would begin.
+        """Continues a text up to the end of the document.
 
         Args:
-            prompt: what the document begins with; it may be empty.
-            max_tokens: the most tokens to write.
-            temperature: see ``Sampling``; 0 always takes the likeliest token.
-            top_k: see ``Sampling``.
-            top_p: see ``Sampling``.
-            seed: of the random numbers. The same seed, prompt, settings, artifact, PyTorch, kind of
-                processor and number of threads give the same text.
+            prompt: the beginning of the document; may be empty.
+            max_tokens: largest number of new tokens.
+            temperature: divides the logits; 0 always takes the most likely token.
+            top_k: samples from this number of most likely tokens; None for all.
+            top_p: samples from the smallest set of tokens with this total probability; 1 for all.
+            seed: seed of the random numbers, from 0 to 2**63 - 1. The same seed, prompt, settings, artifact,
+                PyTorch, kind of processor and number of threads give the same text.
 
         Returns:
-            What comes after the prompt.
+            The text after the prompt.
 
         Raises:
-            UserError: a setting is out of range, or no tokenizer or ``seq_len`` is known.
+            UserError: an argument has another type or is out of range, or no tokenizer or length is known.
         """
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
         return "".join(self.stream(prompt, sampling, max_tokens=max_tokens, seed=seed))
@@ -83,51 +86,63 @@ class LanguageModel:
         max_tokens: int = 256,
         seed: int = 0,
     ) -> Iterator[str]:
-        """Does as ``generate`` and yields each piece of the text as it comes; every character is whole."""
+        """Yields the text of ``generate`` piece by piece, as soon as each is generated.
+
+        Args:
+            prompt: the beginning of the document; may be empty.
+            sampling: temperature, ``top_k`` and ``top_p``.
+            max_tokens: largest number of new tokens.
+            seed: seed of the random numbers, from 0 to 2**63 - 1.
+
+        Returns:
+            An iterator of strings, each of whole characters.
+
+        Raises:
+            UserError: an argument has another type or is out of range, or no tokenizer or length is known.
+        """
         tokenizer, seq_len = self._ready()
-        if max_tokens < 1:
-            raise UserError(f"max_tokens must be at least 1, got {max_tokens}")
-        if not 0 <= seed < _MAX_SEED:
-            raise UserError(f"seed must be from 0 to {_MAX_SEED - 1}, got {seed}")
-        utf8(prompt)
+        if not isinstance(sampling, Sampling):
+            raise UserError(f"sampling must be a Sampling, got {sampling!r:.100}")
+        whole_number("max_tokens", max_tokens)
+        at_least("max_tokens", max_tokens, 1)
+        _check_range("seed", seed, 0, _MAX_SEED - 1)
+        utf8(prompt, name="prompt")
         ids = [tokenizer.bos_id, *tokenizer.encode(prompt).tolist()]
         choose = partial(_choose, sampling=sampling, generator=torch.Generator().manual_seed(seed))
         new = generate_ids(self._fast_gpt, ids, choose, seq_len=seq_len, max_tokens=max_tokens)
         return _texts(tokenizer, ids, new)
 
-    def score(self, text: str | Sequence[str]) -> TextScore:
+    def score(self, text: str | Iterable[str]) -> TextScore:
         """Scores a text, or several documents, as validation does; see ``score_documents``.
 
         Args:
-            text: a document, or several.
+            text: a document, or any iterable of documents.
 
         Returns:
-            Nats, bytes, bits per byte and tokens.
+            Nats, bytes, bits per byte and tokens of all documents together.
 
         Raises:
-            UserError: there is no text, or no tokenizer or ``seq_len`` is known.
+            UserError: there is no text, an item is not a Unicode string, or no tokenizer or length is known.
         """
         tokenizer, seq_len = self._ready()
-        return score_documents(
-            self.gpt, tokenizer, [text] if isinstance(text, str) else text, seq_len=seq_len
-        )
+        documents = [text] if isinstance(text, str) else text
+        return score_documents(self.gpt, tokenizer, documents, seq_len=seq_len)
 
     def _ready(self) -> tuple[Tokenizer, int]:
         if self.tokenizer is None:
             raise UserError(
-                "tokenizer must be given: the artifact carries none, and beside it is no "
-                f"{' or '.join(FILE_NAMES)}"
+                "tokenizer must be given: the artifact carries none, and there is no "
+                f"{' or '.join(FILE_NAMES)} beside it"
             )
         if self.seq_len is None:
-            raise UserError("seq_len must be given: the artifact does not say what length it was trained on")
+            raise UserError("seq_len must be given: the artifact does not have the length of its training")
         return self.tokenizer, self.seq_len
 
     @cached_property
     def _fast_gpt(self) -> GPT:
-        """The model in float32, which most processors are fastest in when there is one token at a time.
-
-        Only what is not float32 is copied: the embedding.
-        """
+        """The model in float32, which is fastest on most processors for one token at a time."""
+        if self.gpt.config.compute_dtype == "float32":
+            return self.gpt
         config = replace(self.gpt.config, compute_dtype="float32")
         weights = {name: tensor.float() for name, tensor in self.gpt.state_dict().items()}
         return gpt_with_weights(config, weights).to(self.gpt.embedding.weight.device).eval()
@@ -139,7 +154,7 @@ def _choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> i
 
 def _texts(tokenizer: Tokenizer, prompt: Sequence[int], new: Iterator[int]) -> Iterator[str]:
     stream = TextStream(tokenizer)
-    for index in prompt:  # A first space may be dropped; one after the prompt must not.
+    for index in prompt:  # Tokenizers drop the first space of a text, which one after the prompt is not.
         stream.push(index)
     for index in new:
         if index == tokenizer.bos_id:
@@ -152,6 +167,12 @@ def _texts(tokenizer: Tokenizer, prompt: Sequence[int], new: Iterator[int]) -> I
         yield rest
 
 
+def _check_range(name: str, value: Any, least: int, most: int) -> None:
+    whole_number(name, value)
+    if not least <= value <= most:
+        raise UserError(f"{name} must be from {least} to {most}, got {value}")
+
+
 def load_artifact(
     path: str | Path,
     *,
@@ -159,23 +180,26 @@ def load_artifact(
     seq_len: int | None = None,
     config: GPTConfig | None = None,
 ) -> LanguageModel:
-    """Loads a model and its tokenizer; runs no code from the file.
+    """Loads a model and its tokenizer; never runs code from the file.
 
     Args:
-        path: an artifact of ours or of the reference program.
-        tokenizer: the tokenizer or its file; by default the one that the artifact carries, else the
-            ``tokenizer.model`` or ``tokenizer.json`` beside it, if there is one.
-        seq_len: the most tokens that the model sees at once; by default what it was trained on, which an
-            artifact of the reference does not say.
-        config: the architecture of an artifact that carries none; see ``plgolf.artifact.load_gpt``.
+        path: an artifact of plgolf or of the reference program.
+        tokenizer: the tokenizer or its file; by default the one in the artifact, else the ``tokenizer.model``
+            or ``tokenizer.json`` beside it, if there is one.
+        seq_len: largest number of tokens that the model sees; by default that of its training, which
+            artifacts of the reference program do not have.
+        config: the architecture of an artifact without one; see ``plgolf.artifact.load_gpt``.
 
     Returns:
-        The model, on the CPU.
+        The model in eval mode, on the CPU.
 
     Raises:
-        UserError: a file cannot be read or is malformed, or the tokenizer is not the model's.
+        UserError: a file cannot be read or is malformed, the tokenizer is not the model's, or an argument
+            has another type or contradicts the file.
     """
-    path = Path(path)
+    path = _checked_path("path", path)
+    if config is not None and not isinstance(config, GPTConfig):
+        raise UserError(f"config must be a GPTConfig, got {type(config).__name__}")
     artifact = read_artifact(path)
     found, place = _find_tokenizer(path, artifact, tokenizer)
     if found is not None and artifact.tokenizer_sha256 not in (None, found.sha256):
@@ -190,14 +214,21 @@ def load_artifact(
         raise UserError(f"{path}: {error}{f' ({place})' if found else ''}") from error
 
 
+def _checked_path(name: str, path: Any) -> Path:
+    try:
+        return Path(path)
+    except TypeError:
+        raise UserError(f"{name} must be the path of a file, got {path!r:.100}") from None
+
+
 def _find_tokenizer(
     path: Path, artifact: Artifact, given: Tokenizer | str | Path | None
 ) -> tuple[Tokenizer | None, str]:
-    """Returns the tokenizer and what a message calls it."""
+    """Returns the tokenizer, and its name in messages."""
     if isinstance(given, Tokenizer):
         return given, "the tokenizer"
     if given is not None:
-        return load_tokenizer(Path(given)), str(given)
+        return load_tokenizer(_checked_path("tokenizer", given)), str(given)
     if artifact.tokenizer is not None:
         try:
             return tokenizer_of(artifact.tokenizer), f"the tokenizer in {path}"

@@ -1,25 +1,28 @@
-"""From logits to the next token."""
+"""Chooses the next token from logits."""
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
 
-from plgolf.errors import UserError
+from plgolf.errors import UserError, at_least, whole_number
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a token is chosen among all that may come next.
+    """Sampling settings, applied in this order: temperature, ``top_k``, ``top_p``.
 
-    Temperature comes first, then ``top_k``, then ``top_p`` of what is left (https://arxiv.org/abs/1904.09751).
+    Nucleus sampling (``top_p``): https://arxiv.org/abs/1904.09751.
 
     Args:
-        temperature: what logits are divided by: below 1 the likely becomes likelier, 0 always takes the
-            likeliest.
-        top_k: takes one of so many likeliest tokens; null for all of them.
-        top_p: takes one of the fewest likeliest tokens that together have this probability; 1 for all.
+        temperature: divides the logits; 0 always takes the most likely token.
+        top_k: samples from this number of most likely tokens; null for all.
+        top_p: samples from the smallest set of most likely tokens with this total probability; 1 for all.
+
+    Raises:
+        UserError: a value is out of range.
     """
 
     temperature: float = 0.8
@@ -27,34 +30,33 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise UserError(f"temperature must be finite and at least 0, got {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"top_k must be at least 1, got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+        if not isinstance(self.temperature, Real) or not 0 <= self.temperature < math.inf:
+            raise UserError(f"temperature must be finite and at least 0, got {self.temperature!r}")
+        if self.top_k is not None:
+            whole_number("top_k", self.top_k)
+            at_least("top_k", self.top_k, 1)
+        if not isinstance(self.top_p, Real) or not 0 < self.top_p <= 1:
+            raise UserError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
 
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Turns logits into the distribution that the next token is drawn from.
-
-    Among equals the lower id counts as the likelier one.
+    """Computes the distribution of the next token. Of equal logits the lower id counts as more likely.
 
     Args:
-        logits: (vocab,).
+        logits: logits, floating point (vocab,).
         sampling: temperature, ``top_k`` and ``top_p``.
 
     Returns:
-        Float64 (vocab,), adding up to 1.
+        Probabilities, float64 (vocab,), with sum 1.
 
     Raises:
-        UserError: a logit is no number, as of weights that are finite and too large.
+        UserError: a logit is NaN or the largest is infinite, which happens if weights are too large.
 
     >>> probabilities(torch.tensor([2.0, 1.0, 2.0]), Sampling(temperature=1.0, top_k=2))
     tensor([0.5000, 0.0000, 0.5000], dtype=torch.float64)
     """
     exact = logits.double()
-    # Softmax of the distance to the largest: a tiny temperature then makes zeros and no infinities.
+    # Softmax of the distance to the largest logit: a tiny temperature then gives zeros instead of infinities.
     highest = exact.max()
     if not highest.isfinite():
         raise UserError(f"the model's logits must be finite, got {highest.item()}")
@@ -64,28 +66,28 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     values = (distance / sampling.temperature).softmax(0)
     if sampling.top_k is None and sampling.top_p == 1:
         return values
-    likeliest, ids = values.sort(descending=True, stable=True)
+    kept, ids = values.sort(descending=True, stable=True)
     if sampling.top_k is not None:
-        likeliest[sampling.top_k :] = 0.0
-        likeliest /= likeliest.sum()
+        kept[sampling.top_k :] = 0.0
+        kept /= kept.sum()
     if sampling.top_p < 1:
-        # A token stays if those before it do not reach top_p yet: the likeliest always does.
-        before = likeliest.cumsum(0) - likeliest
-        likeliest[before >= sampling.top_p] = 0.0
-    return torch.zeros_like(values).scatter(0, ids, likeliest / likeliest.sum())
+        # A token stays if those before it do not reach top_p: the most likely one always does.
+        before = kept.cumsum(0) - kept
+        kept[before >= sampling.top_p] = 0.0
+    return torch.zeros_like(values).scatter(0, ids, kept / kept.sum())
 
 
 def draw(distribution: Tensor, generator: torch.Generator) -> int:
-    """Draws a token with one random number, so that a seed's numbers meet the same places of a text.
+    """Draws a token with exactly one random number.
 
     Args:
-        distribution: float64 (vocab,), adding up to 1.
-        generator: of the random number, on the CPU.
+        distribution: probabilities, float64 (vocab,), with sum 1.
+        generator: source of the random number, on the CPU.
 
     Returns:
-        An id of probability above 0.
+        An id with a probability above 0.
     """
     at = torch.rand((), dtype=torch.float64, generator=generator)
     cumulative = distribution.cpu().cumsum(0)
-    # Up to the sum as it was rounded: above it, there is no token. The first place beyond ``at`` has one.
+    # Scaled by the rounded sum: no token lies above it. The first place beyond the number has a token.
     return int(torch.searchsorted(cumulative, at * cumulative[-1], right=True))

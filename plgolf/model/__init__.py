@@ -1,4 +1,4 @@
-"""The architecture; needs torch alone."""
+"""The architecture. Needs torch only."""
 
 from plgolf.model.attention import AttentionConfig
 from plgolf.model.gpt import GPT, GPTConfig

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plgolf.errors import UserError
+from plgolf.errors import UserError, at_least
 from plgolf.model.cache import LayerCache
 from plgolf.model.causal import causal_attention
 from plgolf.model.linear import CastLinear
@@ -23,10 +23,13 @@ class AttentionConfig:
     """Settings of every attention layer.
 
     Args:
-        num_heads: query heads; they share out the model width evenly.
-        num_kv_heads: key and value heads; each serves num_heads / num_kv_heads query heads.
+        num_heads: number of query heads, which split the model width evenly.
+        num_kv_heads: number of key and value heads; each serves num_heads / num_kv_heads query heads.
         qk_gain: initial value of the learned gain of each query head.
         rope_base: base of the rotary frequencies.
+
+    Raises:
+        UserError: a value is out of range, or num_heads is not a multiple of num_kv_heads.
     """
 
     num_heads: int = 8
@@ -35,14 +38,11 @@ class AttentionConfig:
     rope_base: float = 10000.0
 
     def __post_init__(self) -> None:
-        if self.num_heads < 1 or self.num_kv_heads < 1:
-            raise UserError(
-                "attention.num_heads and attention.num_kv_heads must be at least 1, "
-                f"got {self.num_heads} and {self.num_kv_heads}"
-            )
+        at_least("attention.num_heads", self.num_heads, 1)
+        at_least("attention.num_kv_heads", self.num_kv_heads, 1)
         if self.num_heads % self.num_kv_heads:
             raise UserError(
-                f"attention.num_heads must be a multiple of attention.num_kv_heads "
+                "attention.num_heads must be a multiple of attention.num_kv_heads "
                 f"({self.num_kv_heads}), got {self.num_heads}"
             )
         if not 0 < self.rope_base < math.inf:
@@ -51,10 +51,10 @@ class AttentionConfig:
             raise UserError(f"attention.qk_gain must be finite, got {self.qk_gain}")
 
     def head_dim(self, dim: int) -> int:
-        """Channels of a head at model width ``dim``.
+        """Returns the channels of a head at model width ``dim``.
 
         Raises:
-            UserError: ``dim`` does not divide, or the head is too odd for rotary pairs.
+            UserError: ``dim`` is not a multiple of the heads, or the result is odd (rotary needs pairs).
         """
         if dim % self.num_heads:
             raise UserError(f"dim must be a multiple of attention.num_heads ({self.num_heads}), got {dim}")
@@ -65,7 +65,15 @@ class AttentionConfig:
 
 
 class SelfAttention(nn.Module):
-    """Mixes positions: each looks at itself and what came before."""
+    """Causal self-attention: each position attends to itself and to earlier positions.
+
+    Args:
+        dim: model width.
+        config: heads, gain and rotary base.
+
+    Raises:
+        UserError: the width does not fit the heads.
+    """
 
     def __init__(self, dim: int, config: AttentionConfig) -> None:
         super().__init__()
@@ -89,16 +97,19 @@ class SelfAttention(nn.Module):
         *,
         scale: Tensor | None = None,
     ) -> Tensor:
-        """Maps (batch, time, dim) to the same shape.
+        """Computes the attention layer's output.
 
         Args:
-            x: the stream, normalised.
-            rotary: what ``Rotary`` returned for these positions.
-            cache: the positions before these, which are then seen too; it gets these as well.
-            scale: float32 (dim,), what the result is multiplied by; None for nothing.
+            x: the normalised stream, (batch, time, dim).
+            rotary: cosines and sines of these positions, each (time, head_dim / 2), from ``Rotary``.
+            cache: keys and values of earlier positions, to attend to and to extend; None for none.
+            scale: float32 (dim,), multiplies the output; None for 1.
+
+        Returns:
+            (batch, time, dim), in the dtype of ``x``.
         """
-        # The heads of a position stay side by side in memory, so that attention's kernels return its results
-        # as out_proj takes them.
+        # The heads of a position stay side by side in memory: attention's kernels then return their results
+        # in the layout that out_proj reads.
         cos, sin = (table[:, None] for table in rotary)
         q = rotate(rms_norm(self._heads(self.q_proj(x))), cos, sin)
         k = rotate(rms_norm(self._heads(self.k_proj(x))), cos, sin)
@@ -111,10 +122,10 @@ class SelfAttention(nn.Module):
         return y
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Lets each query see the keys up to its own position; the last query is at the last key's."""
+        """Attends causally; the last query has the position of the last key."""
         time, length = q.size(2), k.size(2)
         if time == 1:
-            # The heads of a group ask the same keys, which are then read once.
+            # The query heads of a group become rows of one product, so that their keys are read once.
             grouped = q.reshape(*k.shape[:2], -1, self.head_dim)
             return F.scaled_dot_product_attention(grouped, k, v).reshape(q.shape)
         if time == length:

@@ -1,4 +1,4 @@
-"""One layer: residual mix, attention, MLP."""
+"""One layer: residual mix, attention and MLP."""
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +10,17 @@ from plgolf.model.norm import rms_norm
 
 
 class Block(nn.Module):
-    """Mixes the first residual state back in, then adds attention and MLP with learned scales.
+    """Mixes in the normalised embedding, then adds attention and MLP with learned scales.
 
-    The mix with x0 and the per-channel scales are from modded-nanogpt
-    (https://github.com/KellerJordan/modded-nanogpt).
+    The mix and the scales per channel are from modded-nanogpt (https://github.com/KellerJordan/modded-nanogpt).
+
+    Args:
+        dim: model width.
+        attention: settings of the attention layer.
+        mlp: settings of the MLP.
+
+    Raises:
+        UserError: the width does not fit the settings.
     """
 
     def __init__(self, dim: int, attention: AttentionConfig, mlp: MLPConfig) -> None:
@@ -27,7 +34,17 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, x0: Tensor, rotary: tuple[Tensor, Tensor], cache: LayerCache | None = None
     ) -> Tensor:
-        """Maps the residual stream ``x`` (batch, time, dim); ``x0`` is the normalised embedding."""
+        """Computes the residual stream after this layer.
+
+        Args:
+            x: the residual stream, (batch, time, dim).
+            x0: the normalised embedding, of the same shape.
+            rotary: cosines and sines of these positions, each (time, head_dim / 2).
+            cache: keys and values of earlier positions; None for none.
+
+        Returns:
+            (batch, time, dim), in the dtype of ``x``.
+        """
         keep, restore = self.residual_mix.to(x.dtype)
         x = keep * x + restore * x0
         x = x + self.attention(rms_norm(x), rotary, cache, scale=self.attention_scale)

@@ -1,9 +1,11 @@
-"""What attention keeps of the positions before: each token is then one step, not the whole text again."""
+"""Key-value cache: generating a token then costs one position, not the whole text again."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from plgolf.errors import UserError
 
 
 class LayerCache:
@@ -11,23 +13,25 @@ class LayerCache:
 
     Args:
         shape: (batch, key-value heads, capacity, head_dim).
-        like: whose dtype and device they have.
+        like: a tensor with the dtype and device to use.
     """
 
     def __init__(self, shape: tuple[int, int, int, int], like: Tensor) -> None:
         self._keys, self._values = (torch.empty(shape, dtype=like.dtype, device=like.device) for _ in "kv")
+        self.batch = shape[0]
+        """Number of sequences."""
         self.length = 0
-        """Positions that are there."""
+        """Number of cached positions."""
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds positions.
+        """Appends positions; ``Cache.rotary`` has checked that they fit.
 
         Args:
-            keys: (batch, key-value heads, time, head_dim), turned by their positions' angles.
-            values: of the same shape.
+            keys: rotated keys, (batch, key-value heads, time, head_dim).
+            values: values of the same shape.
 
         Returns:
-            Keys and values of all positions so far, as views.
+            Keys and values of all cached positions, as views.
         """
         first, self.length = self.length, self.length + keys.size(2)
         self._keys[:, :, first : self.length] = keys
@@ -37,10 +41,10 @@ class LayerCache:
 
 @dataclass(frozen=True)
 class Cache:
-    """The caches of all layers, and the rotary tables for every position that they can hold.
+    """The caches of all layers, and the rotary tables of all positions that fit.
 
     Args:
-        layers: one each.
+        layers: one cache per layer.
         tables: cosines and sines, each (capacity, head_dim / 2).
     """
 
@@ -49,27 +53,32 @@ class Cache:
 
     @property
     def length(self) -> int:
-        """Positions that are there."""
+        """Number of cached positions."""
         return self.layers[0].length
+
+    def check_batch(self, batch: int) -> None:
+        """Raises a UserError unless the cache is for this number of sequences."""
+        if batch != self.layers[0].batch:
+            raise UserError(f"input_ids must have the cache's {self.layers[0].batch} sequences, got {batch}")
 
     @property
     def capacity(self) -> int:
-        """Positions that there can be."""
+        """Largest number of positions."""
         return self.tables[0].size(0)
 
     def rotary(self, time: int) -> tuple[Tensor, Tensor]:
-        """Returns the tables of the next positions.
+        """Returns cosines and sines of the next positions, each (time, head_dim / 2).
 
         Raises:
-            ValueError: there is no room for so many.
+            UserError: the cache has no room for them.
         """
         end = self.length + time
         if end > self.capacity:
-            raise ValueError(f"the cache must have room for {end} positions, got {self.capacity}")
+            raise UserError(f"the cache must have room for {end} positions, got {self.capacity}")
         cos, sin = self.tables
         return cos[self.length : end], sin[self.length : end]
 
     def clear(self) -> None:
-        """Forgets every position; the memory stays."""
+        """Removes all positions and keeps the memory."""
         for layer in self.layers:
             layer.length = 0

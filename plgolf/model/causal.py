@@ -1,4 +1,4 @@
-"""Causal attention itself, by the kernel that suits device, dtype and length."""
+"""Causal attention with the fastest kernel for device, dtype and length."""
 
 import torch
 import torch.nn.functional as F
@@ -8,24 +8,23 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from plgolf.model import flash
 
 _BLOCK = 128
-"""Queries at a time."""
+"""Queries in a block."""
 _BLOCKWISE_TIMES = {torch.bfloat16: range(1, 513), torch.float32: range(_BLOCK + 1, 513)}
-"""Where that is the faster way on a CPU, with the way back. A single block of float32 gains nothing, and in
-longer sequences PyTorch's own kernel skips enough of what the mask hides."""
+"""Lengths at which blocks train faster on a CPU than PyTorch's kernel, by dtype (docs/performance.md)."""
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Lets each position see itself and those before.
+    """Attends from each position to itself and to earlier positions.
 
     Args:
-        q: (batch, query heads, time, head_dim).
-        k: (batch, key-value heads, time, head_dim); each serves as many neighbouring query heads.
-        v: of the same shape.
+        q: queries, (batch, query heads, time, head_dim).
+        k: keys, (batch, key-value heads, time, head_dim); each head serves neighbouring query heads.
+        v: values, of the shape of ``k``.
 
     Returns:
-        (batch, query heads, time, head_dim).
+        (batch, query heads, time, head_dim), in the dtype of ``q``.
     """
-    # Forwards PyTorch's kernel is as fast or faster; it is the way back that takes it so long.
+    # PyTorch's forward pass is as fast; its backward pass is slow on a CPU.
     trains_on_cpu = q.device.type == "cpu" and torch.is_grad_enabled()
     if trains_on_cpu and q.size(2) in _BLOCKWISE_TIMES.get(q.dtype, ()):
         return blockwise_attention(q, k, v)
@@ -33,15 +32,19 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Does it with PyTorch's kernel; on an NVIDIA GPU, with the best of those."""
+    """Attends like ``causal_attention`` with a kernel of PyTorch; on an NVIDIA GPU with the fastest."""
     if q.device.type != "cuda":
         return _scaled_dot_product_attention(q, k, v)
-    return preferring(_kernels_of(q.device, q.dtype), q, k, v)
+    return attend_with(_kernels_of(q.device, q.dtype), q, k, v)
 
 
-def preferring(kernels: list[SDPBackend], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Does it with the first of some kernels of PyTorch's that can."""
-    if kernels[0] is SDPBackend.EFFICIENT_ATTENTION:  # Up to torch 2.13 it takes no groups.
+def attend_with(kernels: list[SDPBackend], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attends like ``causal_attention`` with the first of PyTorch's kernels that supports the inputs.
+
+    Raises:
+        RuntimeError: none of the kernels supports the inputs.
+    """
+    if kernels[0] is SDPBackend.EFFICIENT_ATTENTION:  # Up to torch 2.13 it does not support grouped heads.
         k, v = (x.repeat_interleave(q.size(1) // x.size(1), dim=1) for x in (k, v))
     with sdpa_kernel(kernels, set_priority=True):
         return _scaled_dot_product_attention(q, k, v)
@@ -61,19 +64,19 @@ def _kernels_of(device: torch.device, dtype: torch.dtype) -> list[SDPBackend]:
 def gpu_kernels(
     capability: tuple[int, int], dtype: torch.dtype, *, newest_flash: bool = False
 ) -> list[SDPBackend]:
-    """Returns PyTorch's kernels for an NVIDIA GPU, the one to be preferred first.
+    """Returns PyTorch's kernels for an NVIDIA GPU, the fastest first.
 
     Args:
-        capability: the GPU's.
-        dtype: of the queries.
-        newest_flash: FlashAttention 3 or 4 stands in for PyTorch's flash kernel.
+        capability: the GPU's compute capability.
+        dtype: dtype of the queries.
+        newest_flash: True if FlashAttention 3 or 4 replaces PyTorch's flash kernel.
 
     >>> [kernel.name for kernel in gpu_kernels((9, 0), torch.bfloat16)]
     ['CUDNN_ATTENTION', 'FLASH_ATTENTION', 'MATH']
     """
     if dtype not in (torch.bfloat16, torch.float16) or capability < (8, 0):
         return [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    # Only heads of more than 256 channels are left to the last one.
+    # MATH is for heads of more than 256 channels only.
     flash_first = [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
     if capability == (9, 0) and not newest_flash:
         # 1.4 times as fast there, and only there, at heads of 64 channels (https://arxiv.org/abs/2407.08608).
@@ -82,15 +85,15 @@ def gpu_kernels(
 
 
 def blockwise_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Does it with plain products, some queries at a time, of only the keys that these may see.
+    """Attends like ``causal_attention`` with plain products of a block of queries and the keys that it sees.
 
-    PyTorch's kernel for CPUs works on short sequences as if nothing were hidden, and its way back gains
-    nothing from bfloat16 products. Sums and softmax are in float32; scores and probabilities have the
-    inputs' dtype.
+    PyTorch's CPU kernel also computes the masked scores of short sequences, and its backward pass gains
+    nothing from bfloat16 products. Sums and softmax are float32; scores and probabilities are in the inputs'
+    dtype.
     """
     batch, heads, time, head_dim = q.shape
     groups = k.size(1)
-    # The query heads that share keys, one below the other, are one matrix.
+    # The queries of heads that share keys are the rows of one matrix.
     q = (q * head_dim**-0.5).view(batch, groups, -1, time, head_dim)
     k, v = (x.flatten(0, 1) for x in (k, v))
     blocks = []
@@ -98,7 +101,7 @@ def blockwise_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         end = min(start + _BLOCK, time)
         queries = q[:, :, :, start:end].reshape(batch * groups, -1, head_dim)
         hidden = torch.full((end - start, end), -torch.inf, dtype=q.dtype, device=q.device).triu(start + 1)
-        # What the products are added to, where a pass over the scores would take as long as the products.
+        # Adding the mask inside the product saves a pass over the scores, which takes as long as the product.
         scores = torch.baddbmm(hidden.repeat(heads // groups, 1), queries, k[:, :end].mT)
         probabilities = scores.softmax(-1, dtype=torch.float32).to(v.dtype)
         blocks.append(torch.bmm(probabilities, v[:, :end]).view(batch, groups, -1, end - start, head_dim))

@@ -1,14 +1,14 @@
-"""The order of things over depth, as plain data: which layer's output each layer gets back."""
+"""Skip connections over depth, as plain data: whose output is added to the input of each layer."""
 
 
 def skip_sources(num_layers: int) -> tuple[int | None, ...]:
-    """Pairs the layers like a U-Net (https://arxiv.org/abs/1505.04597): the last half undoes the first.
+    """Pairs the layers like a U-Net (https://arxiv.org/abs/1505.04597), from the middle outwards.
 
     Args:
-        num_layers: layers in all; with an odd number the extra layer is in the second half.
+        num_layers: number of layers; if it is odd, the last layer has no skip.
 
     Returns:
-        For each layer the index of the earlier layer whose output is added to its input, or None.
+        For each layer, the index of the earlier layer whose output is added to its input, or None.
 
     >>> skip_sources(5)
     (None, None, 1, 0, None)

@@ -1,4 +1,4 @@
-"""FlashAttention 3 and 4 instead of PyTorch's own flash kernel, where one of them is installed and works."""
+"""FlashAttention 3 or 4 in place of PyTorch's flash kernel, if one is installed and works."""
 
 import warnings
 from contextlib import suppress
@@ -9,27 +9,27 @@ from torch.nn import attention
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 _TOLERANCE = 0.02
-"""Of bfloat16 kernels, relative to the norm of what float64 gives; their errors are some 0.003."""
+"""Largest error of a bfloat16 kernel, relative to the norm of a float64 result; usual errors are 0.003."""
 
 
-def use_installed(device: torch.device) -> str | None:
-    """Has PyTorch use the newest that is installed and made for a GPU, in this whole process.
+def activate_flash_attention(device: torch.device) -> str | None:
+    """Activates the newest installed FlashAttention that supports this GPU, process-wide.
 
-    PyTorch and the packages change apart from each other, and which versions go together shows in use alone.
-    So each has a trial, and one that fails it leaves PyTorch's own kernel in place, with a warning.
+    PyTorch and these packages are released separately, and only use shows which versions fit together. Each
+    therefore passes a self-test first; one that fails is replaced by PyTorch's own kernel, with a warning.
 
     Args:
         device: the GPU.
 
     Returns:
         ``FA4`` (https://github.com/Dao-AILab/flash-attention, flash_attn.cute) or ``FA3``
-        (https://arxiv.org/abs/2407.08608, flash_attn_interface); None if PyTorch's own stays.
+        (https://arxiv.org/abs/2407.08608, flash_attn_interface); None if PyTorch's own kernel stays.
     """
-    for name in made_for(torch.cuda.get_device_capability(device)):
-        # Not installed, or in no version that PyTorch knows; before 2.10 PyTorch knew neither.
+    for name in supported_versions(torch.cuda.get_device_capability(device)):
+        # Raised if it is not installed or of an unknown version; PyTorch before 2.10 has no such function.
         with suppress(ImportError, OSError, RuntimeError, AttributeError, ValueError):
             attention.activate_flash_attention_impl(name)
-            fault = find_fault(device)
+            fault = self_test(device)
             if fault is None:
                 return name
             attention.restore_flash_attention_impl()
@@ -37,30 +37,33 @@ def use_installed(device: torch.device) -> str | None:
     return None
 
 
-def made_for(capability: tuple[int, int]) -> tuple[str, ...]:
-    """Returns what is made for GPUs of a capability, the newest first.
+def supported_versions(capability: tuple[int, int]) -> tuple[str, ...]:
+    """Returns the versions that support a GPU's compute capability, the newest first.
 
-    >>> made_for((9, 0)), made_for((8, 9))
+    >>> supported_versions((9, 0)), supported_versions((8, 9))
     (('FA4', 'FA3'), ())
     """
     return {9: ("FA4", "FA3"), 10: ("FA4",)}.get(capability[0], ())
 
 
-def find_fault(device: torch.device) -> str | None:
-    """Tries what stands for PyTorch's flash kernel, forward and backward with grouped heads.
+def self_test(device: torch.device) -> str | None:
+    """Runs the active flash kernel forward and backward with grouped heads, and compares with float64.
+
+    Args:
+        device: the GPU.
 
     Returns:
-        What is wrong with it; None if it gives what it should.
+        One line that names the fault; None if the results are right.
     """
     generator = torch.Generator().manual_seed(0)
-    # As attention has them: the heads of a position side by side in memory.
+    # In the layout of SelfAttention: the heads of a position side by side in memory.
     exact = [torch.randn(2, 256, heads, 64, generator=generator, dtype=torch.float64) for heads in (4, 2, 2)]
     exact = [x.bfloat16().double().transpose(1, 2) for x in exact]
     tried = [x.bfloat16().to(device) for x in exact]
     try:
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
             found = _both_ways(tried)
-    except Exception as error:  # Whatever another's package raises.
+    except Exception as error:  # The package may raise anything.
         return f"{type(error).__name__}: {error}".splitlines()[0]
     with sdpa_kernel(SDPBackend.MATH):
         expected = _both_ways(exact)
@@ -76,7 +79,7 @@ def _both_ways(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def in_use() -> str | None:
-    """Returns what has taken the place of PyTorch's own flash kernel; None if nothing has."""
+    """Returns the active FlashAttention, such as ``FA3``; None if it is PyTorch's own flash kernel."""
     ask = getattr(attention, "current_flash_attention_impl", None)
     name: str | None = ask() if ask else None
     return name

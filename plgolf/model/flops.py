@@ -1,21 +1,21 @@
-"""How much arithmetic a model needs, for what a machine's peak is compared with."""
+"""Counts the arithmetic of training, for comparison with the peak of a machine."""
 
 from plgolf.model.gpt import GPTConfig
 
 
 def train_flops_per_token(config: GPTConfig, seq_len: int) -> int:
-    """Counts the floating-point operations of the products of a forward and a backward pass.
+    """Counts the floating-point operations of all products in a forward and a backward pass.
 
-    Two operations a multiply-add, three passes (one forward, two backward); of attention only the causal
-    half. Norms, activations and the optimizer are left out, as is usual for model FLOPs utilisation
-    (https://arxiv.org/abs/2204.02311, appendix B, but for the causal half).
+    A multiply-add counts as two operations, the backward pass as two forward passes, and attention as its
+    causal half. Norms, activations and the optimizer are left out, as in model FLOPs utilisation
+    (https://arxiv.org/abs/2204.02311, appendix B, which counts all of attention).
 
     Args:
         config: the architecture.
         seq_len: tokens in a sequence.
 
     Returns:
-        Operations per token.
+        Floating-point operations per token.
 
     >>> train_flops_per_token(GPTConfig(), 4096) // 10**6
     215
@@ -24,6 +24,6 @@ def train_flops_per_token(config: GPTConfig, seq_len: int) -> int:
     kv_dim = attention.num_kv_heads * attention.head_dim(dim)
     weights_per_layer = 2 * dim * dim + 2 * dim * kv_dim + 2 * dim * config.mlp.hidden_dim(dim)
     weights = config.num_layers * weights_per_layer + dim * config.vocab_size
-    # Scores and weighted sums: each position looks at half of the sequence on average.
+    # Scores and weighted sums: a position attends to half of the sequence on average.
     attended = config.num_layers * 2 * dim * (seq_len + 1) // 2
     return 6 * (weights + attended)

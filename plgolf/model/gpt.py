@@ -1,4 +1,4 @@
-"""The table of contents of the architecture: embed, run the layers in order, score."""
+"""The whole model: embed, run the layers in order, compute logits or losses."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plgolf.errors import UserError
+from plgolf.errors import UserError, at_least, whole_number
 from plgolf.hardware import resolve_dtype
 from plgolf.model.attention import AttentionConfig
 from plgolf.model.block import Block
@@ -18,25 +18,29 @@ from plgolf.model.head import Head, HeadConfig
 from plgolf.model.mlp import MLPConfig
 from plgolf.model.norm import rms_norm
 from plgolf.model.rotary import Rotary
+from plgolf.model.token_ids import IGNORED, check_ids, check_targets, range_error
 
 _AT_MOST = {"vocab_size": 2**20, "dim": 2**16, "num_layers": 512}
-"""More is a mistake, and would fill any memory."""
+"""Larger values are mistakes, and would fill any memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
-    """Everything that decides the shape of the model.
+    """The architecture.
 
     Args:
-        vocab_size: token ids the model knows; must equal the tokenizer's size.
+        vocab_size: number of token ids; must equal the tokenizer's.
         dim: width of the residual stream.
-        num_layers: attention plus MLP layers.
+        num_layers: number of layers, each with attention and an MLP.
         embedding_std: standard deviation of the initial embedding.
-        compute_dtype: dtype of embedding and stream; ``auto`` becomes what this machine is fast in, and is
-            saved as that. Linear weights and small parameters are float32 either way.
-        attention: the attention layers.
-        mlp: the MLPs.
-        head: the output layer.
+        compute_dtype: dtype of the embedding and the residual stream. ``auto`` is replaced at once by the
+            dtype that is fast on this machine, and saved as that. Other parameters are always float32.
+        attention: settings of the attention layers.
+        mlp: settings of the MLPs.
+        head: settings of the output layer.
+
+    Raises:
+        UserError: a value is out of range, or the width does not fit the heads or the MLP.
     """
 
     vocab_size: int = 1024
@@ -51,8 +55,8 @@ class GPTConfig:
     def __post_init__(self) -> None:
         for name, most in _AT_MOST.items():
             value = getattr(self, name)
-            if value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}")
+            whole_number(name, value)
+            at_least(name, value, 1)
             if value > most:
                 raise UserError(f"{name} must be at most {most}, got {value}")
         if not 0 <= self.embedding_std < math.inf:
@@ -63,10 +67,10 @@ class GPTConfig:
 
 
 class GPT(nn.Module):
-    """A decoder-only transformer with U-Net skips.
+    """A decoder-only transformer with U-Net skips, after the challenge's reference program.
 
-    No autocast: the embedding's output sets the dtype of the residual stream, Linear weights are cast
-    at use, norms keep their input's dtype, and logits are float32.
+    The architecture is that of https://github.com/openai/parameter-golf. There is no autocast: the embedding
+    sets the dtype of the residual stream, Linear weights are cast at use, and logits are float32.
 
     Args:
         config: the architecture.
@@ -88,12 +92,15 @@ class GPT(nn.Module):
         )
         self._skip_sources = skip_sources(config.num_layers)
         skips = config.num_layers // 2
-        # A single layer has none to train, and DDP would wait for their gradient.
+        # A single layer has no skips, and DDP would wait for the gradient of an empty parameter.
         self.skip_weights = nn.Parameter(torch.ones(skips, config.dim), requires_grad=skips > 0)
         self.head = Head(config.vocab_size, config.dim, config.head)
 
     def _residual_stream(self, input_ids: Tensor, cache: Cache | None = None) -> Tensor:
-        x = x0 = rms_norm(self.embedding(input_ids))
+        try:
+            x = x0 = rms_norm(self.embedding(input_ids))
+        except IndexError as error:
+            raise range_error("input_ids", input_ids, self.config.vocab_size) from error
         time = input_ids.size(1)
         rotary = self.rotary(time, x.dtype) if cache is None else cache.rotary(time)
         layers = cache.layers if cache is not None else [None] * len(self.blocks)
@@ -112,30 +119,48 @@ class GPT(nn.Module):
         target_ids: Tensor | None = None,
         reduction: Literal["mean", "none"] = "mean",
     ) -> Tensor:
-        """Scores every position, or the given targets.
+        """Computes logits, or the losses of targets.
 
         Args:
-            input_ids: int64 (batch, time).
-            target_ids: int64 (batch, time); the token after each position, -100 where none counts.
-            reduction: of the targets' losses.
+            input_ids: token ids, int64 (batch, time).
+            target_ids: the next token of each position, int64 (batch, time); -100 to leave a position out.
+            reduction: ``mean`` or ``none`` of the targets' losses.
 
         Returns:
-            Float32 logits (batch, time, vocab), or with targets their loss in nats: the mean (), or of each
-            (batch, time) with 0 where none counts.
+            Without targets, float32 logits (batch, time, vocab). With targets, float32 losses in nats: the
+            mean () or each (batch, time), where left out positions have 0.
+
+        Raises:
+            UserError: ids have another type or shape or are out of range. The range is checked on a CPU
+                without ``torch.compile`` only; elsewhere PyTorch reports it in its own way.
         """
+        check_ids("input_ids", input_ids)
+        if target_ids is not None:
+            check_targets(target_ids, input_ids, reduction)
         logits: Tensor = self.head(self._residual_stream(input_ids), self.embedding.weight)
         if target_ids is None:
             return logits
-        loss = F.cross_entropy(logits.flatten(0, 1), target_ids.flatten(), reduction=reduction)
+        try:
+            loss = F.cross_entropy(
+                logits.flatten(0, 1), target_ids.flatten(), ignore_index=IGNORED, reduction=reduction
+            )
+        except IndexError as error:
+            raise range_error("target_ids", target_ids, self.config.vocab_size) from error
         return loss if reduction == "mean" else loss.view_as(target_ids)
 
     def cache(self, capacity: int, *, batch: int = 1) -> Cache:
-        """Makes an empty cache for ``next_logits``.
+        """Returns an empty cache for ``next_logits``.
 
         Args:
-            capacity: positions it can hold.
-            batch: sequences side by side.
+            capacity: largest number of positions.
+            batch: number of sequences.
+
+        Raises:
+            UserError: a number is below 1.
         """
+        for name, value in (("capacity", capacity), ("batch", batch)):
+            whole_number(name, value)
+            at_least(name, value, 1)
         attention, weight = self.config.attention, self.embedding.weight
         head_dim = attention.head_dim(self.config.dim)
         shape = (batch, attention.num_kv_heads, capacity, head_dim)
@@ -143,15 +168,20 @@ class GPT(nn.Module):
         return Cache(layers, self.rotary(capacity, weight.dtype))
 
     def next_logits(self, input_ids: Tensor, cache: Cache) -> Tensor:
-        """Scores what may follow the cached positions and these, which are then cached, too.
+        """Computes the logits of the next token after the cached positions and these, which it caches.
 
         Args:
-            input_ids: int64 (batch, time), at least one position.
-            cache: of this model; it must have room for them.
+            input_ids: token ids, int64 (batch, time), at least one position.
+            cache: a cache of this model with room for them.
 
         Returns:
-            Float32 logits (batch, vocab): those that ``forward`` has at the last position of all of them.
+            Float32 logits (batch, vocab), equal to those of ``forward`` at the last position.
+
+        Raises:
+            UserError: ids have another type or shape, are out of range (on a CPU), or do not fit the cache.
         """
+        check_ids("input_ids", input_ids)
+        cache.check_batch(input_ids.size(0))
         x = self._residual_stream(input_ids, cache)[:, -1:]
         logits: Tensor = self.head(x, self.embedding.weight)
         return logits[:, 0]

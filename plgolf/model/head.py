@@ -1,4 +1,4 @@
-"""From the residual stream to logits: tied or free unembedding, soft-capped."""
+"""The output layer: tied or untied unembedding with soft-capped logits."""
 
 import math
 from dataclasses import dataclass
@@ -17,8 +17,11 @@ class HeadConfig:
     """Settings of the output layer.
 
     Args:
-        tied: the embedding serves as the unembedding too; otherwise a zero-initialised matrix does.
-        softcap: logits are squashed into (-softcap, softcap) by a tanh (https://arxiv.org/abs/2408.00118).
+        tied: True to reuse the embedding as the unembedding; False for a zero-initialised matrix.
+        softcap: a tanh limits logits to (-softcap, softcap) (https://arxiv.org/abs/2408.00118).
+
+    Raises:
+        UserError: the soft cap is not finite and positive.
     """
 
     tied: bool = True
@@ -30,7 +33,13 @@ class HeadConfig:
 
 
 class Head(nn.Module):
-    """Scores every vocabulary entry at every position."""
+    """Computes the logits of all token ids at every position.
+
+    Args:
+        vocab_size: number of token ids.
+        dim: model width.
+        config: tying and soft cap.
+    """
 
     role = Role.HEAD
 
@@ -40,7 +49,15 @@ class Head(nn.Module):
         self.proj = None if config.tied else CastLinear(dim, vocab_size, zero_init=True)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Maps (batch, time, dim) to float32 logits (batch, time, vocab)."""
+        """Computes logits.
+
+        Args:
+            x: the normalised stream, (batch, time, dim).
+            embedding: weight of the embedding, (vocab, dim), used if tied.
+
+        Returns:
+            Float32 logits, (batch, time, vocab).
+        """
         logits = F.linear(x, embedding.to(x.dtype)) if self.proj is None else self.proj(x)
-        # Float32 from here on: a cap of 30 leaves bfloat16 steps of 1/8 near the top.
+        # Float32 from here on: near a cap of 30, bfloat16 has steps of 1/8.
         return self.softcap * torch.tanh(logits.float() / self.softcap)

@@ -1,13 +1,18 @@
-"""A linear map whose weight stays float32 and is cast at use."""
+"""A linear map with a float32 weight that is cast for each product."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class CastLinear(nn.Linear):
-    """A bias-free linear map that computes in the dtype of its input.
+    """A linear map without bias that computes in the dtype of its input.
 
     The float32 weight is the optimizer's master copy; the cast costs one pass over the weight.
+
+    Args:
+        in_features: channels of the input.
+        out_features: channels of the output.
+        zero_init: True for a weight of zeros; False for the default of ``torch.nn.Linear``.
     """
 
     def __init__(self, in_features: int, out_features: int, *, zero_init: bool = False) -> None:
@@ -16,17 +21,20 @@ class CastLinear(nn.Linear):
             nn.init.zeros_(self.weight)
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Maps (..., positions, in_features) to (..., positions, out_features).
+        """Applies the map.
 
         Args:
-            x: decides the dtype.
-            scale: float32 (out_features,), what the result is multiplied by; None for nothing.
+            x: (..., positions, in_features); its dtype is the output's.
+            scale: float32 (out_features,), multiplies the output; None for 1.
+
+        Returns:
+            (..., positions, out_features).
         """
         weight = self.weight
         if scale is None:
             return F.linear(x, weight.to(x.dtype))
-        if x.size(-2) == 1:  # In generation, a pass over the weight would take as long as the product.
+        if x.size(-2) == 1:  # In generation, scaling the weight would take as long as the product.
             return scale.to(x.dtype) * F.linear(x, weight.to(x.dtype))
-        # Otherwise the scale's gradient would be a sum over products of all positions; so it is one over the
-        # weight's gradient.
+        # Scaling the weight makes the scale's gradient a sum over the weight's gradient, cheaper than a sum
+        # over all positions.
         return F.linear(x, (scale[:, None] * weight).to(x.dtype))

@@ -1,4 +1,4 @@
-"""The position-wise MLP with squared ReLU (https://arxiv.org/abs/2109.08668)."""
+"""The MLP of each position, with squared ReLU (https://arxiv.org/abs/2109.08668)."""
 
 from dataclasses import dataclass
 
@@ -22,10 +22,10 @@ class MLPConfig:
     expansion: float = 2.0
 
     def hidden_dim(self, dim: int) -> int:
-        """Hidden width at model width ``dim``.
+        """Returns the hidden width at model width ``dim``.
 
         Raises:
-            UserError: the product is not a whole number of at least 1.
+            UserError: expansion * dim is not a whole number from 1 to 2**20.
         """
         hidden = float(self.expansion * dim)
         if not (hidden.is_integer() and 1 <= hidden <= _MAX_HIDDEN_DIM):
@@ -36,7 +36,15 @@ class MLPConfig:
 
 
 class MLP(nn.Module):
-    """Widens each position, squares what is positive, and narrows it again."""
+    """Maps each position to the hidden width, applies the squared ReLU, and maps back.
+
+    Args:
+        dim: model width.
+        config: hidden width.
+
+    Raises:
+        UserError: the hidden width is not a whole number.
+    """
 
     def __init__(self, dim: int, config: MLPConfig) -> None:
         super().__init__()
@@ -45,11 +53,14 @@ class MLP(nn.Module):
         self.down_proj = CastLinear(hidden_dim, dim, zero_init=True)
 
     def forward(self, x: Tensor, *, scale: Tensor | None = None) -> Tensor:
-        """Maps (..., dim) to the same shape.
+        """Computes the MLP's output.
 
         Args:
-            x: the stream, normalised.
-            scale: float32 (dim,), what the result is multiplied by; None for nothing.
+            x: the normalised stream, (..., dim).
+            scale: float32 (dim,), multiplies the output; None for 1.
+
+        Returns:
+            (..., dim), in the dtype of ``x``.
         """
         y: Tensor = self.down_proj(torch.relu(self.up_proj(x)).square(), scale)
         return y

@@ -1,15 +1,15 @@
-"""Rotary position embedding on the two halves of each head (https://arxiv.org/abs/2104.09864)."""
+"""Rotary position embedding that pairs the two halves of a head (https://arxiv.org/abs/2104.09864)."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Rotary(nn.Module):
-    """Makes the tables of cosines and sines by position.
+    """Computes the cosines and sines of each position's angles.
 
     Args:
-        head_dim: channels of a head, an even number; channel i turns with channel i + head_dim / 2.
-        base: frequencies are ``base ** (-2 i / head_dim)``.
+        head_dim: channels of a head, an even number; channel i is paired with channel i + head_dim / 2.
+        base: the frequency of pair i is ``base ** (-2 i / head_dim)`` radians per position.
     """
 
     inverse_frequency: Tensor
@@ -17,21 +17,18 @@ class Rotary(nn.Module):
     def __init__(self, head_dim: int, *, base: float) -> None:
         super().__init__()
         exponent = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
-        # Derived from the configuration, so it is in no checkpoint.
+        # Not saved: it follows from the configuration.
         self.register_buffer("inverse_frequency", 1.0 / base**exponent, persistent=False)
 
     def forward(self, seq_len: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Returns cosines and sines, each (seq_len, head_dim / 2), computed in float32."""
+        """Returns cosines and sines, each (seq_len, head_dim / 2), computed in float32, in ``dtype``."""
         cos, sin = _tables(self.inverse_frequency, seq_len, dtype)
         return cos, sin
 
 
 @torch.library.custom_op("plgolf::rotary_tables", mutates_args=())
 def _tables(inverse_frequency: Tensor, seq_len: int, dtype: torch.dtype) -> list[Tensor]:
-    """Makes both tables, in an operator of its own.
-
-    The compiler cannot look into it, and so does not work them out anew for each head of each layer.
-    """
+    """Computes both tables. Opaque to the compiler, which would recompute them for each head."""
     position = torch.arange(seq_len, dtype=torch.float32, device=inverse_frequency.device)
     angle = torch.outer(position, inverse_frequency)
     return [angle.cos().to(dtype), angle.sin().to(dtype)]
@@ -44,15 +41,17 @@ def _(inverse_frequency: Tensor, seq_len: int, dtype: torch.dtype) -> list[Tenso
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns each pair of channels by its position's angle.
-
-    The halves stay together: to cut them and put them together takes 1 % of a GPU's whole step more.
+    """Rotates each pair of channels by the negative angle of its position.
 
     Args:
         x: (..., head_dim).
-        cos: broadcasts to (..., head_dim / 2).
-        sin: of the same shape.
+        cos: cosines, broadcastable to (..., head_dim / 2).
+        sin: sines, of the shape of ``cos``.
+
+    Returns:
+        (..., head_dim), in the dtype of ``x``.
     """
+    # Slicing and concatenating the halves instead would add 1 % to a GPU's whole step.
     halves = torch.unflatten(x, -1, (2, -1))
     turned = halves * cos.unsqueeze(-2) + halves.flip(-2) * torch.stack((sin, -sin), dim=-2)
     return turned.flatten(-2)

@@ -1,24 +1,24 @@
-"""Settings of the optimizer, by role of the parameters."""
+"""Settings of the optimizer by role of the parameters."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
-from plgolf.errors import UserError
+from plgolf.errors import UserError, at_least, whole_number
 from plgolf.hardware import resolve_dtype
 
 
 @dataclass(frozen=True, kw_only=True)
 class MuonConfig:
-    """Settings of the matrices.
+    """Muon's settings for the matrices (https://kellerjordan.github.io/posts/muon/).
 
     Args:
         lr: base learning rate.
         momentum: Nesterov momentum after its warm-up.
         momentum_start: momentum of the first step.
-        momentum_warmup_steps: steps over which momentum rises linearly; 0 for none.
-        newton_schulz_steps: iterations of the orthogonalisation.
-        newton_schulz_dtype: dtype of these; ``auto`` becomes what this machine is fast in.
+        momentum_warmup_steps: number of steps over which momentum rises linearly; 0 for none.
+        newton_schulz_steps: number of iterations of the orthogonalisation.
+        newton_schulz_dtype: dtype of these iterations; ``auto`` for the dtype that is fast on this machine.
 
     Raises:
         UserError: a value is out of range.
@@ -36,20 +36,20 @@ class MuonConfig:
         _check_share("matrix.momentum", self.momentum)
         _check_share("matrix.momentum_start", self.momentum_start)
         for name, least in (("momentum_warmup_steps", 0), ("newton_schulz_steps", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"matrix.{name} must be at least {least}, got {getattr(self, name)}")
+            whole_number(f"matrix.{name}", getattr(self, name))
+            at_least(f"matrix.{name}", getattr(self, name), least)
         dtype = resolve_dtype("matrix.newton_schulz_dtype", self.newton_schulz_dtype)
         object.__setattr__(self, "newton_schulz_dtype", dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdamConfig:
-    """Settings of one of the other roles.
+    """Adam's settings for one of the other roles (https://arxiv.org/abs/1412.6980).
 
     Args:
         lr: base learning rate.
-        betas: decay of the first and second moment.
-        eps: added to the root of the second moment.
+        betas: decay of the first and second moments.
+        eps: added to the square root of the second moment.
 
     Raises:
         UserError: a value is out of range.

@@ -1,7 +1,7 @@
 """Muon for the matrices and Adam for everything else, as one optimizer.
 
-One ``torch.optim.Optimizer`` because Lightning's accumulation, clipping, checkpoints and monitors all
-count on one. Muon: https://kellerjordan.github.io/posts/muon/; Adam: https://arxiv.org/abs/1412.6980.
+It is one ``torch.optim.Optimizer`` because Lightning's checkpoints and monitors expect one.
+Muon: https://kellerjordan.github.io/posts/muon/; Adam: https://arxiv.org/abs/1412.6980.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from torch.optim.adam import adam
 
 from plgolf.distributed import ranks
 from plgolf.errors import UserError
 from plgolf.optim.config import AdamConfig, MuonConfig
-from plgolf.optim.orthogonalize import orthogonalize_all
+from plgolf.optim.muon import muon_updates
 from plgolf.optim.ownership import assign_owners, gather_updates
 from plgolf.optim.schedule import momentum_at
 from plgolf.roles import Role
@@ -24,19 +23,18 @@ from plgolf.roles import Role
 class MuonAdam(torch.optim.Optimizer):
     """Muon on the MATRIX group, Adam on the EMBEDDING, HEAD and SCALAR groups.
 
-    Under ``torch.distributed`` every rank must hold the same (averaged) gradients. The matrices are
-    shared out over the ranks: a rank keeps the momentum and does the orthogonalisation of its own only,
-    and all ranks apply the same gathered update. Matrices of one shape are orthogonalised as a stack.
+    Under ``torch.distributed`` every rank must have the same (averaged) gradients. Each matrix belongs to
+    one rank, which keeps its momentum and orthogonalises its update; all ranks apply the gathered updates.
 
     Args:
-        params: groups with a ``role``, as ``plgolf.roles.param_groups`` makes them.
-        matrix: Muon's settings.
+        params: groups with a ``role``, from ``plgolf.roles.param_groups``.
+        matrix: Muon's settings for the matrices.
         embedding: Adam's settings for the token embedding.
         head: Adam's settings for an untied head.
         scalar: Adam's settings for gains, scales and mixing weights.
 
     Raises:
-        UserError: a group has no role, or one that is none.
+        UserError: a group has no role or an unknown one.
     """
 
     def __init__(
@@ -48,50 +46,30 @@ class MuonAdam(torch.optim.Optimizer):
         scalar: AdamConfig = AdamConfig(lr=0.02),
     ) -> None:
         adam_configs = {Role.EMBEDDING: embedding, Role.HEAD: head, Role.SCALAR: scalar}
-        groups = []
-        for group in params:
-            if not isinstance(group, dict) or "role" not in group:
-                raise UserError("params must be groups with a role: plgolf.roles.param_groups(model)")
-            if group["role"] not in tuple(Role):
-                raise UserError(f"role must be one of {', '.join(Role)}, got {group['role']!r:.100}")
-            role = Role(group["role"])
-            settings = (
-                {"lr": matrix.lr, "momentum": matrix.momentum_start, "step": 0}
-                if role is Role.MATRIX
-                else {
-                    "lr": adam_configs[role].lr,
-                    "betas": adam_configs[role].betas,
-                    "eps": adam_configs[role].eps,
-                    "fused": True,
-                }
-            )
-            groups.append({**settings, **group})
+        groups = [_with_settings(group, matrix, adam_configs) for group in params]
         self.matrix = matrix
         super().__init__(groups, {})
 
     def __getstate__(self) -> dict[str, Any]:
-        # torch's own knows of nothing else, and a copy could not step.
+        # torch's version leaves ``matrix`` out, and a copy could not step.
         return {**super().__getstate__(), "matrix": self.matrix}
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drops the gradients, or sets them to zero."""
-        if not set_to_none:
-            super().zero_grad(set_to_none=False)
-            return
-        # torch's own says so to profilers, which takes twice as long as the rest.
-        for group in self.param_groups:
-            for p in group["params"]:
-                p.grad = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Applies one update; ``closure``, if given, recomputes the loss first."""
+        """Applies one update.
+
+        Args:
+            closure: recomputes the loss and its gradients first; None if the gradients are there.
+
+        Returns:
+            The closure's result, or None.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         matrices = [group for group in self.param_groups if group["role"] == Role.MATRIX]
-        # Their updates are on the way to the other ranks while Adam works.
+        # Adam works while the matrices' updates are sent to the other ranks.
         applications = [self._begin_muon(group) for group in matrices]
         for group in self.param_groups:
             if group["role"] != Role.MATRIX:
@@ -117,7 +95,7 @@ class MuonAdam(torch.optim.Optimizer):
             [s["exp_avg_sq"] for s in states],
             [],
             [s["step"] for s in states],
-            # Fused is the fastest on CPU too; foreach is the slowest there.
+            # Fused is the fastest on a CPU, too; foreach is the slowest there.
             fused=True,
             foreach=False,
             amsgrad=False,
@@ -130,8 +108,8 @@ class MuonAdam(torch.optim.Optimizer):
         )
 
     def _begin_muon(self, group: dict[str, Any]) -> Callable[[], None]:
-        """Works out this rank's updates and sends them off; what it returns applies everybody's."""
-        if all(p.grad is None for p in group["params"]):  # A step that is skipped.
+        """Computes this rank's updates and sends them; returns a function that applies those of all ranks."""
+        if all(p.grad is None for p in group["params"]):  # A skipped step.
             return lambda: None
         group["momentum"] = momentum_at(
             group["step"],
@@ -142,43 +120,34 @@ class MuonAdam(torch.optim.Optimizer):
         group["step"] += 1
         rank, world_size = ranks()
         dtype = getattr(torch, self.matrix.newton_schulz_dtype)
-        shapes = tuple(p.shape for p in group["params"])
-        owned = list(zip(group["params"], assign_owners(shapes, world_size), strict=True))
+        owned = list(zip(group["params"], _owners(group, world_size), strict=True))
         active = [(p, owner) for p, owner in owned if p.grad is not None]
         for p, owner in active:
             if owner != rank:
-                # Another rank's momentum, left from a checkpoint or a consolidation: stale from now on.
+                # Another rank's momentum, from a checkpoint or consolidate_state_dict: stale from now on.
                 self.state.pop(p, None)
             elif "momentum_buffer" not in self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         mine = {index: p for index, (p, owner) in enumerate(active) if owner == rank}
-        directions = nesterov(
-            [p.grad for p in mine.values() if p.grad is not None],
-            [self.state[p]["momentum_buffer"] for p in mine.values()],
-            group["momentum"],
-        )
-        # What several ranks gather is cast and laid out as it arrives.
-        on_one_gpu = world_size == 1 and active[0][0].is_cuda
-        wait = gather_updates(
-            orthogonalize_all(
-                dict(zip(mine, directions, strict=True)),
-                steps=self.matrix.newton_schulz_steps,
-                dtype=dtype,
-                finish=scaled_like_params if on_one_gpu else scaled,
-            ),
-            [p.shape for p, _ in active],
-            [owner for _, owner in active],
+        device = active[0][0].device
+        updates = muon_updates(
+            {index: p.grad for index, p in mine.items() if p.grad is not None},
+            {index: self.state[p]["momentum_buffer"] for index, p in mine.items()},
+            momentum=group["momentum"],
+            steps=self.matrix.newton_schulz_steps,
             dtype=dtype,
-            device=active[0][0].device,
+            fused=device.type == "cuda",
         )
-        # On a GPU one kernel for all of them.
+        shapes, owners = [p.shape for p, _ in active], [owner for _, owner in active]
+        wait = gather_updates(updates, shapes, owners, dtype=dtype, device=device)
+        # One kernel on a GPU, as all updates have the dtype and layout of the parameters.
         return lambda: torch._foreach_add_([p for p, _ in active], wait(), alpha=-group["lr"])
 
     @torch.no_grad()
     def consolidate_state_dict(self) -> None:
-        """Brings every rank's momentum to rank 0, so that its ``state_dict`` is whole.
+        """Copies every rank's momentum to rank 0, so that its ``state_dict`` is complete.
 
-        All ranks must call it; Lightning does before it writes a checkpoint.
+        All ranks must call this together; Lightning does so before it writes a checkpoint.
         """
         rank, world_size = ranks()
         if world_size == 1:
@@ -186,9 +155,7 @@ class MuonAdam(torch.optim.Optimizer):
         for group in self.param_groups:
             if group["role"] != Role.MATRIX or group["step"] == 0:
                 continue
-            params = group["params"]
-            owners = assign_owners(tuple(p.shape for p in params), world_size)
-            for p, owner in zip(params, owners, strict=True):
+            for p, owner in zip(group["params"], _owners(group, world_size), strict=True):
                 buffer = self.state[p].get("momentum_buffer") if owner == rank else None
                 buffer = torch.zeros_like(p) if buffer is None else buffer
                 dist.broadcast(buffer, src=owner)
@@ -196,34 +163,19 @@ class MuonAdam(torch.optim.Optimizer):
                     self.state[p]["momentum_buffer"] = buffer
 
 
-def scaled(stack: Tensor) -> Tensor:
-    """Has tall matrices (count, rows, cols) move more: outputs change by as much whatever the shape."""
-    larger: float = max(1.0, stack.size(1) / stack.size(2)) ** 0.5
-    return stack * larger
+def _owners(group: dict[str, Any], world_size: int) -> tuple[int, ...]:
+    return assign_owners(tuple(p.shape for p in group["params"]), world_size)
 
 
-def scaled_like_params(stack: Tensor) -> Tensor:
-    """Does the same as float32, in the parameters' layout: else a GPU takes a kernel to apply each matrix."""
-    return scaled(stack).to(torch.float32, memory_format=torch.contiguous_format)
-
-
-def nesterov(grads: list[Tensor], buffers: list[Tensor], momentum: float) -> list[Tensor]:
-    """Moves momentum on, in place, and returns the directions that Nesterov's variant goes in.
-
-    Args:
-        grads: of any shapes.
-        buffers: of the same shapes.
-        momentum: share of a buffer that stays.
-    """
-    if grads and grads[0].is_cuda:
-        return fused_nesterov(grads, buffers, momentum)
-    pairs = zip(grads, buffers, strict=True)
-    # All of one matrix, then of the next: a processor's cache holds one.
-    return [grad.add(buffer.mul_(momentum).add_(grad), alpha=momentum) for grad, buffer in pairs]
-
-
-def fused_nesterov(grads: list[Tensor], buffers: list[Tensor], momentum: float) -> list[Tensor]:
-    """Does the same in three kernels for all matrices: a GPU waits for launches, not for memory."""
-    torch._foreach_mul_(buffers, momentum)
-    torch._foreach_add_(buffers, grads)
-    return list(torch._foreach_add(grads, buffers, alpha=momentum))
+def _with_settings(
+    group: dict[str, Any], matrix: MuonConfig, adam_configs: dict[Role, AdamConfig]
+) -> dict[str, Any]:
+    if not isinstance(group, dict) or "role" not in group:
+        raise UserError("params must be groups with a role: plgolf.roles.param_groups(model)")
+    if group["role"] not in tuple(Role):
+        raise UserError(f"role must be one of {', '.join(Role)}, got {group['role']!r:.100}")
+    role = Role(group["role"])
+    if role is Role.MATRIX:
+        return {"lr": matrix.lr, "momentum": matrix.momentum_start, "step": 0, **group}
+    adam_config = adam_configs[role]
+    return {"lr": adam_config.lr, "betas": adam_config.betas, "eps": adam_config.eps, "fused": True, **group}

@@ -1,4 +1,4 @@
-"""Newton-Schulz orthogonalisation, the heart of Muon (https://kellerjordan.github.io/posts/muon/)."""
+"""Newton-Schulz orthogonalisation of Muon's updates (https://kellerjordan.github.io/posts/muon/)."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,19 +6,22 @@ import torch
 from torch import Tensor
 
 _A, _B, _C = 3.4445, -4.7750, 2.0315
-"""Quintic coefficients with a steep slope at zero; singular values end in a band around 1."""
+"""Coefficients of the quintic polynomial: steep at zero, so that singular values reach a band around 1."""
 
 
-def orthogonalize(matrices: Tensor, *, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """Replaces each matrix by (nearly) its closest semi-orthogonal one, keeping singular vectors.
+def orthogonalize(
+    matrices: Tensor, *, steps: int = 5, dtype: torch.dtype = torch.bfloat16, fused: bool = False
+) -> Tensor:
+    """Replaces each matrix by approximately the closest semi-orthogonal one; keeps singular vectors.
 
     Args:
-        matrices: (rows, cols) or a stack (count, rows, cols), floating point, of norms far above 1e-7.
-        steps: iterations.
-        dtype: dtype of the iteration and of the result.
+        matrices: (rows, cols) or a stack (count, rows, cols), floating point, with norms far above 1e-7.
+        steps: number of iterations.
+        dtype: dtype of the iterations and of the result.
+        fused: True for three kernels in an iteration instead of seven, which also rounds less; stacks only.
 
     Returns:
-        Same shape, in ``dtype``, singular values roughly in 0.7 to 1.2, and lower where they were below
+        Same shape, in ``dtype``. Singular values are about 0.7 to 1.2, or lower where they were below
         1/500 of the norm.
 
     >>> stretched = torch.diag(torch.tensor([100.0, 1.0]))
@@ -30,8 +33,8 @@ def orthogonalize(matrices: Tensor, *, steps: int = 5, dtype: torch.dtype = torc
     tall = x.size(-2) > x.size(-1)
     x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + 1e-7)
     if tall:
-        x = x.mT  # The products are then of the short side.
-    iterate = _iterate_in_three if x.is_cuda and x.ndim == 3 else _iterate
+        x = x.mT  # Products of the short side are smaller.
+    iterate = _iterate_fused if fused else _iterate
     for _ in range(steps):
         x = iterate(x)
     return x.mT if tall else x
@@ -39,13 +42,12 @@ def orthogonalize(matrices: Tensor, *, steps: int = 5, dtype: torch.dtype = torc
 
 def _iterate(x: Tensor) -> Tensor:
     gram = x @ x.mT
-    # Grouped as the reference groups it: in bfloat16 any other order rounds elsewhere, by 3 %.
+    # The grouping of the reference: in bfloat16 another order changes the result by 3 %.
     polynomial = _B * gram + (_C * gram) @ gram
     return _A * x + polynomial @ x
 
 
-def _iterate_in_three(x: Tensor) -> Tensor:
-    """Does the same to a stack in three kernels instead of seven, and rounds three times only."""
+def _iterate_fused(x: Tensor) -> Tensor:
     gram = x @ x.mT
     polynomial = torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C)
     return torch.baddbmm(x, polynomial, x, beta=_A)
@@ -56,21 +58,23 @@ def orthogonalize_all(
     *,
     steps: int,
     dtype: torch.dtype,
+    fused: bool = False,
     finish: Callable[[Tensor], Tensor] = lambda stack: stack,
 ) -> dict[int, Tensor]:
-    """Orthogonalises many matrices; those of one shape go through as one stack.
+    """Orthogonalises many matrices, those of one shape as one stack.
 
-    That spares an accelerator its launches, and on a CPU halves the time of small matrices. The results are
-    those of one by one, on a CPU to the bit.
+    Stacks save a GPU launches, and halve a CPU's time for small matrices. The results equal those of one
+    matrix at a time, on a CPU to the bit.
 
     Args:
         matrices: (rows, cols) each, by any key.
-        steps: iterations.
-        dtype: dtype of the iteration.
-        finish: what else becomes of a stack (count, rows, cols) of results.
+        steps: number of iterations.
+        dtype: dtype of the iterations.
+        fused: see ``orthogonalize``.
+        finish: applied to each stack (count, rows, cols) of results.
 
     Returns:
-        The results by key.
+        Results by key, each with the shape of its matrix.
     """
     by_shape: dict[torch.Size, list[int]] = {}
     for key, x in matrices.items():
@@ -78,5 +82,6 @@ def orthogonalize_all(
     results: dict[int, Tensor] = {}
     for keys in by_shape.values():
         stack = torch.stack([matrices[key] for key in keys])
-        results.update(zip(keys, finish(orthogonalize(stack, steps=steps, dtype=dtype)), strict=True))
+        stack = orthogonalize(stack, steps=steps, dtype=dtype, fused=fused)
+        results.update(zip(keys, finish(stack), strict=True))
     return results

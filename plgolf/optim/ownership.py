@@ -1,4 +1,4 @@
-"""Which rank works on which matrix of an optimizer, and how the others get the result."""
+"""Assigns matrices to ranks, and gathers the ranks' updates."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -16,21 +16,21 @@ def _newton_schulz_cost(shape: torch.Size) -> int:
 
 @lru_cache(maxsize=64)
 def assign_owners(shapes: tuple[torch.Size, ...], world_size: int) -> tuple[int, ...]:
-    """Picks the rank that works on each matrix so that all ranks have about the same work.
+    """Assigns each matrix to a rank so that all ranks have about the same Newton-Schulz work.
 
     Args:
-        shapes: of the matrices.
+        shapes: shapes of the matrices.
         world_size: number of ranks.
 
     Returns:
-        The owning rank by matrix; the same on every rank.
+        The owning rank of each matrix, the same on every rank.
 
     >>> assign_owners((torch.Size([64, 64]), torch.Size([8, 8]), torch.Size([8, 8])), world_size=2)
     (0, 1, 1)
     """
     load = [0] * world_size
     owners = [0] * len(shapes)
-    # The longest job first, each to the least loaded rank; sorting is stable, so all ranks agree.
+    # Largest first, each to the least loaded rank. Sorting is stable, so all ranks agree.
     for index in sorted(range(len(shapes)), key=lambda i: -_newton_schulz_cost(shapes[i])):
         owner = load.index(min(load))
         owners[index] = owner
@@ -46,17 +46,17 @@ def gather_updates(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Callable[[], list[Tensor]]:
-    """Gives every rank the matrices of all ranks, in one all-gather that goes on in the background.
+    """Starts one all-gather of the ranks' matrices, which all ranks must call together.
 
     Args:
-        mine: this rank's results by index.
-        shapes: of all matrices.
-        owners: rank by matrix.
-        dtype: of the results.
-        device: where they live.
+        mine: this rank's matrices by index.
+        shapes: shapes of all matrices.
+        owners: owning rank of each matrix.
+        dtype: dtype in which they are sent.
+        device: their device.
 
     Returns:
-        What waits for it, and returns all results by index as float32.
+        A function that waits for the all-gather and returns all matrices in order, in float32.
     """
     _, world_size = ranks()
     if world_size == 1:
@@ -66,7 +66,7 @@ def gather_updates(
     for shape, owner in zip(shapes, owners, strict=True):
         offsets.append(sizes[owner])
         sizes[owner] += shape.numel()
-    # An all-gather wants equal pieces; with balanced owners the padding is small.
+    # An all-gather needs pieces of equal size; with balanced owners the padding is small.
     piece = max(sizes)
     sent = torch.zeros(piece, dtype=dtype, device=device)
     for index, result in mine.items():

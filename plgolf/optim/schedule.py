@@ -1,36 +1,42 @@
-"""Learning rate and momentum over a run, as pure functions: no clock is read and no step counted here."""
+"""Learning rate and momentum over a run, as pure functions of a run's progress."""
 
 from abc import ABC, abstractmethod
 
-from plgolf.errors import UserError
+from plgolf.errors import at_least
 from plgolf.progress import RunProgress
 
 
 class Schedule(ABC):
-    """What multiplies every group's base learning rate. Subclass it for a schedule of your own."""
+    """Multiplies the base learning rate of every group; subclass it for your own schedule."""
 
     @abstractmethod
     def factor(self, progress: RunProgress) -> float:
-        """Returns the factor for the step that is about to start."""
+        """Returns the factor of the step that starts.
+
+        Args:
+            progress: finished steps and training seconds, and their limits.
+        """
 
 
 class Constant(Schedule):
-    """Leaves the learning rates as they are."""
+    """Keeps the base learning rates."""
 
     def factor(self, progress: RunProgress) -> float:  # noqa: ARG002
         return 1.0
 
 
 class Warmdown(Schedule):
-    """Constant, then linear to zero at the end of the run.
+    """Constant, then linear to zero at the end of the run (https://github.com/openai/parameter-golf).
 
-    With a time cap the warm-down starts when the time left equals the time that ``steps`` steps take
-    at the mean pace so far; without one, ``steps`` steps before the last
-    (https://github.com/openai/parameter-golf). With both, the time cap alone counts: a run whose steps
-    are up before ends without a warm-down, or amid it.
+    With a time limit the warm-down starts when the time left equals the time of ``steps`` steps at the mean
+    pace so far; without one, ``steps`` steps before the last. With both limits only the time counts: a run
+    that reaches its last step first ends before or during its warm-down.
 
     Args:
         steps: length of the warm-down in optimizer steps; 0 for none.
+
+    Raises:
+        UserError: the length is negative.
 
     >>> [
     ...     Warmdown(4).factor(RunProgress(step=step, elapsed_seconds=0.0, max_steps=10))
@@ -42,8 +48,7 @@ class Warmdown(Schedule):
     """
 
     def __init__(self, steps: int = 3000) -> None:
-        if steps < 0:
-            raise UserError(f"schedule.steps must be at least 0, got {steps}")
+        at_least("schedule.steps", steps, 0)
         self.steps = steps
 
     def factor(self, progress: RunProgress) -> float:
@@ -64,7 +69,13 @@ class Warmdown(Schedule):
 
 
 def momentum_at(step: int, *, start: float, end: float, warmup_steps: int) -> float:
-    """Momentum rising linearly from ``start`` to ``end`` over the first ``warmup_steps`` steps.
+    """Returns the momentum of a step, which rises linearly from ``start`` to ``end``.
+
+    Args:
+        step: number of finished steps.
+        start: momentum of the first step.
+        end: momentum after the warm-up.
+        warmup_steps: length of the warm-up; 0 for none.
 
     >>> round(momentum_at(750, start=0.92, end=0.99, warmup_steps=1500), 6)
     0.955

@@ -19,7 +19,7 @@ from plgolf.data.stream import Batch
 from plgolf.distributed import all_gather_floats
 from plgolf.errors import UserError
 from plgolf.evaluate import BitsPerByte
-from plgolf.evaluate.score import Score, score_batch
+from plgolf.evaluate.score import Score, ScoredBatch, score_batch
 from plgolf.model import GPT, GPTConfig, flash
 from plgolf.optim import MuonAdam, Schedule, Warmdown
 from plgolf.roles import param_groups
@@ -141,7 +141,7 @@ class GolfModule(LightningModule):
         device = self.trainer.strategy.root_device
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high")  # TF32 products, as the reference has them.
-            flash.use_installed(device)
+            flash.activate_flash_attention(device)
         if self.compiled:
             # In place, so that the names in the state dict stay as they are.
             self.gpt.compile(dynamic=False, fullgraph=True)
@@ -280,7 +280,7 @@ class GolfModule(LightningModule):
         tables = (counts.base_bytes, counts.has_leading_space, counts.is_boundary)
         self._byte_counts = ByteCounts(*(torch.as_tensor(table, device=self.device) for table in tables))
 
-    def add_score(self, batch: Batch, metric: BitsPerByte) -> Tensor:
+    def add_score(self, batch: Batch, metric: BitsPerByte) -> ScoredBatch:
         """Scores a validation batch with the current weights, as ``score_batch`` does."""
         assert self._byte_counts is not None
         return score_batch(self.gpt, self._byte_counts, batch, metric)

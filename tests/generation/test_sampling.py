@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from plgolf.errors import UserError
 from plgolf.generation.sampling import Sampling, draw, probabilities
 
-# Apart enough that rounding cannot change their order.
+# Far enough apart that rounding cannot change their order.
 LOGITS = st.lists(
     st.floats(-60, 60).map(lambda x: round(x, 2)) | st.sampled_from([-30.0, 0.0, 30.0]),
     min_size=1,
@@ -17,7 +17,7 @@ LOGITS = st.lists(
 
 
 def reference(logits, temperature, top_k, top_p):
-    """In plain Python, token by token."""
+    """The distribution in plain Python, token by token."""
     largest = max(logits)
     weights = [math.exp((logit - largest) / temperature) for logit in logits]
     order = sorted(range(len(logits)), key=lambda i: (-weights[i], i))[:top_k]
@@ -39,7 +39,7 @@ def reference(logits, temperature, top_k, top_p):
     top_k=st.none() | st.integers(1, 50),
     top_p=st.just(1.0) | st.floats(0.01, 0.999),
 )
-def test_probabilities_are_those_of_a_plain_computation(logits, temperature, top_k, top_p):
+def test_probabilities_equal_a_plain_computation(logits, temperature, top_k, top_p):
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     found = probabilities(torch.tensor(logits, dtype=torch.float64), sampling)
     expected = torch.tensor(reference(logits, temperature, top_k, top_p), dtype=torch.float64)
@@ -58,7 +58,7 @@ def test_probabilities_are_those_of_a_plain_computation(logits, temperature, top
 
 @settings(max_examples=200)
 @given(logits=LOGITS, temperature=st.floats(0.05, 5))
-def test_k_of_the_whole_vocabulary_and_p_of_1_change_nothing(logits, temperature):
+def test_top_k_of_the_whole_vocabulary_and_top_p_of_1_change_nothing(logits, temperature):
     values = torch.tensor(logits)
     plain = probabilities(values, Sampling(temperature=temperature))
     torch.testing.assert_close(plain, (values.double() / temperature).softmax(0))
@@ -70,7 +70,7 @@ def test_k_of_the_whole_vocabulary_and_p_of_1_change_nothing(logits, temperature
 
 @settings(max_examples=200)
 @given(logits=LOGITS)
-def test_greedy_however_it_is_asked_for(logits):
+def test_every_spelling_of_greedy_takes_the_most_likely_token(logits):
     values = torch.tensor(logits)
     first = logits.index(values.max().item()) if values.max().item() in logits else int(values.argmax())
     for sampling in (
@@ -84,7 +84,7 @@ def test_greedy_however_it_is_asked_for(logits):
     assert probabilities(values, Sampling(temperature=5e-324)).isfinite().all()
 
 
-def test_the_first_of_equals_counts_as_the_likelier():
+def test_of_equal_logits_the_lower_id_counts_as_more_likely():
     values = torch.tensor([1.0, 3.0, 3.0, 3.0])
     assert probabilities(values, Sampling(temperature=0.0)).tolist() == [0, 1, 0, 0]
     assert probabilities(values, Sampling(top_k=2)).tolist() == [0, 0.5, 0.5, 0]
@@ -99,12 +99,12 @@ def test_logits_of_any_size_give_a_distribution():
 
 @settings(max_examples=200)
 @given(seed=st.integers(0, 2**63 - 1), zeros=st.integers(0, 5))
-def test_what_has_no_probability_is_never_drawn(seed, zeros):
+def test_a_token_of_probability_0_is_never_drawn(seed, zeros):
     weights = torch.tensor([0.0] * zeros + [0.2, 0.0, 0.8] + [0.0] * zeros, dtype=torch.float64)
     assert weights[draw(weights, torch.Generator().manual_seed(seed))] > 0
 
 
-def test_draws_are_as_frequent_as_they_are_likely():
+def test_frequencies_of_draws_match_the_probabilities():
     weights = torch.tensor([0.5, 0.0, 0.25, 0.125, 0.125], dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
     number = 20_000

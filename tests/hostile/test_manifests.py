@@ -58,7 +58,7 @@ FILE = ("splits", "val", "shards", 0)
         ((), [], "is no dataset manifest"),
         (("format",), 2, "it has no format: 1"),
         (("format",), True, "format must be of type int, got True"),
-        (("extra",), 1, "extra is no setting of Manifest"),
+        (("extra",), 1, "extra is not a setting of Manifest"),
         (("splits",), {}, "splits must be train and val, got none"),
         (("splits", "test"), None, "splits.test must be a mapping, got None"),
         (("splits", "val", "tokens"), -1, "splits.val must have counts of at least 0"),

@@ -17,7 +17,7 @@ class Handle:
 
 @pytest.fixture
 def installed(monkeypatch):
-    """Returns a function that has PyTorch find some of the two packages, and no others."""
+    """Returns a function that lets PyTorch find the named packages and no others."""
     from torch.nn.attention import _registry
 
     def register(*names):
@@ -34,7 +34,7 @@ def installed(monkeypatch):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Returns a function that makes the CPU pass for a GPU of some capability."""
+    """Returns a function that makes the CPU look like a GPU of some capability."""
 
     def of(capability):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
@@ -54,19 +54,18 @@ def gpu(monkeypatch):
         (("FA3", "FA4"), (8, 9), None),
     ],
 )
-def test_the_newest_that_is_installed_and_made_for_the_gpu(installed, gpu, names, capability, used):
+def test_the_newest_installed_version_that_supports_the_gpu_is_used(installed, gpu, names, capability, used):
     installed(*names)
-    assert flash.use_installed(gpu(capability)) == used
+    assert flash.activate_flash_attention(gpu(capability)) == used
     assert flash.in_use() == used
 
 
-def test_without_one_of_them_nothing_is_in_use(gpu):
-    # As the packages are here: none of them.
-    assert flash.use_installed(gpu((9, 0))) is None and flash.in_use() is None
+def test_without_the_packages_pytorchs_kernel_stays(gpu):
+    assert flash.activate_flash_attention(gpu((9, 0))) is None and flash.in_use() is None
 
 
 def returns_too_many(*_args, **_kwargs):
-    raise ValueError("too many values to unpack (expected 2)\nas versions do that do not go together")
+    raise ValueError("too many values to unpack (expected 2)\nraised by versions that do not fit together")
 
 
 def forgets_the_mask(q, k, v, **_kwargs):
@@ -84,7 +83,7 @@ attend = F.scaled_dot_product_attention
         (forgets_the_mask, "its results are off by"),
     ],
 )
-def test_one_that_fails_its_trial_is_taken_back(installed, gpu, monkeypatch, kernel, fault):
+def test_one_that_fails_its_self_test_is_taken_back(installed, gpu, monkeypatch, kernel, fault):
     installed("FA3", "FA4")
 
     def broken(q, k, v, **words):
@@ -93,19 +92,19 @@ def test_one_that_fails_its_trial_is_taken_back(installed, gpu, monkeypatch, ker
     monkeypatch.setattr(F, "scaled_dot_product_attention", broken)
     message = f"FA4 is installed, but PyTorch's own kernel is used: {fault}"
     with pytest.warns(UserWarning, match=re.escape(message)):
-        assert flash.use_installed(gpu((9, 0))) == "FA3"
+        assert flash.activate_flash_attention(gpu((9, 0))) == "FA3"
     assert flash.in_use() == "FA3"
 
 
-def test_one_that_fails_alone_leaves_pytorchs_own(installed, gpu, monkeypatch):
+def test_if_the_only_one_fails_pytorchs_kernel_stays(installed, gpu, monkeypatch):
     installed("FA4")
     monkeypatch.setattr(F, "scaled_dot_product_attention", returns_too_many)
     with pytest.warns(UserWarning, match="FA4 is installed"):
-        assert flash.use_installed(gpu((10, 0))) is None
+        assert flash.activate_flash_attention(gpu((10, 0))) is None
     assert flash.in_use() is None
 
 
-def test_it_goes_before_cudnn():
+def test_an_active_flash_attention_is_preferred_to_cudnn():
     kernels = gpu_kernels((9, 0), torch.bfloat16, newest_flash=True)
     assert kernels[0] is SDPBackend.FLASH_ATTENTION
     assert gpu_kernels((9, 0), torch.bfloat16)[0] is SDPBackend.CUDNN_ATTENTION

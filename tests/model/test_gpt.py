@@ -5,10 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden_data import MODELS, arrays, golden_gpt, ids
+from lively import lively
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from plgolf import GPT, GPTConfig
 from plgolf.config import config_to_dict
+from plgolf.errors import UserError
 from plgolf.model import AttentionConfig, HeadConfig, MLPConfig
 from plgolf.model.causal import causal_attention
 from plgolf.model.depth import skip_sources
@@ -23,16 +25,6 @@ TINY = GPTConfig(
     compute_dtype="float32",
     attention=AttentionConfig(num_heads=4, num_kv_heads=2),
 )
-
-
-def lively(config: GPTConfig) -> GPT:
-    """A model none of whose parameters is at a value that hides a mistake, such as zero or one."""
-    torch.manual_seed(0)
-    gpt = GPT(config)
-    with torch.no_grad():
-        for p in gpt.parameters():
-            p.add_(0.1 * torch.randn_like(p))
-    return gpt
 
 
 @MODELS
@@ -50,7 +42,7 @@ def test_loss_and_every_gradient_are_the_references(name):
         assert error <= 1e-4 * np.linalg.norm(value), key
 
 
-def test_baseline_has_the_records_parameter_count_and_dtypes():
+def test_the_baseline_has_the_records_parameter_count_and_dtypes():
     gpt = GPT(GPTConfig())
     assert sum(p.numel() for p in gpt.parameters()) == 17_059_912
     roles = parameter_roles(gpt)
@@ -75,7 +67,7 @@ def test_initial_values_are_the_references():
     assert (gpt.skip_weights == 1).all()
 
 
-def test_auto_becomes_a_dtype_that_is_saved_and_read_as_it_is():
+def test_auto_is_replaced_by_a_dtype_that_is_saved():
     config = GPTConfig(compute_dtype="auto")
     assert config.compute_dtype in ("bfloat16", "float32")
     assert config_to_dict(config)["compute_dtype"] == config.compute_dtype
@@ -125,13 +117,13 @@ def test_rotation_is_multiplication_by_a_unit_complex_number():
     torch.testing.assert_close(turned, torch.cat((expected.real, expected.imag), -1))
 
 
-def test_the_tables_are_an_operator_that_the_compiler_can_trust():
+def test_the_rotary_tables_are_a_valid_custom_operator():
     frequencies = Rotary(8, base=100.0).inverse_frequency
     for dtype in (torch.float32, torch.bfloat16):
         torch.library.opcheck(torch.ops.plgolf.rotary_tables, (frequencies, 5, dtype))
 
 
-def test_heads_lie_side_by_side_when_they_are_asked(monkeypatch):
+def test_attention_gets_the_heads_of_a_position_side_by_side_in_memory(monkeypatch):
     seen = []
 
     def attend(*heads):
@@ -141,11 +133,11 @@ def test_heads_lie_side_by_side_when_they_are_asked(monkeypatch):
     monkeypatch.setattr("plgolf.model.attention.causal_attention", attend)
     lively(TINY)(torch.randint(64, (2, 9)))
     assert len(seen) == 9
-    for heads in seen:  # Kernels return results as queries lie, and out_proj then takes them without a copy.
+    for heads in seen:  # Kernels return results in the queries' layout, which out_proj reads without a copy.
         assert heads.shape[::2] == (2, 9) and heads.transpose(1, 2).is_contiguous()
 
 
-def test_a_position_never_sees_what_comes_after_it():
+def test_a_position_never_sees_later_positions():
     gpt = lively(TINY)
     tokens = torch.randint(64, (1, 12))
     changed = tokens.clone()
@@ -155,7 +147,7 @@ def test_a_position_never_sees_what_comes_after_it():
     assert not torch.equal(before[:, 7:], after[:, 7:])
 
 
-def test_loss_is_the_mean_over_targets_that_count():
+def test_loss_is_the_mean_over_targets_that_are_not_ignored():
     gpt = lively(TINY)
     tokens = torch.randint(64, (2, 9))
     inputs, targets = tokens[:, :-1], tokens[:, 1:].clone()
@@ -201,6 +193,51 @@ def test_every_parameter_has_one_role_and_lands_in_one_group():
         assert "skip_weights" in names and "blocks.1.residual_mix" in names
 
 
+IDS = torch.arange(18).view(2, 9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((IDS.float(),), "input_ids must be int64 (batch, time), got float32 (2, 9)"),
+        ((IDS.to(torch.uint16),), "input_ids must be int64 (batch, time), got uint16 (2, 9)"),
+        ((IDS[0],), "input_ids must be int64 (batch, time), got int64 (9,)"),
+        ((IDS[None],), "input_ids must be int64 (batch, time), got int64 (1, 2, 9)"),
+        ((IDS[:, :0],), "input_ids must have at least one position, got (2, 0)"),
+        ((IDS[:0],), "input_ids must have at least one position, got (0, 9)"),
+        (([[1, 2]],), "input_ids must be a tensor, got list"),
+        ((IDS + 60,), "input_ids must be from 0 to 63, got 60 to 77"),
+        ((IDS - 1,), "input_ids must be from 0 to 63, got -1 to 16"),
+        ((IDS, IDS.int()), "target_ids must be int64 (batch, time), got int32 (2, 9)"),
+        ((IDS, IDS[:, 1:]), "target_ids must have the shape of input_ids (2, 9), got (2, 8)"),
+        ((IDS, IDS + 60), "target_ids must be from 0 to 63, or -100 for none, got 60 to 77"),
+        ((IDS, IDS - 5), "target_ids must be from 0 to 63, or -100 for none, got -5 to 12"),
+        ((IDS, IDS, "sum"), "reduction must be mean or none, got 'sum'"),
+    ],
+)
+def test_bad_ids_are_refused_in_one_line(arguments, message):
+    with pytest.raises(UserError) as error:
+        GPT(TINY)(*arguments)
+    assert str(error.value) == message
+
+
+def test_generation_refuses_ids_and_caches_that_do_not_fit():
+    gpt = GPT(TINY)
+    with pytest.raises(UserError, match=r"input_ids must be int64 \(batch, time\), got float32 \(2, 9\)"):
+        gpt.next_logits(IDS.float(), gpt.cache(9, batch=2))
+    with pytest.raises(UserError, match="input_ids must be from 0 to 63, got 60 to 77"):
+        gpt.next_logits(IDS + 60, gpt.cache(9, batch=2))
+    with pytest.raises(UserError, match="input_ids must have the cache's 3 sequences, got 2"):
+        gpt.next_logits(IDS, gpt.cache(9, batch=3))
+    for words, message in (
+        ({"capacity": 0}, "capacity must be at least 1, got 0"),
+        ({"capacity": 2.5}, "capacity must be a whole number, got 2.5"),
+        ({"capacity": 4, "batch": -1}, "batch must be at least 1, got -1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            gpt.cache(**words)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -211,7 +248,10 @@ def test_every_parameter_has_one_role_and_lands_in_one_group():
         (lambda: GPTConfig(mlp=MLPConfig(expansion=0.3)), "whole hidden width"),
         (lambda: GPTConfig(num_layers=0), "num_layers must be at least 1, got 0"),
         (lambda: GPTConfig(compute_dtype="float16"), "compute_dtype must be bfloat16, float32 or auto"),
-        (lambda: AttentionConfig(num_heads=0), "must be at least 1"),
+        (lambda: AttentionConfig(num_heads=0), "attention.num_heads must be at least 1, got 0"),
+        (lambda: AttentionConfig(num_kv_heads=-1), "attention.num_kv_heads must be at least 1, got -1"),
+        (lambda: GPTConfig(dim="512"), "dim must be a whole number, got '512'"),
+        (lambda: GPTConfig(num_layers=2.0), "num_layers must be a whole number, got 2.0"),
         (lambda: GPTConfig(num_layers=2000), "num_layers must be at most 512, got 2000"),
         (lambda: GPTConfig(embedding_std=-1.0), "embedding_std must be finite and at least 0, got -1"),
         (lambda: GPTConfig(mlp=MLPConfig(expansion=float("inf"))), "whole hidden width"),

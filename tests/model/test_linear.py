@@ -7,7 +7,7 @@ from plgolf.model.linear import CastLinear
 
 
 def case(*, positions, outputs, inputs, seed, dtype):
-    """A layer, its input and its scale, whose numbers bfloat16 has, too."""
+    """A layer, its input and its scale, with values that bfloat16 holds exactly."""
     generator = torch.Generator().manual_seed(seed)
     layer = CastLinear(inputs, outputs).double()
     made = [torch.randn(shape, generator=generator) for shape in ((3, positions, inputs), (outputs,))]
@@ -21,7 +21,7 @@ def case(*, positions, outputs, inputs, seed, dtype):
 @given(
     positions=st.integers(1, 9), outputs=st.integers(1, 7), inputs=st.integers(1, 7), seed=st.integers(0, 99)
 )
-def test_a_scale_multiplies_the_result_whichever_way(positions, outputs, inputs, seed):
+def test_a_scale_multiplies_the_result_for_any_number_of_positions(positions, outputs, inputs, seed):
     layer, x, scale = case(
         positions=positions, outputs=outputs, inputs=inputs, seed=seed, dtype=torch.float64
     )
@@ -37,7 +37,7 @@ def test_a_scale_multiplies_the_result_whichever_way(positions, outputs, inputs,
 
 
 @pytest.mark.parametrize("positions", [1, 64])
-def test_in_bfloat16_it_is_as_near_to_float64_as_scaling_the_result(positions):
+def test_in_bfloat16_the_error_is_that_of_scaling_the_result(positions):
     layer, x, scale = case(positions=positions, outputs=32, inputs=64, seed=0, dtype=torch.bfloat16)
     exact = scale * (x.double() @ layer.weight.mT)
     found, after = layer(x, scale), scale.bfloat16() * layer(x)

@@ -182,7 +182,7 @@ def test_damaged_and_hostile_files_are_refused_without_running_anything(tmp_path
         (zlib.compress(pickle.dumps(Attack())), "holds no plain tensors"),
         (pack({"quantized": {}}), "is no int8_clean_per_row_v1 artifact"),
         (pack({**good, "__quant_format__": "int9"}), "format must be int8_clean_per_row_v1, got 'int9'"),
-        (pack(bad_header), r"config\.dims is no setting of GPTConfig"),
+        (pack(bad_header), r"config\.dims is not a setting of GPTConfig"),
         (pack({**good, "__plgolf__": "{"}), "header is malformed"),
         (pack({**good, "__plgolf__": '{"version":9,"config":{}}'}), "version must be 1 or 2, got 9"),
         (pack(short), r"weights do not fit: \S+ is missing"),
@@ -242,7 +242,7 @@ def test_config_survives_a_dict_and_is_checked():
         ({"dim": "512"}, r"config\.dim must be of type int, got '512'"),
         ({"dim": True}, "must be of type int"),
         ({"compute_dtype": "int8"}, "must be one of"),
-        ({"head": {"cap": 3}}, r"config\.head\.cap is no setting of HeadConfig"),
+        ({"head": {"cap": 3}}, r"config\.head\.cap is not a setting of HeadConfig"),
         ({"head": 3}, r"config\.head must be a mapping"),
     ]:
         with pytest.raises(ValueError, match=message):

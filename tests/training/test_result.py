@@ -21,10 +21,12 @@ from plgolf.artifact import load_gpt
 from plgolf.cli import main
 from plgolf.data.stream import ValidationSplit
 from plgolf.evaluate.analysis import ScoreAnalysis
+from plgolf.evaluate.score import ScoredBatch
 from plgolf.reference import read_artifact_dict, weight_name_to_reference
 from plgolf.roles import parameter_roles
 from plgolf.submission import weigh_tensors
-from plgolf.training import ArtifactExport, provenance
+from plgolf.training import ArtifactExport
+from plgolf.training.finish import provenance
 from plgolf.training.finish.result import step_times
 
 
@@ -130,7 +132,9 @@ def test_the_analysis_keeps_no_more_than_a_document(run):
     analysis = ScoreAnalysis(split, data.tokenizer, num_documents=3)
     tracemalloc.start()
     for index in range(len(split)):
-        analysis.add(split.batch(index), torch.full((4, 1024), 1.0 + index))
+        batch, nats = split.batch(index), torch.full((4, 1024), 1.0 + index)
+        num_bytes = data.byte_counts(batch.input_ids.numpy(), batch.target_ids.numpy())
+        analysis.add(batch, ScoredBatch(nats, torch.from_numpy(num_bytes)))
     found = analysis.finish(torch.device("cpu"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -185,9 +185,9 @@ def _score(trainer: Trainer, module: GolfModule, analysis: ScoreAnalysis | None 
     shown = progress("scoring", num_batches, "batches")
     with torch.no_grad():
         for done, batch in enumerate(islice(loader, num_batches)):
-            nats = module.add_score(trainer.strategy.batch_to_device(batch), metric)
+            scored = module.add_score(trainer.strategy.batch_to_device(batch), metric)
             if analysis is not None:
-                analysis.add(batch, nats)
+                analysis.add(batch, scored)
             shown.show(done + 1)
     module.train(was_training)
     return Score.of(metric)

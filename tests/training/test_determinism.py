@@ -16,9 +16,9 @@ from plgolf.training.randomness import seed_generators
 class Noisy(GolfModule):
     """Draws from every generator that a technique may draw from: as dropout does, for example."""
 
-    def training_step(self, batch, batch_idx):
+    def micro_batch_loss(self, batch):
         noise = torch.rand(()) + random.random() + np.random.rand()
-        return super().training_step(batch, batch_idx) * (1 + 0.1 * noise)
+        return super().micro_batch_loss(batch) * (1 + 0.1 * noise)
 
 
 def run(folder, *, seed=1, ckpt_path=None, deterministic=False):

@@ -186,18 +186,20 @@ class Broken(GolfModule):
 
     step, rank, micro_batch, what = 3, 0, 1, "loss"
 
-    def training_step(self, batch, batch_idx):
-        loss = super().training_step(batch, batch_idx)
-        here = (
-            self.trainer.global_step + 1,
-            self.global_rank,
-            batch_idx % self.trainer.accumulate_grad_batches,
-        )
-        if here != (self.step, self.rank, self.micro_batch):
+    def on_train_batch_start(self, batch, batch_idx):
+        super().on_train_batch_start(batch, batch_idx)
+        self.next_micro_batch = 0
+
+    def micro_batch_loss(self, batch):
+        loss, index = super().micro_batch_loss(batch), self.next_micro_batch
+        self.next_micro_batch += 1
+        if (self.trainer.global_step + 1, self.global_rank, index) != (
+            self.step,
+            self.rank,
+            self.micro_batch,
+        ):
             return loss
         if self.what == "loss":
-            self._numbers._now.losses.pop()
-            self._numbers.see_loss(loss * math.nan)
             return loss * math.nan
         return _InfGradient.apply(loss, self.gpt.blocks[2].mlp.up_proj.weight)
 

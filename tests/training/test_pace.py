@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
-from noted_fits import DataOfUnknownLength
 from processes import ranks, succeed
 from runs import load
 
+from plgolf.data.loader import BatchLoader
 from plgolf.distributed import all_gather_floats
 from plgolf.errors import RunError
-from plgolf.training import GolfModule, RunCheckpoint, TrainClock
-from plgolf.training.health.nonfinite import StepNumbers, fused_norms, norms_of
+from plgolf.training import GolfModule, RunCheckpoint, ShardDataModule, TrainClock
+from plgolf.training.health.nonfinite import StepStatistics, fused_norms, norms_of
 from plgolf.training.timing.pace import Pace
 
 
@@ -105,15 +105,11 @@ def test_ranks_that_agree_now_and_then_make_the_same_steps(tmp_path):
 
 
 class Broken(GolfModule):
-    """Has no loss in step 13."""
+    """Its loss is NaN in step 13."""
 
-    def training_step(self, batch, batch_idx):
-        loss = super().training_step(batch, batch_idx)
-        if self.trainer.global_step + 1 != 13:
-            return loss
-        self._numbers._now.losses.pop()
-        self._numbers.see_loss(loss * math.nan)
-        return loss * math.nan
+    def micro_batch_loss(self, batch):
+        loss = super().micro_batch_loss(batch)
+        return loss * math.nan if self.trainer.global_step == 12 else loss
 
 
 SAVERS = {
@@ -158,11 +154,12 @@ def test_a_run_that_epochs_end_between_readings_is_looked_at_before_its_export(t
     assert not exported
 
 
-def test_numbers_that_are_read_together_are_those_of_their_steps(tmp_path):
-    """Also where a loader of somebody's own ends amid a step, which then has fewer losses than others."""
+def test_values_that_are_read_together_belong_to_their_steps(tmp_path):
+    """Also with a loader whose steps have different numbers of micro-batches."""
 
-    class Data(DataOfUnknownLength):
-        count = 4  # A step of three, and one of what is left.
+    class Data(ShardDataModule):
+        def train_dataloader(self):
+            return BatchLoader(lambda step: self.train_stream.step(step)[: 1 + step % 3], 50)
 
     seen = []
     for apart in (0.0, 3600.0):
@@ -173,16 +170,16 @@ def test_numbers_that_are_read_together_are_those_of_their_steps(tmp_path):
     assert seen[0] == seen[1]
 
 
-def test_a_step_without_any_numbers_has_none_of_the_steps_before():
-    numbers = StepNumbers({})
-    numbers.begin()
-    numbers.see_loss(torch.tensor(3.0))
-    numbers.end()
-    numbers.begin()
-    numbers.end()
-    unread = numbers.take()
-    loss, norm = numbers.read(None, unread, [numbers.facts(unread).tolist()])
-    assert math.isnan(loss) and norm == 0.0 and not numbers.take()
+def test_a_step_without_values_has_none_of_earlier_steps():
+    statistics = StepStatistics({})
+    statistics.begin()
+    statistics.add_loss(torch.tensor(3.0))
+    statistics.end()
+    statistics.begin()
+    statistics.end()
+    unread = statistics.take()
+    loss, norm = statistics.read(None, unread, [statistics.stacked(unread).tolist()])
+    assert math.isnan(loss) and norm == 0.0 and not statistics.take()
 
 
 def test_norms_by_dtype_are_those_of_each_tensor_in_their_order():

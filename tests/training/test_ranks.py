@@ -34,7 +34,8 @@ class Note(Callback):
         self.trained, self.scored, self.scores = [], [], []
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        self.trained += [row.numpy().tobytes() for row in torch.cat((batch.input_ids, batch.target_ids), 1)]
+        for part in batch:
+            self.trained += [row.numpy().tobytes() for row in torch.cat((part.input_ids, part.target_ids), 1)]
 
     def on_validation_batch_start(self, trainer, module, batch, batch_idx, dataloader_idx=0):
         self.scored += [row.numpy().tobytes() for row in batch.target_ids[: batch.num_sequences]]
@@ -74,7 +75,7 @@ def one_rank(folder: Path, world_size: int, ckpt_path: str | None = None, steps:
             for i, p in enumerate(module.gpt.parameters())
             if "momentum_buffer" in fit.optimizers[0].state[p]
         ],
-        "accumulation": fit.accumulate_grad_batches,
+        "accumulation": data.plan.accumulation,
     }
     (folder / f"rank{fit.global_rank}.pkl").write_bytes(pickle.dumps(facts))
 

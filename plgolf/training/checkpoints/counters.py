@@ -46,11 +46,11 @@ def reset_loop_counters(checkpoint: dict[str, Any], trainer: Trainer, *, validat
     loops = _zeroed(trainer.fit_loop.state_dict())
     checkpoint["loops"] = {"fit_loop": loops}
     batches, epochs = loops["epoch_loop.batch_progress"], loops["epoch_progress"]
+    steps = loops["epoch_loop.manual_optimization.optim_step_progress"]
     for kind in ("total", "current"):
         batches[kind] = dict.fromkeys(batches[kind], step)
         epochs[kind].update(ready=1, started=1)  # One endless epoch, which is under way.
-    steps = loops["epoch_loop.manual_optimization.optim_step_progress"]["total"]
-    steps.update(ready=step, completed=step)
+        steps[kind].update(ready=step, completed=step)
     interval = trainer.val_check_interval
     due = isinstance(interval, int) and step % interval == 0
     # Lightning counts the round in which it makes up for that validation, or skips it, as a step.

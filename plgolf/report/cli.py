@@ -30,13 +30,7 @@ def parser() -> OneLineErrors:
 
 
 def run(words: list[str]) -> int:
-    """Runs the command.
-
-    Args:
-        words: the command line after ``plgolf report``.
-
-    Returns:
-        The exit status.
+    """Runs the command with the words after ``plgolf report`` and returns its exit status.
 
     Raises:
         UserError: the user made a mistake.

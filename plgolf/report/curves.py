@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plgolf.errors import UserError
-from plgolf.regular_files import open_regular, read_regular
+from plgolf.regular_files import read_regular
 from plgolf.report.records import LARGEST
 
 _MAX_CSV_BYTES = 2**27
-_MAX_HEADER_BYTES = 2**16
 _SECONDS = "train/seconds"
 
 
@@ -67,16 +66,6 @@ class Curves:
         steps, seconds = np.append(0, known.steps), np.append(0.0, known.values)
         found: NDArray[np.float64] = np.interp(series.steps, steps, seconds)
         return found
-
-
-def has_training_loss(path: Path) -> bool:
-    """Returns True if the header of a metrics file names the training loss.
-
-    Raises:
-        UserError: the file cannot be read; the message starts with the path.
-    """
-    with open_regular(path) as file:
-        return b"train/loss" in file.readline(_MAX_HEADER_BYTES)
 
 
 def read_curves(paths: Sequence[Path]) -> Curves:

@@ -23,11 +23,11 @@ _DASHED: Any = {"linewidth": 1, "linestyle": (0, (3, 2))}
 
 def scores_picture(result: Result) -> Picture | None:
     """Draws the score beside general compressors; None if none was measured."""
-    own = {"validation": result.val_bpb, "after export": result.roundtrip_val_bpb}
-    scores = {name: (bpb, PALETTE[0]) for name, bpb in own.items() if bpb is not None}
-    scores |= {f"{name} -9": (bpb, PALETTE[6]) for name, bpb in result.compressors_bpb.items()}
     if not result.compressors_bpb:
         return None
+    own = {"validation": result.val_bpb, "after export": result.roundtrip_val_bpb}
+    scores = {name: (bpb, PALETTE[0]) for name, bpb in own.items() if np.isfinite(bpb)}
+    scores |= {f"{name} -9": (bpb, PALETTE[6]) for name, bpb in result.compressors_bpb.items()}
     with drawing() as made:
         for i, (bpb, colour) in enumerate(scores.values()):
             made.axes.barh(i, bpb, height=0.62, color=colour)
@@ -113,12 +113,11 @@ def step_times_compared(groups: Sequence[Group]) -> Picture | None:
 
 def positions_picture(analysis: Analysis) -> Picture | None:
     """Draws bits per byte by position in the sequence; None without finite scores."""
-    scored = [
-        (place.first + 1, place.last + 2, place.bpb) for place in analysis.positions if place.bpb is not None
-    ]
-    if not scored:
+    places = [place for place in analysis.positions if np.isfinite(place.bpb)]
+    if not places:
         return None
-    edges, values = [first for first, _, _ in scored] + [scored[-1][1]], [bpb for _, _, bpb in scored]
+    edges = [*(place.first + 1 for place in places), places[-1].last + 2]
+    values = [place.bpb for place in places]
     with drawing() as made:
         axes = made.axes
         if all(a < b for a, b in itertools.pairwise(edges)):

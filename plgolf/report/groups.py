@@ -1,6 +1,7 @@
 """Groups of runs: the seeds of one recipe."""
 
 import glob
+import math
 import os
 import re
 from collections.abc import Hashable, Sequence
@@ -38,19 +39,17 @@ class Group:
     def results(self) -> list[Result]:
         """Results of the runs that have finished with a finite loss."""
         results = [run.result for run in self.runs if run.result is not None]
-        return [result for result in results if result.roundtrip_val_loss is not None]
+        return [result for result in results if math.isfinite(result.roundtrip_val_loss)]
 
     @property
     def losses(self) -> list[float]:
         """Nats per token of the files on disk, a value for each of ``results``."""
-        losses = [result.roundtrip_val_loss for result in self.results]
-        return [loss for loss in losses if loss is not None]
+        return [result.roundtrip_val_loss for result in self.results]
 
     @property
     def bpbs(self) -> list[float]:
-        """Bits per byte of the files on disk."""
-        scores = [result.roundtrip_val_bpb for result in self.results]
-        return [bpb for bpb in scores if bpb is not None]
+        """Bits per byte of the files on disk, a value for each of ``results``."""
+        return [result.roundtrip_val_bpb for result in self.results]
 
     @property
     def notes(self) -> list[str]:

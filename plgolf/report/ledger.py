@@ -2,8 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plgolf.report.records import Result, TensorRecord
 from plgolf.report.style import INK, MUTED, PALETTE, PAPER, Drawing, legible
@@ -33,17 +32,8 @@ _CHARACTER, _LINE = 0.0086, 0.0165
 _EASY_SIZE, _SMALLEST_SIZE = 7.5, 4.8
 
 
-@dataclass(frozen=True)
-class Part:
-    """A part of the submission.
-
-    Args:
-        name: name in its rectangle.
-        group: what it belongs to, such as a block.
-        kind: key of ``COLOURS``.
-        num_bytes: its share of the total.
-        tip: text that a page shows over it.
-    """
+class Part(NamedTuple):
+    """A part of the submission in a group such as a block; ``kind`` is a key of ``COLOURS``."""
 
     name: str
     group: str

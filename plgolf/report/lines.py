@@ -81,9 +81,7 @@ def curves_picture(groups: Sequence[Group], figure: Figure) -> Picture | None:
     furthest = max(float(curve.x[-1]) for curve in curves)
     is_log = figure.axis == "steps" and metrics[0] == "train/loss" and furthest >= _LOG_STEPS
     start = _SETTLED * furthest if figure.is_smoothed and not is_log else 0.0
-    title = (
-        "Training loss" + figure.title.removeprefix("Loss") if metrics == ("train/loss",) else figure.title
-    )
+    title = figure.title.replace("Loss", "Loss" if is_alone else "Training loss")
     with drawing() as made:
         for curve in curves:
             _draw(made, curve, is_alone=is_alone)

@@ -25,23 +25,12 @@ _ELSEWHERE = {"ledger": "bytes", "positions": "depth", "quantisation": "depth", 
 
 
 def page_of(run: Run, pictures: Sequence[Picture]) -> str:
-    """Returns the page of a run.
-
-    Args:
-        run: finished or not.
-        pictures: its pictures.
-    """
+    """Returns the page of a run, finished or not, with its pictures."""
     return _page(pictures, title=run.name, notes=run.notes, run=run, result=run.result, groups=())
 
 
 def page_compared(groups: Sequence[Group], rows: Sequence[Row], pictures: Sequence[Picture]) -> str:
-    """Returns the page of several runs.
-
-    Args:
-        groups: the runs; the first group is the reference.
-        rows: their comparison.
-        pictures: pictures of all of them.
-    """
+    """Returns the page of several runs, with a row of the comparison for each group, and their pictures."""
     columns, *lines = table(rows)
     names = " vs ".join(group.name for group in groups)
     return _page(

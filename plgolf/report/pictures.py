@@ -27,13 +27,7 @@ NAMES = (
 
 
 def pictures_of(run: Run) -> list[Picture]:
-    """Draws a run.
-
-    Args:
-        run: finished or not.
-
-    Returns:
-        The pictures that its files allow, in the order of the page.
+    """Draws a run, finished or not; returns the pictures that its files allow, in the order of the page.
 
     Raises:
         UserError: matplotlib is missing.
@@ -52,20 +46,13 @@ def pictures_of(run: Run) -> list[Picture]:
 
 
 def pictures_compared(groups: Sequence[Group], rows: Sequence[Row]) -> list[Picture]:
-    """Draws several runs, a colour for each group.
-
-    Args:
-        groups: the runs.
-        rows: their comparison.
+    """Draws several runs and their comparison, a colour for each group.
 
     Raises:
         UserError: matplotlib is missing.
     """
-    found = [
-        comparison_picture(groups, rows),
-        *(curves_picture(groups, figure) for figure in (*PROGRESS, RATE, MOMENTUM)),
-        step_times_compared(groups),
-    ]
+    curves = (curves_picture(groups, figure) for figure in (*PROGRESS, RATE, MOMENTUM))
+    found = [comparison_picture(groups, rows), *curves, step_times_compared(groups)]
     return [picture for picture in found if picture is not None]
 
 
@@ -81,13 +68,7 @@ def ledger_picture(result: Result) -> Picture:
 
 
 def ledger_treemap(result: Mapping[str, Any]) -> bytes:
-    """Draws the bytes of a submission by part, for a logger that takes pictures.
-
-    Args:
-        result: contents of ``result.json``.
-
-    Returns:
-        A PNG.
+    """Draws the bytes of a submission, given ``result.json``, and returns a PNG for a logger.
 
     Raises:
         UserError: matplotlib is missing, or a value of the result has a wrong type.

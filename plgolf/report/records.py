@@ -2,9 +2,10 @@
 
 import itertools
 import json
+import math
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from plgolf.config import config_from_dict
@@ -63,7 +64,7 @@ class TensorRecord(Record):
 
 @dataclass(frozen=True)
 class Result(Record):
-    """The part of ``result.json`` that a report shows; what a run left out is None or empty."""
+    """The part of ``result.json`` that a report shows; what a run left out is NaN, None or empty."""
 
     steps: int
     train_seconds: float
@@ -71,9 +72,9 @@ class Result(Record):
     code_bytes: int
     total_bytes: int
     budget_bytes: int
-    val_bpb: float | None = None
-    roundtrip_val_loss: float | None = None
-    roundtrip_val_bpb: float | None = None
+    val_bpb: float = math.nan
+    roundtrip_val_loss: float = math.nan
+    roundtrip_val_bpb: float = math.nan
     roundtrip_val_bpb_raw: float | None = None
     recipe: list[str] = field(default_factory=list)
     overrides: list[str] = field(default_factory=list)
@@ -126,7 +127,7 @@ class Position(Record):
 
     first: int
     last: int
-    bpb: float | None = None
+    bpb: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -141,12 +142,12 @@ class ScoredDocument(Record):
     num_bytes: int
     shown_from: int
     tokens: list[list[Any]]
-    bpb: float | None = None
+    bpb: float = math.nan
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for pair in self.tokens:
-            if len(pair) != 2 or not isinstance(pair[0], str) or not _is_nats(pair[1]):
+            if [type(item) for item in pair] not in ([str, float], [str, int], [str, NoneType]):
                 raise UserError("tokens must be pairs of a text and its nats")
 
 
@@ -211,7 +212,3 @@ def _known(hint: Any, value: Any) -> Any:
     if get_origin(hint) is list and isinstance(value, list):
         return [_known(get_args(hint)[0], item) for item in value]
     return value
-
-
-def _is_nats(value: Any) -> bool:
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0)

@@ -9,8 +9,11 @@ from typing import Any
 
 from plgolf.arguments import read_settings
 from plgolf.errors import UserError
-from plgolf.report.curves import Curves, has_training_loss, read_curves
+from plgolf.regular_files import open_regular
+from plgolf.report.curves import Curves, read_curves
 from plgolf.report.records import Analysis, Result, read_record
+
+_MAX_HEADER_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -96,9 +99,14 @@ def _metrics_files(folder: Path, result: Result | None) -> tuple[list[Path], tup
     if not versions:
         return [], ("The folder has no metrics.csv, so there are no curves.",) if result is not None else ()
     # A validation of the run leaves its own log in the same place.
-    newest = ([path for _, path in versions if has_training_loss(path)] or [versions[-1][1]])[-1]
-    note = f"The page shows the newest of {len(versions)} logs of training, {newest.relative_to(folder)}."
+    newest = ([path for _, path in versions if _has_training_loss(path)] or [versions[-1][1]])[-1]
+    note = f"The folder has {len(versions)} logs; the page shows {newest.relative_to(folder)}."
     return [newest], (note,) if len(versions) > 1 else ()
+
+
+def _has_training_loss(path: Path) -> bool:
+    with open_regular(path) as file:
+        return b"train/loss" in file.readline(_MAX_HEADER_BYTES)
 
 
 def _flat(settings: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -10,14 +10,7 @@ _TINY = 1e-12
 
 
 class Rectangle(NamedTuple):
-    """A rectangle.
-
-    Args:
-        x: left edge.
-        y: lower edge.
-        width: extent to the right.
-        height: extent upwards.
-    """
+    """A rectangle by its lower left corner; it extends to the right and upwards."""
 
     x: float
     y: float

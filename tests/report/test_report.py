@@ -171,7 +171,7 @@ BPB = {"bpb_steps", "bpb_seconds"}
             FINISHED | BPB,
             ["1.2500", "bits per raw byte, of the file on disk"],
         ),
-        ({"roundtrip_val_bpb": None, "roundtrip_val_loss": None, "seed": False}, FINISHED | BPB, ["NaN"]),
+        ({"roundtrip_val_bpb": None, "roundtrip_val_loss": None, "seed": False}, FINISHED | BPB, ["nan"]),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )

@@ -76,7 +76,7 @@ def test_a_group_is_called_what_its_runs_share(tmp_path, recipes, expected):
     assert names(read_groups(folders)) == list(zip(expected, map(len, recipes), strict=True))
 
 
-def test_moved_runs_are_called_by_their_folders_of_now(tmp_path):
+def test_moved_runs_are_called_by_their_present_folders(tmp_path):
     for i, name in enumerate(("first", "second")):
         write_run(tmp_path / "run", lr=i + 1, every=1000, num_layers=1).rename(tmp_path / name)
     assert names(read_groups([str(tmp_path / "first"), str(tmp_path / "second")])) == [

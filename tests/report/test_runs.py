@@ -64,6 +64,15 @@ def test_a_run_of_an_older_version_is_read(tmp_path):
     assert len(run.curves["train/loss"]) == 181
 
 
+def test_keys_of_newer_versions_are_skipped(tmp_path):
+    folder = write_run(tmp_path, every=1000, num_layers=1)
+    before = read_run(folder)
+    tensors = json.loads((folder / "result.json").read_text())["tensors"]
+    scores = {"sliding_64": {"bpb": 1.1, "class": "windowed", "seconds": -1.0}}
+    write_result(folder, scores=scores, tensors=[{**tensor, "part": "mlp"} for tensor in tensors])
+    assert read_run(folder).result == before.result
+
+
 def test_an_unfinished_run_says_so_and_shows_its_newest_log(tmp_path):
     run = read_run(write_run(tmp_path, steps=1000, splits=(500,), is_finished=False))
     assert run.result is None and run.curves["train/loss"].steps[0] == 550

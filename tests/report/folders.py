@@ -148,11 +148,11 @@ def write_run(
     """Writes the folder of a run in today's format, with seconds, tensors and an analysis.
 
     Args:
-        folder: to make.
-        loss: that the run ends near, before the seed's noise.
-        is_finished: with ``result.json`` and ``analysis.json``.
+        folder: folder to make.
+        loss: loss at the end of the run, before the noise of the seed.
+        is_finished: writes ``result.json`` and ``analysis.json``.
         splits: steps at which the run was resumed; each file continues past the beginning of the next one.
-        changes: to ``result.json``.
+        changes: other values of ``result.json``.
     """
     rng = np.random.default_rng(seed)
     loss += float(rng.normal(0, 0.0006))

@@ -16,10 +16,11 @@ def parser() -> OneLineErrors:
     parser = OneLineErrors(
         prog="plgolf report",
         description="Draw a run into one HTML file, or compare several. Runs whose settings differ only in "
-        "the seed and in folders form a group; every group is compared with the group of the first run.",
+        "the seed and in folders form a group, and NAME=FOLDER,FOLDER is a group of any runs. Every group is "
+        "compared with the group of the first run.",
         allow_abbrev=False,
     )
-    runs = "folders of runs, patterns such as 'base-*', or NAME=FOLDER,FOLDER for a group of any runs"
+    runs = "folders of runs, patterns such as 'base-*', or NAME=FOLDER,FOLDER"
     parser.add_argument("runs", nargs="+", type=str, help=runs)
     out = (
         "HTML file to write; pictures go to a folder beside it with its name without the ending. Default: "

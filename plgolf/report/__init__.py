@@ -1,1 +1,1 @@
-"""What a run did, as a page and pictures; several runs, compared. Needs no torch and no Lightning."""
+"""Reports: a run as a page with pictures, or several runs compared; imports no torch and no Lightning."""

@@ -1,4 +1,4 @@
-"""``plgolf report``: a run as a page, several runs compared."""
+"""``plgolf report``: one run as a page, or several runs compared."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,47 +15,35 @@ def parser() -> OneLineErrors:
     """Returns the parser of the command line."""
     parser = OneLineErrors(
         prog="plgolf report",
-        description="Draw a run into one HTML file, or compare several. Runs whose configurations differ in "
-        "no more than the seed and in folders are a group; every group is compared with the first run's.",
+        description="Draw a run into one HTML file, or compare several. Runs whose settings differ only in "
+        "the seed and in folders form a group, and NAME=FOLDER,FOLDER is a group of any runs. Every group is "
+        "compared with the group of the first run.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        type=str,
-        help="folders of runs, patterns such as 'base-*', or NAME=FOLDER,FOLDER",
+    runs = "folders of runs, patterns such as 'base-*', or NAME=FOLDER,FOLDER"
+    parser.add_argument("runs", nargs="+", type=str, help=runs)
+    out = (
+        "HTML file to write; pictures go to a folder beside it with its name without the ending. Default: "
+        "report.html, for one run in its folder"
     )
-    parser.add_argument(
-        "--out",
-        type=str | None,
-        default=None,
-        help="HTML file to write; pictures go to a folder beside it that has its name without the ending. By "
-        "default report.html, for one run in its folder",
-    )
+    parser.add_argument("--out", type=str | None, default=None, help=out)
     return parser
 
 
 def run(words: list[str]) -> int:
-    """Runs the command.
-
-    Args:
-        words: the command line after ``plgolf report``.
-
-    Returns:
-        The exit status.
+    """Runs the command with the words after ``plgolf report`` and returns its exit status.
 
     Raises:
-        UserError: there is a mistake of the user's.
+        UserError: the user made a mistake.
     """
     settings = parser().parse_args(words or ["--help"])
     written = write_report(settings.runs, Path(settings.out) if settings.out else None)
     terminal = Terminal()
-    for sentence in written.notes:
-        terminal.say(f"note: {sentence}")
+    for note in written.notes:
+        terminal.say(f"note: {note}")
     for line in aligned(table(written.rows)) if written.rows else []:
         terminal.say(line)
-    size = written.page.stat().st_size
-    folder = written.page.with_suffix("")
+    size, folder = written.page.stat().st_size, written.page.with_suffix("")
     terminal.say(
         f"report: wrote {written.page} ({size:,} bytes) and {len(written.pictures)} pictures in {folder}/"
     )
@@ -63,16 +51,13 @@ def run(words: list[str]) -> int:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Returns the lines of a table: words begin at the left, numbers end at the right."""
+    """Returns the lines of a table; the first and the last column are aligned left, the others right."""
     rows = [[" ".join(row[0].split())[:_LONGEST_NAME], *row[1:]] for row in rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
-            [
-                row[0].ljust(widths[0]),
-                *(cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:-1], strict=True)),
-                row[-1],
-            ]
+            cell.rjust(width) if 0 < i < len(row) - 1 else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]

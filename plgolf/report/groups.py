@@ -1,10 +1,11 @@
-"""Which runs are seeds of one recipe."""
+"""Groups of runs: the seeds of one recipe."""
 
 import glob
+import math
 import os
 import re
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from plgolf.errors import UserError
@@ -17,17 +18,17 @@ _NOT_THE_RECIPE = re.compile(
     r"(seed_everything|(.*\.)?run_name|ckpt_path|weights_only|resume|export\.dir|(console|checkpoint|peers)(\..*)?"
     r"|trainer\.(default_root_dir|logger|enable_progress_bar|enable_model_summary|log_every_n_steps|profiler)(\..*)?)"
 )
-"""Settings that no score depends on, and the seed."""
-_SEED = re.compile(r"[-_. ]*((?<![^\W\d_])(seed|s))?[-_. ]*\d*$")
-"""What the names of seeds have in common at their end, beyond the group's: no s of a word, as in focus-1."""
+"""The seed, and settings that do not change the score."""
+_SEED = re.compile(r"[-_. /]*((?<![^\W\d_])(seed|s))?[-_. /]*\d*$")
+"""The end of a name that tells seeds apart, such as -seed-1; the s of a word, as in focus-1, stays."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in the seed.
+    """Runs that differ only in the seed.
 
     Args:
-        name: what the group is called.
+        name: name in the report.
         runs: at least one.
     """
 
@@ -36,71 +37,81 @@ class Group:
 
     @property
     def results(self) -> list[Result]:
-        """Of the runs that have finished."""
-        return [run.result for run in self.runs if run.result is not None]
+        """Results of the runs that have finished with a finite loss."""
+        results = [run.result for run in self.runs if run.result is not None]
+        return [result for result in results if math.isfinite(result.roundtrip_val_loss)]
+
+    @property
+    def losses(self) -> list[float]:
+        """Nats per token of the files on disk, a value for each of ``results``."""
+        return [result.roundtrip_val_loss for result in self.results]
+
+    @property
+    def bpbs(self) -> list[float]:
+        """Bits per byte of the files on disk, a value for each of ``results``."""
+        return [result.roundtrip_val_bpb for result in self.results]
 
     @property
     def notes(self) -> list[str]:
-        """What a reader should know before believing a statistic."""
+        """What a reader should know before trusting a statistic, a sentence each."""
         seeds = [run.seed for run in self.runs if run.seed is not None and run.result is not None]
         commits = {result.git_commit for result in self.results if result.git_commit}
-        said = []
+        missing = len(self.runs) - len(self.results)
+        notes = []
         if len(set(seeds)) < len(seeds):
-            said.append(f"{self.name}: a seed occurs twice; the tests assume independent runs.")
+            notes.append(f"{self.name}: a seed occurs twice; the tests assume independent runs.")
         if len(commits) > 1:
-            said.append(f"{self.name}: its runs are of {len(commits)} different commits.")
-        if len(self.results) < len(self.runs):
-            unfinished = len(self.runs) - len(self.results)
-            said.append(
-                f"{self.name}: {unfinished} of {len(self.runs)} runs have not finished and are left out."
+            notes.append(f"{self.name}: its runs come from {len(commits)} different commits.")
+        if missing:
+            notes.append(
+                f"{self.name}: {missing} of {len(self.runs)} runs have not finished or have no finite loss; "
+                "the statistics leave them out."
             )
-        return said
+        return notes
 
 
 def read_groups(words: Sequence[str]) -> list[Group]:
     """Reads runs and groups them.
 
-    Runs whose configurations differ in no more than the seed and in folders and the like are a group; the
-    first run's group comes first. ``NAME=FOLDER,FOLDER`` makes a group of its own, whatever is in it.
+    Runs whose settings differ only in the seed, in folders and in other settings that do not change the score
+    form a group. The first run's group comes first. ``NAME=FOLDER,FOLDER`` makes a group of any runs.
 
     Args:
-        words: folders, patterns such as ``checkpoints/base-*``, or groups by name.
+        words: folders, patterns such as ``checkpoints/base-*``, or groups with a name.
 
     Raises:
-        UserError: a folder is no run's, or is named twice.
+        UserError: a folder does not hold a run, or is given twice.
     """
-    named, seen = [], set[Path]()
-    for word in words:
-        name, folders = _folders(word)
-        for folder in folders:
-            if folder.resolve() in seen:
-                raise UserError(f"{folder}: is named twice")
-            seen.add(folder.resolve())
-            named.append((name, folder))
-    if len(named) > MAX_RUNS:
-        raise UserError(f"runs must be at most {MAX_RUNS}, got {len(named)}")
-    read = [(name, read_run(folder)) for name, folder in named]
+    given = [(name, folder) for word in words for name, folders in [_folders(word)] for folder in folders]
+    paths = [folder.resolve() for _, folder in given]
+    for i, path in enumerate(paths):
+        if path in paths[:i]:
+            raise UserError(f"{given[i][1]}: must be given once")
+    if len(given) > MAX_RUNS:
+        raise UserError(f"runs must be at most {MAX_RUNS}, got {len(given)}")
     gathered: dict[Hashable, list[Run]] = {}
     names: dict[Hashable, str] = {}
-    for name, run in read:
+    for (name, folder), run_name in zip(given, _run_names(paths), strict=True):
+        run = replace(read_run(folder), name=run_name)
         key = ("named", name) if name else _recipe(run)
         gathered.setdefault(key, []).append(run)
         names[key] = name
-    groups = [Group(names[key] or _common_name(runs), tuple(runs)) for key, runs in gathered.items()]
-    return [Group(name, group.runs) for name, group in zip(_distinct(groups), groups, strict=True)]
+    options = [[names[key]] if names[key] else _names_of(runs) for key, runs in gathered.items()]
+    return [
+        Group(name, tuple(runs)) for name, runs in zip(_group_names(options), gathered.values(), strict=True)
+    ]
 
 
 def _folders(word: str) -> tuple[str, list[Path]]:
-    """Takes a word apart into the name of a group, if it has one, and folders."""
+    """Splits a word into the name of a group, empty without one, and folders."""
     if os.path.exists(word):
         return "", [Path(word)]
     name, equals, listed = word.partition("=")
     if not equals or os.sep in name:
-        name, listed = "", word
-    elif not name or not listed:
+        return "", _matching(word)
+    if not name or not listed:
         raise UserError(f"{word}: must be NAME=FOLDER,FOLDER")
-    patterns = listed.split(",") if equals else [listed]
-    return name, [folder for pattern in patterns for folder in _matching(pattern)]
+    return name, [folder for pattern in listed.split(",") for folder in _matching(pattern)]
 
 
 def _matching(pattern: str) -> list[Path]:
@@ -113,14 +124,12 @@ def _matching(pattern: str) -> list[Path]:
 
 
 def recipe_settings(run: Run) -> dict[str, str]:
-    """Returns the settings that runs of a group share."""
-    if run.settings is None:
-        return {}
+    """Returns the settings that the runs of a group share."""
     return {key: value for key, value in run.settings.items() if not _NOT_THE_RECIPE.fullmatch(key)}
 
 
 def _recipe(run: Run) -> Hashable:
-    if run.settings is not None:
+    if run.settings:
         return frozenset(recipe_settings(run).items())
     if run.result is not None and run.result.recipe:
         given = (word for word in run.result.overrides if not _NOT_THE_RECIPE.match(word.lstrip("-")))
@@ -128,21 +137,42 @@ def _recipe(run: Run) -> Hashable:
     return run.folder.resolve()
 
 
-def _common_name(runs: Sequence[Run]) -> str:
-    """Names a group after what its runs' names begin with: base-s1337 and base-s1338 are base."""
+def _run_names(folders: Sequence[Path]) -> list[str]:
+    """Returns the end of each path, with as many parents as it takes for every name to be different."""
+    names = [folder.name or "run" for folder in folders]
+    for depth in range(2, max((len(folder.parts) for folder in folders), default=0)):
+        if len(set(names)) == len(names):
+            break
+        names = ["/".join(folder.parts[1:][-depth:]) for folder in folders]
+    return names
+
+
+def _names_of(runs: Sequence[Run]) -> list[str]:
+    """Returns possible names of a group, the best first; some may be empty.
+
+    Runs base-s1337 and base-s1338 are the group base, and so are base/seed-1 and base/seed-2. Runs seed-1 and
+    seed-2 have only their recipe in common.
+    """
     names = [run.name for run in runs]
-    common = os.path.commonprefix(names)  # noqa: RUF071 (of names, not of paths)
-    if len(names) == 1 or common == names[0] == names[-1]:
-        return names[0]
-    return _SEED.sub("", common) or names[0]
+    if len(runs) == 1:
+        return names
+    leaves = {run.folder.resolve().name for run in runs}
+    common = _SEED.sub("", os.path.commonprefix(names))  # noqa: RUF071 (names, not paths)
+    result = runs[0].result
+    recipe = "+".join(Path(file).stem for file in result.recipe) if result else ""
+    return [common, leaves.pop() if len(leaves) == 1 else "", recipe, names[0]]
 
 
-def _distinct(groups: Iterable[Group]) -> list[str]:
+def _group_names(options: Sequence[Sequence[str]]) -> list[str]:
+    """Chooses for every group its first name that no other group could have as well."""
     names: list[str] = []
-    for group in groups:
-        name, count = group.name, 2
+    for own in options:
+        count = [sum(option in other for other in options) for option in own]
+        free = [option for option, groups in zip(own, count, strict=True) if option and groups == 1]
+        best = name = next(iter(free), own[-1])
+        number = 2
         while name in names:
-            name, count = f"{group.name} ({count})", count + 1
+            name, number = f"{best} ({number})", number + 1
         names.append(name)
     return names
 
@@ -151,8 +181,8 @@ def settings_apart(groups: Sequence[Group]) -> list[list[str]]:
     """Returns the settings in which groups differ.
 
     Returns:
-        A row for each setting: its key, then its value in each group's first run, a dash where it has none.
-        None at all if a group has no ``config.yaml``.
+        A row for each setting: its key, then its value in the first run of each group, a dash where it has
+        none. Empty if a group has no ``config.yaml``.
     """
     found = [recipe_settings(group.runs[0]) for group in groups]
     if not all(found):

@@ -1,4 +1,4 @@
-"""All figures of a report, rendered: of one run, and of several."""
+"""All figures of a report: those of one run, and those of several."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,116 +14,65 @@ from plgolf.report.distributions import (
 )
 from plgolf.report.groups import Group
 from plgolf.report.ledger import draw_ledger
-from plgolf.report.lines import Line, bpb_picture, lines_of, loss_picture, setting_picture
-from plgolf.report.records import Result, result_of
+from plgolf.report.lines import GRADIENT, MOMENTUM, PROGRESS, RATE, curves_picture
+from plgolf.report.records import Result, record_from
 from plgolf.report.runs import Run
-from plgolf.report.style import WIDE, Picture, drawing, png_of, rendered
+from plgolf.report.style import WIDE, Picture, drawing
 
 NAMES = (
-    *(
-        "comparison",
-        "ledger",
-        "loss_steps",
-        "loss_seconds",
-        "bpb_steps",
-        "bpb_seconds",
-        "scores",
-        "lr_factor",
-    ),
-    *("momentum", "gradient_norm", "step_times", "positions", "quantisation"),
+    *(figure.name for figure in (*PROGRESS, RATE, MOMENTUM, GRADIENT)),
+    *("comparison", "ledger", "scores", "step_times", "positions", "quantisation"),
 )
-"""Of all pictures that there can be."""
+"""Names of all pictures that a report can have."""
 
 
 def pictures_of(run: Run) -> list[Picture]:
-    """Draws a run.
-
-    Args:
-        run: finished or not.
-
-    Returns:
-        The pictures that its records allow, in the order of the page.
+    """Draws a run, finished or not; returns the pictures that its files allow, in the order of the page.
 
     Raises:
         UserError: matplotlib is missing.
     """
-    lines = lines_of([Group(run.name, (run,))])
+    groups, result = [Group(run.name, (run,))], run.result
     found = [
-        ledger_picture(run.result) if run.result else None,
-        *_progress(lines),
-        scores_picture(run.result) if run.result else None,
-        *_settings(lines),
-        setting_picture(
-            lines, "train/gradient_norm", "gradient_norm", "Gradient norm", "norm before clipping"
-        ),
+        ledger_picture(result) if result else None,
+        *(curves_picture(groups, figure) for figure in PROGRESS),
+        scores_picture(result) if result else None,
+        *(curves_picture(groups, figure) for figure in (RATE, MOMENTUM, GRADIENT)),
         step_times_picture(run),
         positions_picture(run.analysis) if run.analysis else None,
-        quantisation_picture(run.result) if run.result else None,
+        quantisation_picture(result) if result else None,
     ]
     return [picture for picture in found if picture is not None]
 
 
 def pictures_compared(groups: Sequence[Group], rows: Sequence[Row]) -> list[Picture]:
-    """Draws several runs, a colour for each group.
-
-    Args:
-        groups: the runs.
-        rows: their comparison.
+    """Draws several runs and their comparison, a colour for each group.
 
     Raises:
         UserError: matplotlib is missing.
     """
-    lines = lines_of(groups)
-    found = [
-        comparison_picture(groups, rows),
-        *_progress(lines),
-        *_settings(lines),
-        step_times_compared(groups),
-    ]
+    curves = (curves_picture(groups, figure) for figure in (*PROGRESS, RATE, MOMENTUM))
+    found = [comparison_picture(groups, rows), *curves, step_times_compared(groups)]
     return [picture for picture in found if picture is not None]
 
 
-def _progress(lines: Sequence[Line]) -> list[Picture | None]:
-    return [
-        loss_picture(lines, "steps"),
-        loss_picture(lines, "seconds"),
-        bpb_picture(lines, "steps"),
-        bpb_picture(lines, "seconds"),
-    ]
-
-
-def _settings(lines: Sequence[Line]) -> list[Picture | None]:
-    return [
-        setting_picture(
-            lines, "train/lr_factor", "lr_factor", "Learning-rate factor", "factor of every rate"
-        ),
-        setting_picture(lines, "train/momentum", "momentum", "Muon's momentum", "momentum"),
-    ]
-
-
 def ledger_picture(result: Result) -> Picture:
-    """Draws where the bytes went."""
+    """Draws the bytes of a submission by part."""
     caption = (
-        "The bar is the budget, to scale. Below it is what is used, magnified: areas are bytes. "
-        "A tensor's share of the file is by what it takes when it is compressed alone."
+        "The bar is the budget, to scale. Below it is its used part, magnified: areas are bytes. "
+        "A tensor gets the share of the file that it has when each tensor is compressed on its own."
     )
     with drawing(WIDE) as made:
         draw_ledger(made, result)
-        return rendered(made, "ledger", "Bytes by part", caption)
+        return made.picture("ledger", "Bytes by part", caption)
 
 
 def ledger_treemap(result: Mapping[str, Any]) -> bytes:
-    """Draws where the bytes of an artifact went, for a logger that takes pictures.
-
-    Args:
-        result: what ``result.json`` holds.
-
-    Returns:
-        A PNG.
+    """Draws the bytes of a submission, given ``result.json``, and returns a PNG for a logger.
 
     Raises:
-        UserError: matplotlib is missing, or something of the result is of a wrong type.
+        UserError: matplotlib is missing, or a value of the result has a wrong type.
     """
     with drawing(WIDE) as made:
-        draw_ledger(made, result_of(result))
-        return png_of(made)
+        draw_ledger(made, record_from(Result, result))
+        return made.png()

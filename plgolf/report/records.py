@@ -1,62 +1,58 @@
-"""``result.json`` as a dataclass, that of an older run too."""
+"""``result.json`` and ``analysis.json`` as dataclasses, whatever version of plgolf wrote them."""
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import json
+import math
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from plgolf.config import config_from_dict
 from plgolf.errors import UserError
-from plgolf.report.json_files import known_fields, located, read_json
+from plgolf.regular_files import read_regular
 
-_NOT_NEGATIVE = (
-    *("artifact_bytes", "code_bytes", "tokenizer_bytes", "steps", "train_seconds"),
-    *("val_loss", "val_bpb", "roundtrip_val_loss", "roundtrip_val_bpb"),
-)
+_MAX_JSON_BYTES = 2**25
+_ANALYSIS_FORMAT = 1
+LARGEST = 1e30
+"""Largest number that a figure can have on an axis; larger ones are read as NaN."""
+
+Kind = Literal["matrix", "embedding", "head", "scalar"]
+R = TypeVar("R", bound="Record")
+
+
+class Record:
+    """A part of a JSON file; its numbers must not be negative."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, (int, float)) and value < 0:
+                raise UserError(f"{name} must not be negative, got {value}")
 
 
 @dataclass(frozen=True)
-class Histogram:
-    """How often values fell between edges.
-
-    Args:
-        edges: ascending, one more than counts.
-        counts: values from an edge to the next.
-    """
+class Histogram(Record):
+    """Counts of values between ascending edges, which are one more than counts."""
 
     edges: list[float]
     counts: list[int]
 
     def __post_init__(self) -> None:
-        if len(self.edges) != len(self.counts) + 1 or not self.counts:
-            raise UserError(
-                f"step_ms_histogram.edges must be one more than its counts, got {len(self.edges)}"
-            )
+        if not self.counts or len(self.edges) != len(self.counts) + 1 or min(self.counts) < 0:
+            raise UserError("a histogram must have counts from 0 up, and one edge more than counts")
         if any(a >= b for a, b in itertools.pairwise(self.edges)):
-            raise UserError("step_ms_histogram.edges must rise")
-        if min(self.counts) < 0:
-            raise UserError(f"step_ms_histogram.counts must not be negative, got {min(self.counts)}")
+            raise UserError("the edges of a histogram must rise")
 
 
 @dataclass(frozen=True)
-class TensorRecord:
+class TensorRecord(Record):
     """A tensor of the artifact.
 
-    Args:
-        name: of the parameter.
-        role: what it is for.
-        shape: its sizes.
-        num_params: their product.
-        kept: how the artifact holds it.
-        payload_bytes: codes and scales, or the values, before compression.
-        compressed_bytes: the same, compressed alone.
-        relative_error: rms(w - w_file) / rms(w).
-        clipped_fraction: of the weights.
+    ``kept`` is its dtype there. The payload is compressed on its own. The error is rms(w - w_file) / rms(w).
     """
 
     name: str
-    role: Literal["matrix", "embedding", "head", "scalar"]
+    role: Kind
     shape: list[int]
     num_params: int
     kept: str
@@ -65,37 +61,28 @@ class TensorRecord:
     relative_error: float = 0.0
     clipped_fraction: float = 0.0
 
-    def __post_init__(self) -> None:
-        smallest = min(self.payload_bytes, self.compressed_bytes, self.num_params)
-        if smallest < 0 or self.relative_error < 0:
-            raise UserError(f"tensors: the bytes and the error of {self.name:.100} must not be negative")
-
 
 @dataclass(frozen=True)
-class Result:
-    """What ``result.json`` says, as far as a report shows it. What older runs do not say is None or empty."""
+class Result(Record):
+    """The part of ``result.json`` that a report shows; what a run left out is NaN, None or empty."""
 
     steps: int
     train_seconds: float
-    val_loss: float
-    val_bpb: float
-    roundtrip_val_loss: float
-    roundtrip_val_bpb: float
     artifact_bytes: int
     code_bytes: int
     total_bytes: int
     budget_bytes: int
-    within_budget: bool
-    run_name: str | None = None
+    val_bpb: float = math.nan
+    roundtrip_val_loss: float = math.nan
+    roundtrip_val_bpb: float = math.nan
+    roundtrip_val_bpb_raw: float | None = None
     recipe: list[str] = field(default_factory=list)
     overrides: list[str] = field(default_factory=list)
     seed: int | None = None
     num_params: int | None = None
-    step_ms: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     world_size: int = 1
     global_batch_tokens: int | None = None
-    roundtrip_val_bpb_raw: float | None = None
     val_tokens: int | None = None
     val_bytes: int | None = None
     val_raw_bytes: int | None = None
@@ -110,41 +97,118 @@ class Result:
     tensors: list[TensorRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for name in _NOT_NEGATIVE:
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.budget_bytes <= 0:
-            raise UserError(f"budget_bytes must be positive, got {self.budget_bytes}")
+        super().__post_init__()
+        if self.budget_bytes == 0:
+            raise UserError("budget_bytes must be positive, got 0")
         if self.total_bytes != self.artifact_bytes + self.code_bytes:
-            raise UserError(f"total_bytes must be artifact and code together, got {self.total_bytes}")
+            raise UserError(f"total_bytes must be artifact_bytes + code_bytes, got {self.total_bytes}")
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Bytes of model, tokenizer and code; they add up to ``total_bytes``."""
+        tokenizer = min(self.tokenizer_bytes, self.artifact_bytes)
+        parts = {"model": self.artifact_bytes - tokenizer, "tokenizer": tokenizer, "code": self.code_bytes}
+        return {name: size for name, size in parts.items() if size}
+
+    @property
+    def within_budget(self) -> bool:
+        """True if artifact and code together fit the budget."""
+        return self.total_bytes <= self.budget_bytes
+
+    @property
+    def step_ms(self) -> float:
+        """Mean training time of a step in milliseconds."""
+        return 1000 * self.train_seconds / max(self.steps, 1)
 
 
-def result_of(values: Mapping[str, Any]) -> Result:
-    """Reads a result.
+@dataclass(frozen=True)
+class Position(Record):
+    """Bits per byte of the targets at positions ``first`` to ``last`` of a sequence, counted from 0."""
+
+    first: int
+    last: int
+    bpb: float = math.nan
+
+
+@dataclass(frozen=True)
+class ScoredDocument(Record):
+    """A document that begins at a token of the validation split.
+
+    ``tokens`` are pairs of a text and its nats, None for NaN, from the document's token ``shown_from`` on.
+    """
+
+    start_token: int
+    num_tokens: int
+    num_bytes: int
+    shown_from: int
+    tokens: list[list[Any]]
+    bpb: float = math.nan
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for pair in self.tokens:
+            if [type(item) for item in pair] not in ([str, float], [str, int], [str, NoneType]):
+                raise UserError("tokens must be pairs of a text and its nats")
+
+
+@dataclass(frozen=True)
+class Analysis(Record):
+    """Contents of ``analysis.json``: scores by position in a sequence, and the hardest documents first."""
+
+    format: int
+    seq_len: int
+    positions: list[Position]
+    documents: list[ScoredDocument]
+
+    def __post_init__(self) -> None:
+        if self.format != _ANALYSIS_FORMAT:
+            raise UserError(f"format must be {_ANALYSIS_FORMAT}, got {self.format}")
+
+
+def read_record(cls: type[R], path: Path) -> R:
+    """Reads ``result.json`` or ``analysis.json``.
 
     Args:
-        values: as in ``result.json``; what a report does not show is passed over.
+        cls: Result or Analysis.
+        path: the file.
 
     Raises:
-        UserError: something is missing, of a wrong type or out of range.
+        UserError: the file cannot be read or is not such a record; the message starts with the path.
     """
-    values = known_fields(Result, values, "result")
-    if isinstance(values.get("tensors"), list):
-        values["tensors"] = [known_fields(TensorRecord, tensor, "tensors") for tensor in values["tensors"]]
-    if isinstance(values.get("step_ms_histogram"), Mapping):
-        values["step_ms_histogram"] = known_fields(
-            Histogram, values["step_ms_histogram"], "step_ms_histogram"
-        )
-    return config_from_dict(Result, values, where="result")
-
-
-def read_result(path: Path) -> Result:
-    """Reads ``result.json``.
-
-    Raises:
-        UserError: it cannot be read or is none; the message starts with the path.
-    """
+    data = read_regular(path, max_bytes=_MAX_JSON_BYTES)
     try:
-        return result_of(read_json(path))
+        return record_from(cls, json.loads(data))
     except UserError as error:
-        raise located(path, error) from error
+        raise UserError(f"{path}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: must be JSON: {error}") from error
+
+
+def record_from(cls: type[R], values: Any) -> R:
+    """Builds a record from JSON.
+
+    Skips keys that the record has no field for. Null, false, NaN and infinity count as missing: a run writes
+    them for what it does not know, such as the seed of an unseeded run or the score of a diverged one.
+
+    Raises:
+        UserError: a value is missing, has the wrong type or is out of range.
+    """
+    return config_from_dict(cls, _known(cls, values), where=cls.__name__.lower())
+
+
+def _known(hint: Any, value: Any) -> Any:
+    """Returns the part of ``value`` that the type ``hint`` has fields for, without what counts as missing."""
+    if value is False or (isinstance(value, (int, float)) and not abs(value) <= LARGEST):
+        return None
+    if get_origin(hint) is UnionType:
+        hint = get_args(hint)[0]
+    if is_dataclass(hint) and isinstance(value, dict):
+        hints = get_type_hints(hint)
+        known = {name: _known(hints[name], item) for name, item in value.items() if name in hints}
+        return {name: item for name, item in known.items() if item is not None}
+    if get_origin(hint) is dict and isinstance(value, dict):
+        known = {name: _known(get_args(hint)[1], item) for name, item in value.items()}
+        return {name: item for name, item in known.items() if item is not None}
+    if get_origin(hint) is list and isinstance(value, list):
+        return [_known(get_args(hint)[0], item) for item in value]
+    return value

@@ -1,19 +1,19 @@
-"""The folder of a run: what it left, finished or not."""
+"""The folder of a run: what the run left there, finished or not."""
 
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from plgolf.arguments import read_settings
 from plgolf.errors import UserError
-from plgolf.report.analysis import Analysis, read_analysis
-from plgolf.report.curves import Curves, is_of_training, read_curves
-from plgolf.report.records import Result, read_result
+from plgolf.regular_files import open_regular
+from plgolf.report.curves import Curves, read_curves
+from plgolf.report.records import Analysis, Result, read_record
 
-_MAX_SETTINGS = 10_000
+_MAX_HEADER_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -21,29 +21,32 @@ class Run:
     """A run.
 
     Args:
-        folder: where it left its files.
-        name: what it is called.
-        result: ``result.json``; None of a run that has not finished.
+        folder: folder with its files.
+        result: ``result.json``; None if the run has not finished.
         curves: its metrics, empty if there are none.
         analysis: ``analysis.json``; None if there is none.
-        settings: ``config.yaml``, flat: value by dotted key; None if there is none.
-        notes: what a reader should know of how complete this is, a sentence each.
+        settings: ``config.yaml`` as values by dotted key, empty if there is none.
+        notes: what is missing, a sentence each.
+        name: name in the report; by default the folder's.
     """
 
     folder: Path
-    name: str
     result: Result | None
     curves: Curves
-    analysis: Analysis | None
-    settings: Mapping[str, str] | None
+    analysis: Analysis | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.folder.resolve().name or "run")
 
     @property
     def seed(self) -> int | None:
-        """Of everything random."""
+        """Seed of the run; None if it was not seeded."""
         if self.result is not None and self.result.seed is not None:
             return self.result.seed
-        written = (self.settings or {}).get("seed_everything", "")
+        written = self.settings.get("seed_everything", "")
         return int(written) if re.fullmatch(r"\d{1,18}", written) else None
 
 
@@ -51,51 +54,42 @@ def read_run(folder: Path) -> Run:
     """Reads the folder of a run.
 
     Args:
-        folder: with ``result.json``, or, of a run that has not finished, at least a ``metrics.csv``.
-
-    Returns:
-        What is there; ``notes`` says what is not.
+        folder: folder with ``result.json``; with at least a ``metrics.csv`` if the run has not finished.
 
     Raises:
-        UserError: it is no run's folder, or a file in it is broken; one line that starts with the path.
+        UserError: the folder holds no run, or a file in it is broken; the message starts with the path.
     """
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder")
-    result_path, analysis_path, config_path = (
+    result_path, analysis_path, settings_path = (
         folder / name for name in ("result.json", "analysis.json", "config.yaml")
     )
-    result = read_result(result_path) if result_path.exists() else None
+    result = read_record(Result, result_path) if result_path.exists() else None
     files, notes = _metrics_files(folder, result)
     if result is None and not files:
-        raise UserError(
-            f"{folder}: is no run's folder: it has neither result.json nor logs/version_0/metrics.csv"
-        )
+        raise UserError(f"{folder}: must hold a run: result.json or logs/version_0/metrics.csv")
     curves = read_curves(files)
     if result is None:
-        unfinished = "This run has no result.json: it has not finished, or did not come to its export."
-        notes = (f"{unfinished} Shown is its newest log, up to step {curves.last_step:,}.", *notes)
+        unfinished = "This run has no result.json: it has not finished, or stopped before its export."
+        notes = (f"{unfinished} The page shows its newest log, up to step {curves.last_step:,}.", *notes)
     return Run(
         folder=folder,
-        name=(result and result.run_name) or folder.resolve().name or "run",
         result=result,
         curves=curves,
-        analysis=read_analysis(analysis_path) if result and analysis_path.exists() else None,
-        settings=dict(_flat(read_settings(config_path))) if config_path.exists() else None,
+        analysis=read_record(Analysis, analysis_path) if result and analysis_path.exists() else None,
+        settings=dict(_flat(read_settings(settings_path))) if settings_path.exists() else {},
         notes=notes,
     )
 
 
 def _metrics_files(folder: Path, result: Result | None) -> tuple[list[Path], tuple[str, ...]]:
     if result is not None and result.metrics:
-        inside = [
-            path for path in map(Path, result.metrics) if not path.is_absolute() and ".." not in path.parts
-        ]
-        there = [folder / path for path in inside if os.path.isfile(folder / path)]
-        lost = len(result.metrics) - len(there)
-        note = (
-            f"{lost} of the {len(result.metrics)} metrics files that result.json names are not in the folder."
-        )
-        return there, (note,) if lost else ()
+        listed = [Path(path) for path in result.metrics]
+        inside = [path for path in listed if not path.is_absolute() and ".." not in path.parts]
+        found = [folder / path for path in inside if (folder / path).is_file()]
+        lost = len(listed) - len(found)
+        note = f"{lost} of the {len(listed)} metrics files that result.json lists are not in the folder."
+        return found, (note,) if lost else ()
     versions = sorted(
         (int(path.parent.name.removeprefix("version_")), path)
         for logs in ("logs", "lightning_logs")
@@ -103,27 +97,25 @@ def _metrics_files(folder: Path, result: Result | None) -> tuple[list[Path], tup
         if re.fullmatch(r"version_\d{1,9}", path.parent.name)
     )
     if not versions:
-        return [], ("No metrics.csv was found: there are no curves.",) if result is not None else ()
-    # A validation has left its log beside those of the run.
-    newest = ([path for _, path in versions if is_of_training(path)] or [versions[-1][1]])[-1]
-    note = f"Of {len(versions)} logs the newest of training is shown, {newest.relative_to(folder)}."
+        return [], ("The folder has no metrics.csv, so there are no curves.",) if result is not None else ()
+    # A validation of the run leaves its own log in the same place.
+    newest = ([path for _, path in versions if _has_training_loss(path)] or [versions[-1][1]])[-1]
+    note = f"The folder has {len(versions)} logs; the page shows {newest.relative_to(folder)}."
     return [newest], (note,) if len(versions) > 1 else ()
 
 
+def _has_training_loss(path: Path) -> bool:
+    with open_regular(path) as file:
+        return b"train/loss" in file.readline(_MAX_HEADER_BYTES)
+
+
 def _flat(settings: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Returns the leaves of a tree of settings, lists written out."""
+    """Returns the leaves of a tree of settings as they would be written in YAML."""
     pairs: list[tuple[str, str]] = []
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:
             pairs += _flat(value, f"{prefix}{key}.")
         else:
-            pairs.append((f"{prefix}{key}", "null" if value is None else _written(value)))
-        if len(pairs) > _MAX_SETTINGS:
-            raise UserError(f"config.yaml must have at most {_MAX_SETTINGS} settings")
+            written = str(value).lower() if isinstance(value, bool) else str(value)
+            pairs.append((f"{prefix}{key}", "null" if value is None else written))
     return pairs
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value)

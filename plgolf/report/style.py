@@ -1,12 +1,13 @@
-"""How every figure looks, in colours that colour-blind people tell apart; rendering to SVG and PNG."""
+"""Style of all figures, in colours that colour-blind people can tell apart; rendering to SVG and PNG."""
 
 import contextlib
 import html
 import io
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plgolf.console import printable
@@ -17,67 +18,31 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, MUTED, LINE, PAPER = "#1c2128", "#646d78", "#dfe3e8", "#fefefd"
-"""Text, lesser text, grid and background: in a page these follow its light or dark theme."""
+"""Text, less important text, grid and background; in a page they follow its light or dark theme."""
 _THEME = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", PAPER: "var(--paper)"}
 PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#999999")
 """Paul Tol's "bright" scheme (https://sronpersonalpages.nl/~pault/)."""
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 NARROW, WIDE = (4.7, 3.0), (9.6, 4.6)
-"""Inches: half of a page's width, and all of it. Type of 8 points is then the page's small print."""
+"""Width and height in inches: half the page's width, and all of it. 8 points are the page's small print."""
 _DPI = 180
+_STYLE = Path(__file__).with_name("figures.mplstyle")
 _DIRECTIONS = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_SETTINGS: Any = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 8,
-    "axes.titlesize": 9,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlecolor": INK,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": MUTED,
-    "axes.facecolor": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.formatter.useoffset": False,
-    "grid.color": LINE,
-    "grid.linewidth": 0.6,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 3,
-    "ytick.major.size": 0,
-    "text.color": INK,
-    "legend.frameon": False,
-    "legend.fontsize": 7.5,
-    "lines.linewidth": 1.6,
-    "lines.solid_capstyle": "round",
-    "path.simplify": True,
-    "path.simplify_threshold": 0.3,
-}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, rendered.
+    """A rendered figure.
 
     Args:
-        name: of its file.
-        title: what it shows, in a few words.
-        caption: what a reader should know of it.
-        svg: for a page: an ``<svg>`` element that takes its colours from the page.
-        png: for everything else.
-        is_wide: it wants the whole width of a page.
+        name: name of its file.
+        caption: explanation below it; may be empty.
+        svg: ``<svg>`` element that takes its colours from the page.
+        png: the same on white.
+        is_wide: True if it needs the whole width of a page.
     """
 
     name: str
-    title: str
     caption: str
     svg: str
     png: bytes
@@ -86,11 +51,11 @@ class Picture:
 
 @dataclass
 class Drawing:
-    """A figure in the making.
+    """A figure with one pair of axes; to be rendered within the block of ``drawing``.
 
     Args:
-        figure: matplotlib's.
-        axes: its only axes.
+        figure: the figure.
+        axes: its axes.
         tips: texts that a page shows over an artist, by its gid.
     """
 
@@ -98,13 +63,70 @@ class Drawing:
     axes: "Axes"
     tips: dict[str, str] = field(default_factory=dict)
 
+    def name_rows(self, names: Sequence[str]) -> None:
+        """Labels horizontal rows, the first on top."""
+        self.axes.set_yticks(range(len(names)), [legend_label(name) for name in names], color=INK)
+        self.axes.set_ylim(len(names) - 0.4, -0.6)
+        self.axes.grid(visible=False, axis="y")
+        self.axes.spines["left"].set_visible(False)
+
+    def use_log_x(self) -> None:
+        """Makes the horizontal axis logarithmic, with labels at powers of ten only."""
+        self.axes.set_xscale("log")
+        self.axes.xaxis.set_minor_formatter(lambda _value, _: "")
+
+    def picture(self, name: str, title: str, caption: str = "", *, x: str = "", y: str = "") -> Picture:
+        """Labels and renders the figure.
+
+        Args:
+            name: name of its file, different from all others on the page: its identifiers begin with it.
+            title: title, also for readers who cannot see the figure.
+            caption: explanation below it.
+            x: label of the horizontal axis.
+            y: label of the vertical axis.
+        """
+        if self.axes.axison:
+            self.axes.set(title=title, xlabel=x, ylabel=y)
+        svg = self._svg(name, title)
+        self.figure.set_layout_engine(
+            "none"
+        )  # The layout is done, and doing it again takes as long as drawing.
+        return Picture(name, caption, svg, self.png(), bool(self.figure.get_figwidth() > NARROW[0]))
+
+    def png(self) -> bytes:
+        """Renders the figure as PNG on white."""
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
+        return buffer.getvalue()
+
+    def _svg(self, name: str, title: str) -> str:
+        import matplotlib as mpl  # noqa: PLC0415 (an extra)
+
+        buffer = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        with mpl.rc_context({"svg.hashsalt": name}):
+            self.figure.savefig(buffer, format="svg", metadata=nothing)
+        svg = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
+        for gid, tip in self.tips.items():
+            opening = f'<g id="{gid}">'
+            svg = svg.replace(opening, f"{opening}<title>{html.escape(legible(tip))}</title>", 1)
+        for colour, variable in _THEME.items():
+            svg = svg.replace(colour, variable)
+        # matplotlib counts identifiers, such as axes_1, in each figure; a page needs each one once.
+        svg = re.sub(r'\bid="', f'id="{name}-', svg)
+        svg = re.sub(r'((xlink:)?href="#|url\(#)', rf"\g<1>{name}-", svg)
+        box = re.search(r'<svg[^>]* viewBox="([^"]+)"[^>]*>', svg)
+        assert box is not None
+        return f'<svg viewBox="{box[1]}" role="img" aria-label="{html.escape(title)}">' + svg[box.end() :]
+
 
 @contextlib.contextmanager
-def drawing(size: tuple[float, float] = NARROW) -> Iterator[Drawing]:
-    """Gives a figure in the house's style; what is drawn in the block takes its settings.
+def drawing(size: tuple[float, float] = NARROW, *, num_rows: int = 0) -> Iterator[Drawing]:
+    """Opens a figure in the report's style; what is drawn in the block has that style.
 
     Args:
-        size: inches.
+        size: width and height in inches.
+        num_rows: horizontal rows that must fit; the height grows with them.
 
     Raises:
         UserError: matplotlib is missing.
@@ -113,88 +135,28 @@ def drawing(size: tuple[float, float] = NARROW) -> Iterator[Drawing]:
         import matplotlib as mpl  # noqa: PLC0415 (an extra)
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError as error:
-        raise UserError("a report needs the matplotlib package: pip install 'plgolf[plot]'") from error
-    with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
+        raise UserError("plgolf report needs matplotlib: pip install matplotlib") from error
+    with mpl.rc_context(fname=_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        size = size[0], max(size[1], 0.8 + 0.19 * num_rows)
         figure = Figure(figsize=size, layout="constrained", facecolor="none")
         yield Drawing(figure, figure.add_subplot())
 
 
-def rendered(made: Drawing, name: str, title: str, caption: str = "") -> Picture:
-    """Renders a figure; to be called within its block.
-
-    Args:
-        made: the figure.
-        name: of its file.
-        title: what it shows.
-        caption: what a reader should know of it.
-    """
-    svg = svg_of(made, name, title)
-    made.figure.set_layout_engine("none")  # Its layout is found; finding it takes as long as drawing.
-    is_wide = bool(made.figure.get_figwidth() > NARROW[0])
-    return Picture(name, title, caption, svg, png_of(made), is_wide)
-
-
-def png_of(made: Drawing) -> bytes:
-    """Renders a figure as PNG on white; to be called within its block."""
-    buffer = io.BytesIO()
-    made.figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def svg_of(made: Drawing, name: str, title: str) -> str:
-    """Renders a figure as an element of a page; to be called within its block.
-
-    Args:
-        made: the figure.
-        name: unlike that of any other in the page, as the identifiers inside are made of it.
-        title: what it shows, for those who cannot see it.
-    """
-    import matplotlib as mpl  # noqa: PLC0415 (an extra)
-
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with mpl.rc_context({"svg.hashsalt": name}):
-        made.figure.savefig(buffer, format="svg", metadata=nothing)
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    box = re.search(r'viewBox="([^"]+)"', svg)
-    assert box is not None
-    opening = f'<svg viewBox="{box[1]}" role="img" aria-label="{html.escape(title)}">'
-    svg = opening + svg[svg.index(">") + 1 :]
-    for colour, variable in _THEME.items():
-        svg = svg.replace(colour, variable)
-    return _unlike_others(_with_tips(svg, made.tips), name)
-
-
-def _unlike_others(svg: str, name: str) -> str:
-    """Makes identifiers that matplotlib counts, such as axes_1, this figure's own."""
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r'(xlink:)?href="#', f'href="#{name}-', svg)
-    return svg.replace("url(#", f"url(#{name}-")
-
-
-def _with_tips(svg: str, tips: Mapping[str, str]) -> str:
-    for gid, tip in tips.items():
-        svg = svg.replace(f'<g id="{gid}">', f'<g id="{gid}"><title>{html.escape(legible(tip))}</title>', 1)
-    return svg
-
-
 def legible(text: object) -> str:
-    """Returns a text of which every letter can be drawn: no control, turn of direction or half of a pair."""
+    """Returns a text without control characters, changes of direction and half surrogates."""
     safe = str(text).encode(errors="replace").decode()
     return _DIRECTIONS.sub("\ufffd", printable(safe))
 
 
 def legend_label(text: str) -> str:
-    """Returns a text as a label of one line: matplotlib hides what begins with an underscore."""
+    """Returns a text as a label of one line; matplotlib hides labels that begin with an underscore."""
     text = " ".join(legible(text).split()).lstrip("_") or "run"
     return text if len(text) <= 40 else f"{text[:38]}…"
 
 
 def short(value: float) -> str:
-    """Returns a number in few letters, for an axis: 500, 2k, 1.5M."""
+    """Returns a number in few characters, for an axis: 500, 2k, 1.5M."""
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= unit:
             return f"{value / unit:g}{letter}"

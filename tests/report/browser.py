@@ -1,4 +1,4 @@
-"""Headless Chromium over the DevTools protocol, on a pipe, with the standard library alone."""
+"""Headless Chromium over the DevTools protocol on a pipe, with the standard library only."""
 
 import base64
 import contextlib
@@ -20,11 +20,11 @@ def find_browser() -> str | None:
 
 
 class Tab:
-    """A page of a browser, and all it said, fetched and complained of.
+    """A tab of a browser, with its requests, errors and console messages.
 
     Args:
-        reading: file descriptor of the browser's messages.
-        writing: of ours.
+        reading: file descriptor for messages from the browser.
+        writing: file descriptor for messages to the browser.
     """
 
     def __init__(self, reading: int, writing: int) -> None:
@@ -83,7 +83,7 @@ class Tab:
             ready, _, _ = select.select([self._reading], [], [], max(deadline - time.monotonic(), 0))
             assert ready, "the browser does not answer"
             data = os.read(self._reading, 1 << 20)
-            assert data, "the browser has ended"
+            assert data, "the browser has exited"
             self._buffer += data
         message, _, self._buffer = self._buffer.partition(b"\0")
         return json.loads(message)
@@ -104,7 +104,7 @@ def browser(folder: Path) -> Iterator[Tab]:
     path = find_browser()
     assert path is not None
     to_browser, from_browser = os.pipe(), os.pipe()
-    # Chromium reads from 3 and writes to 4: ours must be elsewhere.
+    # Chromium reads from descriptor 3 and writes to 4, so ours must have other numbers.
     theirs = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (to_browser[0], from_browser[1])]
     command = [
         "bash", "-c", f'exec "$@" 3<&{theirs[0]} 4>&{theirs[1]}', "bash", path, "--headless", "--no-sandbox",
@@ -118,7 +118,7 @@ def browser(folder: Path) -> Iterator[Tab]:
     try:
         yield Tab(from_browser[0], to_browser[1])
     finally:
-        os.close(to_browser[1])  # It ends with its pipe.
+        os.close(to_browser[1])  # Chromium exits when its pipe closes.
         try:
             process.wait(timeout=20)
         except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""Folders of runs as training leaves them, made up: of the baseline's shapes, or of a small model."""
+"""Artificial folders of runs as training leaves them, with the shapes of the baseline or of a small model."""
 
 import csv
 import json
@@ -68,7 +68,7 @@ def tensors(dim: int, num_layers: int, vocab_size: int, rng: np.random.Generator
 def logged(
     rng: np.random.Generator, steps: int, every: int, val_every: int, loss: float, step_ms: float
 ) -> list[dict]:
-    """Rows as CSVLogger writes them, the first of step ``every``."""
+    """Returns rows as CSVLogger writes them; the first is step ``every``."""
     rows, seconds = [], 0.0
     for step in range(every, steps + 1, every):
         took = step_ms * float(rng.lognormal(0, 0.03))
@@ -145,14 +145,14 @@ def write_run(
     splits: tuple[int, ...] = (),
     **changes: object,
 ) -> Path:
-    """Writes the folder of a run to the contract of today, with seconds, tensors and an analysis.
+    """Writes the folder of a run in today's format, with seconds, tensors and an analysis.
 
     Args:
-        folder: to make.
-        loss: that the run ends near, before the seed's noise.
-        is_finished: with ``result.json`` and ``analysis.json``.
-        splits: steps at which the run was resumed; each file goes on past the beginning of the next one.
-        changes: to ``result.json``.
+        folder: folder to make.
+        loss: loss at the end of the run, before the noise of the seed.
+        is_finished: writes ``result.json`` and ``analysis.json``.
+        splits: steps at which the run was resumed; each file continues past the beginning of the next one.
+        changes: other values of ``result.json``.
     """
     rng = np.random.default_rng(seed)
     loss += float(rng.normal(0, 0.0006))
@@ -162,7 +162,7 @@ def write_run(
     begins = [0, *splits]
     files = []
     for i, begin in enumerate(begins):
-        # A run dies some rows after its checkpoint: they are done anew.
+        # A run stops some rows after its checkpoint; the resumed run repeats them.
         end = begins[i + 1] + 3 * every if i + 1 < len(begins) else steps
         path = folder / "logs" / f"version_{i}" / "metrics.csv"
         again = 1.0 if i + 1 == len(begins) else 1.25
@@ -228,7 +228,7 @@ def write_run(
 def write_groups(
     root: Path, losses: dict[str, float], seeds: tuple[int, ...] = (1337, 1338, 1339)
 ) -> list[str]:
-    """Writes a group of seeds for each loss, each with a learning rate of its own."""
+    """Writes a group of seeds for each loss, each group with its own learning rate."""
     return [
         str(write_run(root / f"{name}-s{seed}", seed=seed, loss=loss, lr=0.02 + 0.01 * i, every=200))
         for i, (name, loss) in enumerate(losses.items())

@@ -1,4 +1,4 @@
-"""Reports in a browser: nothing is fetched, nothing fails, nothing sticks out, on a screen and a phone."""
+"""Reports in a browser: no requests, no errors, no overflow, on a screen and on a phone."""
 
 import os
 
@@ -10,7 +10,7 @@ from report.folders import write_groups, write_run
 
 from plgolf.report.writing import write_report
 
-# Where it is installed nobody would notice a skip.
+# Continuous integration installs Chromium: a skip there would go unnoticed.
 missing = find_browser() is None and not os.environ.get("CI")
 pytestmark = [
     pytest.mark.slow,
@@ -43,7 +43,7 @@ def pages(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["one", "several", "unfinished"])
 @pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (1280, "dark"), (400, "light")])
-def test_a_report_opens_without_a_word_to_anyone(tab, pages, tmp_path, name, width, theme):
+def test_a_report_opens_without_requests_errors_or_overflow(tab, pages, tmp_path, name, width, theme):
     tab.requests.clear()
     tab.complaints.clear()
     tab.open(pages[name], width=width, theme=theme)
@@ -62,7 +62,7 @@ def test_a_report_opens_without_a_word_to_anyone(tab, pages, tmp_path, name, wid
     assert background > 0.9 if theme == "light" else background < 0.2
 
 
-def test_tokens_are_text_in_colours_with_their_nats_and_nothing_in_them_runs(tab, pages):
+def test_tokens_are_coloured_text_with_their_nats_and_never_code(tab, pages):
     tab.open(pages["one"])
     texts = tab.evaluate("[...document.querySelectorAll('.text-of')].map(e => e.textContent)")
     assert len(texts) == 4 and "<script>alert('no')</script>" in texts[0].replace("\n", "")
@@ -78,14 +78,14 @@ def test_tokens_are_text_in_colours_with_their_nats_and_nothing_in_them_runs(tab
     assert by_nats == sorted(by_nats)
 
 
-def test_a_tensor_of_the_treemap_says_what_it_is(tab, pages):
+def test_a_tensor_of_the_treemap_has_a_tip(tab, pages):
     tab.open(pages["one"])
     tips = tab.evaluate("[...document.querySelectorAll('figure.wide svg title')].map(e => e.textContent)")
     assert sum("blocks.3.mlp.up_proj.weight" in tip for tip in tips) == 1
     assert any(tip.startswith("tokenizer: 254,134 bytes") for tip in tips)
 
 
-def test_identifiers_occur_once(tab, pages):
+def test_identifiers_are_unique(tab, pages):
     for page in pages.values():
         tab.open(page)
         assert tab.evaluate(
@@ -93,7 +93,7 @@ def test_identifiers_occur_once(tab, pages):
         )
 
 
-def test_what_is_looked_for_would_be_found(tab, tmp_path):
+def test_requests_errors_and_overflow_are_detected(tab, tmp_path):
     bad = tmp_path / "bad.html"
     bad.write_text(
         "<img src='http://example.invalid/a.png'><img src='data:image/png;base64,AAAA'>"

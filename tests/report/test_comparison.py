@@ -1,4 +1,4 @@
-"""Which runs are a group, and what is said of groups."""
+"""Groups of runs, their names, and their comparison."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 from report.folders import write_groups, write_run
 
 from plgolf.errors import UserError
-from plgolf.report.comparison import compare
+from plgolf.report.comparison import compare, table
 from plgolf.report.groups import read_groups, settings_apart
 
 
@@ -27,13 +27,13 @@ def test_runs_that_differ_in_seed_and_folder_are_a_group(folders):
     assert [group.notes for group in groups] == [[], [], []]
 
 
-def test_a_name_makes_a_group_whatever_is_in_it(folders):
+def test_a_name_makes_a_group_of_any_runs(folders):
     groups = read_groups([f"old={folders[0]},{folders[3]}", f"new={folders[6]}"])
     assert names(groups) == [("old", 2), ("new", 1)]
     assert "a seed occurs twice" in groups[0].notes[0]
 
 
-def test_patterns_name_runs(folders):
+def test_patterns_match_runs(folders):
     root = folders[0].rsplit("/", 1)[0]
     assert names(read_groups([f"{root}/wide-*", f"{root}/base-s133[78]"])) == [("wide", 3), ("base", 2)]
     assert names(read_groups([f"all={root}/base-*,{root}/wide-s1337"])) == [("all", 4)]
@@ -47,33 +47,55 @@ def test_runs_without_configurations_are_grouped_by_recipe_and_flags(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("runs", "name"),
+    ("recipes", "expected"),
+    # Folders of the runs of each recipe, and names of the groups.
     [
-        (("base-s1337", "base-s1338"), "base"),
-        (("base_seed1", "base_seed2"), "base"),
-        (("focus-1", "focus-2"), "focus"),
-        (("heads8-1", "heads8-2"), "heads8"),
-        (("seed1", "seed2"), "seed1"),
+        ([["base-s1337", "base-s1338"]], ["base"]),
+        ([["base_seed1", "base_seed2"]], ["base"]),
+        ([["focus-1", "focus-2"]], ["focus"]),
+        ([["heads8-1", "heads8-2"]], ["heads8"]),
+        ([["seed-1", "seed-2", "seed-3"]], ["baseline"]),
+        ([["seed1", "seed2"], ["wide"]], ["baseline", "wide"]),
+        ([["1/run", "2/run"]], ["run"]),
+        ([["base/seed-1", "base/seed-2"], ["wide/seed-1", "wide/seed-2"]], ["base", "wide"]),
+        ([["base/seed-1", "base/seed-2"], ["wide/seed-1"]], ["base", "wide/seed-1"]),
+        ([["old/base-1", "old/base-2"], ["new/base-1", "new/base-2"]], ["old/base", "new/base"]),
+        ([["s1/base", "s2/base"], ["s1/wide", "s2/wide"]], ["base", "wide"]),
+        ([["a/run"], ["b/run"]], ["a/run", "b/run"]),
+        ([["a/x/run"], ["b/x/run"]], ["a/x/run", "b/x/run"]),
+        ([["seed-1", "seed-2"], ["seed-3", "seed-4"]], ["seed-1", "seed-3"]),
     ],
+    ids=str,
 )
-def test_a_group_is_called_what_its_runs_have_in_common(tmp_path, runs, name):
-    folders = [str(write_run(tmp_path / run, seed=i, every=500)) for i, run in enumerate(runs)]
-    assert names(read_groups(folders)) == [(name, 2)]
-
-
-def test_groups_of_one_name_are_told_apart(tmp_path):
-    for i, lr in enumerate((0.1, 0.2)):
-        write_run(tmp_path / str(i) / "run", lr=lr, every=500)
-    assert names(read_groups([str(tmp_path / "0/run"), str(tmp_path / "1/run")])) == [
-        ("run", 1),
-        ("run (2)", 1),
+def test_a_group_is_called_what_its_runs_share(tmp_path, recipes, expected):
+    folders = [
+        str(write_run(tmp_path / run, seed=seed, lr=lr + 1, every=1000, num_layers=1, overrides=[]))
+        for lr, runs in enumerate(recipes)
+        for seed, run in enumerate(runs)
     ]
+    assert names(read_groups(folders)) == list(zip(expected, map(len, recipes), strict=True))
+
+
+def test_moved_runs_are_called_by_their_present_folders(tmp_path):
+    for i, name in enumerate(("first", "second")):
+        write_run(tmp_path / "run", lr=i + 1, every=1000, num_layers=1).rename(tmp_path / name)
+    assert names(read_groups([str(tmp_path / "first"), str(tmp_path / "second")])) == [
+        ("first", 1),
+        ("second", 1),
+    ]
+
+
+def test_a_name_given_by_hand_is_never_used_twice(tmp_path):
+    folders = [
+        write_run(tmp_path / name, lr=lr, every=1000, num_layers=1) for name, lr in (("a", 1), ("b", 2))
+    ]
+    assert names(read_groups([f"b={folders[0]}", str(folders[1])])) == [("b", 1), ("b (2)", 1)]
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["{0}", "{0}"], "is named twice"),
+        (["{0}", "{0}"], "must be given once"),
         (["{root}/none-*"], "matches no folder"),
         (["{root}/none"], "no such folder"),
         (["x="], "must be NAME=FOLDER,FOLDER"),
@@ -86,7 +108,7 @@ def test_mistakes_are_one_line(folders, words, said):
         read_groups([word.format(folders[0], root=root) for word in words])
 
 
-def test_the_bar_asks_for_an_improvement_of_more_than_the_margin(folders):
+def test_the_bar_requires_more_than_the_margin(folders):
     reference, muon, wide = compare(read_groups(folders))
     assert (reference.verdict, reference.improvement, reference.better) == ("reference", None, None)
     # Surely better, but not by 0.005 nats.
@@ -96,12 +118,12 @@ def test_the_bar_asks_for_an_improvement_of_more_than_the_margin(folders):
     assert wide.required.p < 0.01 and wide.bar == "pass"
 
 
-def test_a_worse_group_is_no_record(folders):
+def test_a_worse_group_fails(folders):
     _, base = compare(read_groups([*folders[6:], *folders[:3]]))
     assert base.improvement < -0.01 and base.better.p > 0.99 and base.verdict == "fail"
 
 
-def test_more_than_the_margin_on_average_may_be_chance(tmp_path):
+def test_a_mean_above_the_margin_may_be_chance(tmp_path):
     words = [str(write_run(tmp_path / f"a{s}", seed=s, every=500)) for s in (1, 2)]
     for seed, loss in ((1, 2.060), (2, 2.088)):
         folder = write_run(tmp_path / f"b{seed}", seed=seed, lr=0.5, every=500)
@@ -116,10 +138,10 @@ def test_more_than_the_margin_on_average_may_be_chance(tmp_path):
     ("changes", "verdict"),
     [
         ({"val_tokens": 5}, "not judged (scored on other validation tokens)"),
-        ({"within_budget": False}, "fail (over the byte budget)"),
+        ({"budget_bytes": 1000}, "fail (over the byte budget)"),
     ],
 )
-def test_what_keeps_a_group_from_passing(tmp_path, changes, verdict):
+def test_a_group_on_other_tokens_or_over_budget_does_not_pass(tmp_path, changes, verdict):
     base = [str(write_run(tmp_path / f"a{s}", seed=s, every=500)) for s in (1, 2, 3)]
     new = [
         str(write_run(tmp_path / f"b{s}", seed=s, lr=1, loss=1.9, every=500, **changes)) for s in (1, 2, 3)
@@ -130,7 +152,8 @@ def test_what_keeps_a_group_from_passing(tmp_path, changes, verdict):
 def test_groups_too_small_or_without_spread_are_not_judged(folders, tmp_path):
     one = compare(read_groups([folders[0], folders[6]]))
     assert one[1].bar == "not judged (needs at least 2 seeds)"
-    assert one[0].loss_sd is None and one[1].better is None and one[1].improvement == pytest.approx(0.012)
+    assert one[1].better is None and one[1].improvement == pytest.approx(0.012)
+    assert table(one)[1][3] == "-"
     copies = [
         str(write_run(tmp_path / f"{lr}-{i}", lr=lr, every=500, roundtrip_val_loss=2.0))
         for lr in (1, 2)
@@ -139,11 +162,18 @@ def test_groups_too_small_or_without_spread_are_not_judged(folders, tmp_path):
     assert compare(read_groups(copies))[1].bar == "not judged (all seeds of a group gave the same loss)"
 
 
-def test_unfinished_runs_are_left_out_and_named(folders, tmp_path):
+def test_unfinished_runs_are_left_out_with_a_note(folders, tmp_path):
     unfinished = write_run(tmp_path / "base-s9", seed=9, steps=500, is_finished=False)
     groups = read_groups([*folders[:3], str(unfinished), *folders[6:]])
     assert names(groups)[0] == ("base", 4)
-    assert "1 of 4 runs have not finished" in groups[0].notes[0]
-    assert compare(groups)[0].count == 3 and compare(groups)[1].verdict == "pass"
+    assert "1 of 4 runs have not finished or have no finite loss" in groups[0].notes[0]
+    assert table(compare(groups))[1][1] == "3" and compare(groups)[1].verdict == "pass"
     alone = read_groups([folders[0], str(write_run(tmp_path / "x", lr=9, steps=500, is_finished=False))])
-    assert compare(alone)[1].bar == "not judged (no run has finished)"
+    assert compare(alone)[1].bar == "not judged (no finished run)"
+
+
+def test_a_run_with_a_nan_loss_is_left_out_with_a_note(folders, tmp_path):
+    diverged = write_run(tmp_path / "base-s9", seed=9, every=500, roundtrip_val_loss=float("nan"))
+    groups = read_groups([*folders[:3], str(diverged), *folders[6:]])
+    assert "1 of 4 runs have not finished or have no finite loss" in groups[0].notes[0]
+    assert table(compare(groups))[1][:3] == table(compare(read_groups([*folders[:3], *folders[6:]])))[1][:3]

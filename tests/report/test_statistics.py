@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plgolf.report.statistics import incomplete_beta, mean, standard_deviation, t_survival, welch
+from plgolf.report.statistics import mean, standard_deviation, t_survival, welch
 
 
 @given(st.floats(-50, 50))
-def test_student_t_has_its_closed_forms(t):
+def test_student_t_matches_its_closed_forms(t):
     root = math.sqrt(2 + t * t)
     assert t_survival(t, 1) == pytest.approx(0.5 - math.atan(t) / math.pi, abs=1e-13)
     assert t_survival(t, 2) == pytest.approx(0.5 - t / (2 * root), abs=1e-13)
@@ -21,19 +21,12 @@ def test_student_t_has_its_closed_forms(t):
     )
 
 
-@given(st.floats(0.3, 400), st.floats(0, 12))
-def test_student_t_is_the_integral_of_its_density(degrees, t):
+@given(st.floats(1, 400), st.floats(0, 12))
+def test_student_t_matches_the_integral_of_its_density(degrees, t):
     x = np.linspace(0, t, 20_001)
     log_scale = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2) - 0.5 * math.log(degrees * math.pi)
     density = np.exp(log_scale - (degrees + 1) / 2 * np.log1p(x * x / degrees))
     assert t_survival(t, degrees) == pytest.approx(0.5 - np.trapezoid(density, x), abs=2e-8)
-
-
-@given(st.floats(0.05, 300), st.floats(0.05, 300), st.floats(0.001, 0.999))
-def test_incomplete_beta_is_symmetric_and_a_probability(a, b, x):
-    value = incomplete_beta(a, b, x)
-    assert -1e-12 <= value <= 1 + 1e-12
-    assert value == pytest.approx(1 - incomplete_beta(b, a, 1 - x), abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +41,7 @@ def test_incomplete_beta_is_symmetric_and_a_probability(a, b, x):
         (30, 0.001, 3.385),
     ],
 )
-def test_critical_values_are_those_of_the_tables(degrees, p, t):
+def test_student_t_matches_printed_critical_values(degrees, p, t):
     assert t_survival(t, degrees) == pytest.approx(p, rel=2e-3)
 
 
@@ -91,7 +84,7 @@ def test_critical_values_are_those_of_the_tables(degrees, p, t):
         ),
     ],
 )
-def test_welch_is_that_of_scipy(first, second, margin, t, degrees, p):
+def test_welch_matches_scipy(first, second, margin, t, degrees, p):
     test = welch(first, second, margin=margin)
     assert test is not None
     assert (test.t, test.degrees, test.p) == pytest.approx((t, degrees, p), rel=1e-9)
@@ -106,19 +99,21 @@ def test_welch_is_that_of_scipy(first, second, margin, t, degrees, p):
         (6, 2.2, 0.010589042171176946),
         (-1.3, 11.9, 0.8908911973750364),
         (25, 4, 7.598762881657867e-06),
+        (3.0, 1, 0.10241638234956672),
+        (0.0, 1.5, 0.5),
     ],
 )
-def test_student_t_is_that_of_scipy(t, degrees, p):
+def test_student_t_matches_scipy(t, degrees, p):
     assert t_survival(t, degrees) == pytest.approx(p, rel=1e-12)
 
 
-def test_a_margin_is_the_same_as_a_worse_candidate():
+def test_a_margin_equals_a_worse_candidate():
     first, second = [2.051, 2.052, 2.0535], [2.041, 2.0425, 2.0415]
     here, there = welch(first, second, margin=0.005), welch(first, [x + 0.005 for x in second])
     assert (here.t, here.degrees, here.p) == pytest.approx((there.t, there.degrees, there.p), rel=1e-9)
 
 
-def test_there_is_no_test_without_a_spread():
+def test_welch_is_none_without_spread():
     assert welch([2.0], [1.0, 1.1]) is None
     assert welch([2.0, 2.0], [1.0, 1.0]) is None
     assert welch([2.0, 2.0], [1.0, 1.1]) is not None
@@ -126,13 +121,13 @@ def test_there_is_no_test_without_a_spread():
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20))
-def test_mean_and_deviation_are_those_of_numpy(values):
+def test_mean_and_deviation_match_numpy(values):
     assert mean(values) == pytest.approx(float(np.mean(values)), abs=1e-9)
     assert standard_deviation(values) == pytest.approx(float(np.std(values, ddof=1)), abs=1e-9)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 6), st.integers(2, 6), st.floats(0.1, 10))
-def test_an_advantage_of_one_is_the_disadvantage_of_the_other(seed, n, m, scale):
+def test_swapping_the_groups_gives_the_complement(seed, n, m, scale):
     rng = np.random.default_rng(seed)
     first, second = rng.normal(2, 0.01, n).tolist(), rng.normal(2, 0.01 * scale, m).tolist()
     there, back = welch(first, second), welch(second, first)
@@ -141,8 +136,8 @@ def test_an_advantage_of_one_is_the_disadvantage_of_the_other(seed, n, m, scale)
     assert min(n, m) - 1 <= there.degrees + 1e-9 and there.degrees <= n + m - 2 + 1e-9
 
 
-def test_p_is_uniform_when_nothing_differs():
-    """How often a test of equal groups says p < 0.05 and p < 0.01: as often as it says."""
+def test_p_is_uniform_for_equal_groups():
+    """Equal groups give p < 0.05 in 5 % of the cases, and p < 0.5 in half of them."""
     rng = np.random.default_rng(5)
     ps = np.array([welch(rng.normal(0, 1, 4).tolist(), rng.normal(0, 1, 4).tolist()).p for _ in range(4000)])
     assert abs((ps < 0.05).mean() - 0.05) < 0.012

@@ -13,7 +13,7 @@ from plgolf.corpus.hub import Snapshot, open_snapshot
 from plgolf.corpus.published import Published, read_published, stays_below
 from plgolf.data.manifest import Manifest, TokenizerEntry, check_no_strangers, read_manifest
 from plgolf.errors import UserError
-from plgolf.files import folder_in_the_making
+from plgolf.files import staged_folder
 
 REPO = "willdepueoai/parameter-golf"
 """Where the challenge publishes."""
@@ -115,7 +115,7 @@ def _download(
         sources=[source],
         options={"train_shards": train, "published_train_shards": published.splits["train"].files},
     )
-    with folder_in_the_making(folder, replace=True) as partial:
+    with staged_folder(folder, replace=True) as partial:
         for path in (*shards["train"], *shards["val"]):
             share(stage / path, partial / Path(path).name)
         manifest.save(partial)

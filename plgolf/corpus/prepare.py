@@ -16,7 +16,7 @@ from plgolf.corpus.text_files import STDIN, TextFile, find_files
 from plgolf.corpus.tokenizer_training import TokenizerRecipe
 from plgolf.data.manifest import MANIFEST, Manifest, check_no_strangers, hash_file, read_manifest
 from plgolf.errors import UserError
-from plgolf.files import AlreadyThereError, folder_in_the_making
+from plgolf.files import AlreadyThereError, staged_folder
 
 
 def prepare(
@@ -125,7 +125,7 @@ def _making(root: Path, *, replace: bool) -> Iterator[Path]:
             check_no_strangers(root, manifest)
         if root.exists() and not root.is_dir():
             raise UserError(f"{root}: is no folder")
-        with folder_in_the_making(root, replace=replace) as folder:
+        with staged_folder(root, replace=replace) as folder:
             yield folder
     except AlreadyThereError:
         raise

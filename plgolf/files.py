@@ -162,7 +162,7 @@ def _replace_folder(new: Path, path: Path, aside: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchanges two folders atomically and returns True, if the file system can; Python has no call for it."""
+    """Exchanges two folders atomically; returns False if the file system cannot."""
     library = ctypes.CDLL(None)
     paths = os.fsencode(one), os.fsencode(other)
     if sys.platform == "darwin":

@@ -1,4 +1,4 @@
-"""One reading of a split's tokens: everything there is to count in them."""
+"""One reading of the tokens of a split, with everything that is counted in them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,20 +14,20 @@ from plgolf.data.tokenizer import Tokenizer
 
 @dataclass
 class Survey:
-    """What a split holds.
+    """Numbers of a split.
 
     Args:
-        documents: documents in it.
-        empty_documents: those of a begin-of-sequence alone.
-        starts_with_bos: the first token is a begin-of-sequence.
-        tokens: tokens in it.
-        max_id: the largest id.
-        scored_bytes: what the tokens count for by a byte table.
-        decoded_bytes: UTF-8 bytes of the documents' decoded texts; None if they were not decoded.
-        reencoded: documents that were decoded and encoded again.
-        reencoded_equal: those that came out as they went in.
-        known: its documents, if they were asked for.
-        seen_elsewhere: documents that were among those given.
+        documents: number of documents.
+        empty_documents: number of documents with nothing but a begin-of-sequence.
+        starts_with_bos: True if the first token is a begin-of-sequence.
+        tokens: number of tokens.
+        max_id: largest id.
+        scored_bytes: bytes of the tokens by the byte table.
+        decoded_bytes: UTF-8 bytes of the decoded documents; None if they were not decoded.
+        reencoded: number of documents that were decoded and encoded again.
+        reencoded_equal: number of those with the same ids as before.
+        known: the documents, if ``remember`` was set.
+        seen_elsewhere: number of documents that are also in the other split.
     """
 
     documents: int = 0
@@ -57,15 +57,15 @@ def survey(
 
     Args:
         reader: its shards.
-        tokenizer: what made them.
+        tokenizer: its tokenizer.
         counts: the byte table.
         decode: decodes all documents, and encodes the first megabyte of them again.
-        remember: keeps what is needed to know each document again.
-        elsewhere: documents of the other split, to look for.
-        tick: called now and then with the number of tokens read.
+        remember: keeps a hash of each document.
+        elsewhere: documents of the other split.
+        tick: called with the number of tokens read so far.
 
     Returns:
-        The survey. Where an id is not in the vocabulary only what needs no table is counted.
+        The survey. From the first id outside the vocabulary on, bytes are not counted.
     """
     found = Survey(decoded_bytes=0 if decode else None)
     for tokens, starts in whole_documents(reader, tokenizer.bos_id):
@@ -94,7 +94,7 @@ _REENCODED_BYTES = 1_000_000
 def _decode(
     found: Survey, tokens: NDArray[np.uint16], starts: NDArray[np.int64], tokenizer: Tokenizer
 ) -> int:
-    """Decodes documents by the tokenizer's own library; returns their bytes."""
+    """Decodes documents with the tokenizer's own library; returns the number of their bytes."""
     num_bytes = 0
     before = found.decoded_bytes or 0
     for document in np.split(tokens, starts[1:]):

@@ -24,7 +24,8 @@ from plgolf.data.manifest import Manifest, Split, TokenizerEntry, hash_file
 from plgolf.data.tokenizer import Tokenizer
 from plgolf.errors import UserError
 
-_LEAST_SHARD_TOKENS = 1024
+LEAST_SHARD_TOKENS = 1024
+"""Smallest size of a full shard: with fewer tokens a dataset has more files than folders are made for."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,9 @@ class Output:
             raise UserError(f"workers must be at least 1, got {self.workers}")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed must be from 0 to {2**63 - 1}, got {self.seed}")
-        if not _LEAST_SHARD_TOKENS <= self.shard_tokens < 2**31:
+        if not LEAST_SHARD_TOKENS <= self.shard_tokens < 2**31:
             raise UserError(
-                f"shard_tokens must be from {_LEAST_SHARD_TOKENS} to {2**31 - 1}, got {self.shard_tokens}"
+                f"shard_tokens must be from {LEAST_SHARD_TOKENS} to {2**31 - 1}, got {self.shard_tokens}"
             )
 
 

@@ -1,9 +1,10 @@
-"""Small texts and tokenizers that the tests of datasets share."""
+"""Small texts and tokenizers for the tests of datasets."""
 
 import json
 from functools import cache
 from pathlib import Path
 
+import pytest
 from hypothesis import strategies as st
 
 from plgolf.corpus.documents import Document, Reading
@@ -12,11 +13,11 @@ from plgolf.corpus.tokenizer_training import TokenizerRecipe, train_tokenizer
 from plgolf.data.tokenizer import ByteTokenizer, Tokenizer
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.text("ab \n\t\u2581\0é\u3000ﬁ")
-"""Any Unicode, and what tokenizers stumble over."""
+"""Any Unicode, and characters that tokenizers treat in a special way."""
 
 
 class Lines:
-    """A console that keeps what it is told."""
+    """A console that keeps its lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -27,6 +28,12 @@ class Lines:
 
     def live(self, line: str) -> None:
         self.live_lines.append(line)
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Allows shards of a few tokens, so that little text fills many of them."""
+    monkeypatch.setattr("plgolf.corpus.building.LEAST_SHARD_TOKENS", 1)
 
 
 @cache

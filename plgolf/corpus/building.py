@@ -36,7 +36,7 @@ class Output:
         name: beginning of the names of the shards; by default the name of the folder.
         shard_tokens: number of tokens in a full shard.
         shuffle: shuffles the training documents by the seed; the validation documents keep their order.
-        seed: seed of that order, and of the documents that are held out by hash.
+        seed: seed of the shuffling and of the documents that are held out by hash.
         workers: number of threads that encode; null takes one for each core.
     """
 

@@ -23,13 +23,7 @@ T = TypeVar("T")
 
 
 class Command(NamedTuple):
-    """A subcommand.
-
-    Args:
-        description: a sentence for the help.
-        add_arguments: adds its arguments to a parser.
-        run: runs it with the parsed arguments and returns the exit status.
-    """
+    """A subcommand; ``run`` returns the exit status."""
 
     description: str
     add_arguments: Callable[[OneLineErrors], None]
@@ -80,7 +74,7 @@ def _prepare_arguments(parser: OneLineErrors) -> None:
         "--on_error",
         type=Literal["stop", "skip"],
         default="stop",
-        help="stop at the first document that is refused and name its line, or skip and count such documents",
+        help="what to do at a refused document; stop names its file and line, skip counts it",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the dataset in root when the new one is complete"

@@ -90,21 +90,19 @@ def encode(split: str, documents: list[Document], tokenizer: Tokenizer) -> Encod
     found = [(document, ids) for document, ids in found if ids.size]
     raw_bytes = []
     if split == "val":
-        kept = []
-        for document, ids in found:
-            counts = share_out(tokenizer.raw_bytes(document.text, ids))
-            if counts is None:
-                flaws.append(
-                    _flaw("too few tokens", "its bytes do not fit into 16 bits for each token", document)
-                )
+        every, found = found, []
+        for document, ids in every:
+            counts = tokenizer.raw_bytes(document.text, ids)
+            if int(counts.max()) > _MAX_COUNT:
+                detail = f"more than {_MAX_COUNT} bytes, spaces for example, belong to one token"
+                flaws.append(_flaw("too few tokens", detail, document))
             else:
+                found.append((document, ids))
                 raw_bytes.append(counts)
-                kept.append((document, ids))
-        found = kept
     starts, tokens = _joined([ids for _, ids in found], tokenizer.bos_id)
-    _, counts = _joined(raw_bytes, 0)
+    _, raw_bytes_of_tokens = _joined(raw_bytes, 0)
     scored = tokenizer.byte_counts.total(tokens)
-    return Encoded(split, [d for d, _ in found], tokens, starts, scored, counts, flaws)
+    return Encoded(split, [d for d, _ in found], tokens, starts, scored, raw_bytes_of_tokens, flaws)
 
 
 def _flaw(reason: str, detail: str, document: Document) -> Flaw:
@@ -119,32 +117,6 @@ def _joined(parts: Sequence[NDArray[np.integer[Any]]], first: int) -> tuple[NDAr
     before = np.array([first])
     whole = [array for part in parts for array in (before, part)]
     return np.cumsum(sizes) - sizes, np.concatenate(whole, dtype=np.uint16, casting="unsafe")
-
-
-def share_out(counts: NDArray[np.int64]) -> NDArray[np.uint16] | None:
-    """Moves byte counts of more than 16 bits to neighbouring tokens.
-
-    A tokenizer that drops a long run of spaces leaves few tokens to count it with.
-
-    Args:
-        counts: int64 (n,), at least one.
-
-    Returns:
-        uint16 (n,) with the same sum; None if the sum is too large.
-    """
-    if counts.size and int(counts.max()) > _MAX_COUNT:
-        if int(counts.sum()) > _MAX_COUNT * counts.size:
-            return None
-        counts = counts.copy()
-        for order in (range(counts.size), reversed(range(counts.size))):
-            excess = 0
-            for index in order:
-                total = int(counts[index]) + excess
-                counts[index] = min(total, _MAX_COUNT)
-                excess = total - int(counts[index])
-            if excess:
-                counts[counts.size - 1] += excess
-    return counts.astype(np.uint16)
 
 
 def without(encoded: Encoded, dropped: set[int], tokenizer: Tokenizer) -> Encoded:

@@ -148,14 +148,8 @@ def _same(
         raise UserError(f"{root}: exists without a {MANIFEST}: move it away")
     if STDIN not in inputs and manifest.options == options and _is_whole(root, manifest):
         ready = recipe.ready()
-        files = [
-            file
-            for names in (holdout.val_inputs, inputs)
-            for file in find_files(names, reading, leave_out=root)
-        ]
-        sources = [
-            {key: source.get(key) for key in ("path", "bytes", "sha256")} for source in manifest.sources
-        ]
+        files = find_files([*holdout.val_inputs, *inputs], reading, leave_out=root)
+        sources = [{key: s.get(key) for key in ("path", "bytes", "sha256")} for s in manifest.sources]
         if (ready is None or ready.sha256 == manifest.tokenizer.sha256) and _described(files) == sources:
             return manifest
     raise UserError(

@@ -228,5 +228,7 @@ def find_tokenizer(root: Path, manifest: Manifest | None, path: Path | None = No
             raise UserError(f"{root}: must hold {' or '.join(names)}, or another tokenizer must be named")
     tokenizer = load_tokenizer(path)
     if manifest is not None and tokenizer.sha256 != manifest.tokenizer.sha256:
-        raise UserError(f"{path}: is another tokenizer than that of {root / MANIFEST}: their sha256 differ")
+        raise UserError(
+            f"{path}: is another tokenizer than the one of {root / MANIFEST}: their sha256 differ"
+        )
     return tokenizer

@@ -382,7 +382,7 @@ def test_a_shard_that_changes_ends_the_run_by_name(change, world_size, golden_re
     wait_for(tmp_path / "run" / "step-000002.ckpt", *started)
     if change == "cut":
         os.truncate(path, 2000)
-        expected = f"{path}: was written to after it was opened"
+        expected = f"{path}: has changed since it was opened"
     else:
         for rank in started:  # Files that are open stay readable: it is the next run that misses it.
             os.kill(rank.pid, signal.SIGTERM)

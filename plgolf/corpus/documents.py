@@ -54,9 +54,9 @@ class Reading:
 
     Args:
         format: format of all files; null chooses it by the name of each file.
-        text_field: name of the JSON field, or of the CSV or Parquet column, that holds the text.
+        text_field: JSON field, or CSV or Parquet column, that holds the text.
         separator: text between the documents of a text file; null takes each file as one document.
-        max_document_bytes: largest size of a document; encoding takes about 60 times a text in memory.
+        max_document_bytes: size of the largest document; encoding takes about 60 times a text in memory.
     """
 
     format: Format | None = None

@@ -20,9 +20,9 @@ class Holdout:
     """Choice of the validation documents, by one of three rules.
 
     Args:
-        val_fraction: share of the documents that is held out, 0.05 if no rule is given; they are chosen by a
-            hash of each text, which does not depend on their order and keeps equal texts together. At least
-            one is held out; of a single text, its end.
+        val_fraction: share of the documents, 0.05 if no rule is given; they are chosen by a hash of each text,
+            which does not depend on their order and keeps equal texts together. At least one is held out; of a
+            single text, its end.
         val_documents: number of documents, taken from the beginning.
         val_inputs: files or patterns of the validation documents; all other documents are for training.
     """

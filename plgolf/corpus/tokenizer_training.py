@@ -55,8 +55,8 @@ class TokenizerRecipe:
     """Settings of the tokenizer of a dataset.
 
     Args:
-        tokenizer: file of a tokenizer that is used as it is, a SentencePiece .model or the .json of the byte
-            tokenizer; null trains one.
+        tokenizer: file of a ready tokenizer; null trains one. A SentencePiece .model, or the .json of the byte
+            tokenizer.
         model_type: type of the model; byte needs no training.
         preset: lossless decodes every text exactly; challenge has the options of the challenge's own
             tokenizers, which normalise.

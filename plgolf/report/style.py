@@ -113,7 +113,7 @@ def drawing(size: tuple[float, float] = NARROW) -> Iterator[Drawing]:
         import matplotlib as mpl  # noqa: PLC0415 (an extra)
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError as error:
-        raise UserError("a report needs the matplotlib package: pip install 'plgolf[plot]'") from error
+        raise UserError("a report needs the matplotlib package: pip install matplotlib") from error
     with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=size, layout="constrained", facecolor="none")

@@ -250,7 +250,7 @@ def test_without_matplotlib_it_says_what_to_install(tmp_path, capsys, monkeypatc
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", without)
     assert main(["report", str(folder)]) == 2
-    assert "pip install 'plgolf[plot]'" in capsys.readouterr().err
+    assert "pip install matplotlib" in capsys.readouterr().err
     assert not (folder / "report.html").exists()
 
 

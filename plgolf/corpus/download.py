@@ -195,7 +195,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
 def _fetch_tokenizer(
     hub: Repository, paths: Sequence[str], stage: Path, folder: Path, vocab_size: int
 ) -> Tokenizer:
-    """Fetches a tokenizer and the files that come with it, and puts them into the folder of all tokenizers."""
+    """Fetches a tokenizer and the files that come with it, and puts them into a folder."""
     contents: dict[Path, bytes] = {}
     for local in hub.fetch(paths, stage):
         with _checked(hub, local, stage):

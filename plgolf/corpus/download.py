@@ -98,13 +98,11 @@ def _download(
     stage = folder.with_name(f".{folder.name}.download")
     source = {"repo": hub.name, "revision": hub.commit, "path": f"{prefix}datasets/{published.name}"}
     existing = _existing_shards(folder, source)
-    number = {
-        "val": published.splits["val"].files,
-        "train": _number_of_train_shards(train_shards, published, existing, console),
-    }
+    train = _number_of_train_shards(train_shards, published, existing, console)
     # Validation first: it is smaller, and shows early what is wrong.
     shards = {
-        split: [f"{source['path']}/{name}" for name in _names(split, number[split])] for split in number
+        split: [f"{source['path']}/{name}" for name in _names(split, number)]
+        for split, number in (("val", published.splits["val"].files), ("train", train))
     }
     tokenizer_files = [prefix + path for path in published.tokenizer_files]
     _prepare_staging(hub, stage, [*tokenizer_files, *shards["val"], *shards["train"]], folder, existing)
@@ -118,18 +116,15 @@ def _download(
         tokenizer=TokenizerEntry.of(tokenizer, f"../../tokenizers/{Path(tokenizer_files[0]).name}"),
         splits=splits,
         sources=[source],
-        options={
-            "train_shards": number["train"],
-            "published_train_shards": published.splits["train"].files,
-        },
+        options={"train_shards": train, "published_train_shards": published.splits["train"].files},
     )
     with staged_folder(folder, replace=True) as partial:
         for path in (*shards["train"], *shards["val"]):
             _link_or_copy(stage / path, partial / Path(path).name)
         manifest.save(partial)
     shutil.rmtree(stage, ignore_errors=True)
-    train, val = splits["train"].tokens, splits["val"].tokens
-    console.say(f"{folder}: {train:,} train and {val:,} val tokens, all checked")
+    tokens = [splits[split].tokens for split in ("train", "val")]
+    console.say(f"{folder}: {tokens[0]:,} train and {tokens[1]:,} val tokens, all checked")
     return folder
 
 

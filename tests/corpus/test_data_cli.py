@@ -176,7 +176,7 @@ def test_bare_folders_can_be_inspected(tmp_path):
             "max_document_bytes must",
         ),
         (["prepare", "deep.jsonl", "--root", "r"], "deep.jsonl:1: no text field"),
-        (["prepare", "a.jsonl", "--root", "r", "--tokenizer", "deep.json"], "deep.json: is no JSON"),
+        (["prepare", "a.jsonl", "--root", "r", "--tokenizer", "deep.json"], "deep.json: must be JSON"),
         (["prepare", "a.jsonl", "--root", "a.jsonl"], "a.jsonl: must be a folder"),
         (["prepare", "a.jsonl", "--root", "/proc/r"], "/proc/r: cannot be written: "),
         (

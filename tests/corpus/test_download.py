@@ -435,7 +435,7 @@ def test_refuses_files_that_contradict_the_manifest(hub, root, edit, message):
 
 def test_refuses_a_malformed_tokenizer(hub, root):
     hub.files["datasets/tokenizers/fineweb_512_bpe.model"] = b"nonsense"
-    assert "fineweb_512_bpe.model is damaged: is no SentencePiece model" in refusal(root)
+    assert "fineweb_512_bpe.model is damaged: must be a SentencePiece model" in refusal(root)
     assert not (root / "tokenizers").exists()
 
 

@@ -21,7 +21,7 @@ from plgolf.corpus.shuffling import ShuffledDocuments
 from plgolf.corpus.splitting import Corpus, check_splits
 from plgolf.corpus.tokenizer_training import TokenizerRecipe, train_tokenizer
 from plgolf.data.manifest import Manifest, Split, TokenizerEntry, hash_file
-from plgolf.data.tokenizer import Tokenizer
+from plgolf.data.tokenizer import NO_BYTE_FALLBACK, Tokenizer
 from plgolf.errors import UserError
 
 LEAST_SHARD_TOKENS = 1024
@@ -74,7 +74,7 @@ class _SplitWriter:
             buckets.mkdir()
             stack.callback(shutil.rmtree, buckets, ignore_errors=True)
             self.shuffled = ShuffledDocuments(buckets, output.seed)
-        self.documents = self.num_tokens = self.raw_bytes = self.scored_bytes = 0
+        self.documents = self.num_tokens = self.raw_bytes = self.scored_bytes = self.unknown_tokens = 0
 
     def add(self, encoded: Encoded) -> None:
         self.documents += len(encoded.documents)
@@ -160,10 +160,20 @@ def build(
         sources=sources,
         options=dict(options),
         left_out=dict(corpus.left_out),
-        byte_note=byte_note(splits),
+        byte_note="; ".join(filter(None, [byte_note(splits), unknown_note(writers)])),
     )
     manifest.save(folder)
     return manifest
+
+
+def unknown_note(writers: Mapping[str, _SplitWriter]) -> str:
+    """Describes text outside the vocabulary; returns an empty text if there is none."""
+    found = [
+        f"{writer.unknown_tokens:,} of {writer.num_tokens:,} {split} tokens"
+        for split, writer in writers.items()
+        if writer.unknown_tokens
+    ]
+    return f"{' and '.join(found)} are unknown pieces: {NO_BYTE_FALLBACK}" if found else ""
 
 
 def _cores() -> int:
@@ -195,6 +205,7 @@ def _encode(
                 corpus.reject(flaw)
             kept = encoded if corpus.holdout.by_hash else _disjoint(encoded, held_out, corpus, tokenizer)
             writers[kept.split].add(kept)
+            writers[kept.split].unknown_tokens += tokenizer.count_unknown(kept.tokens)
             per_file.update([document.file for document in kept.documents])
             progress.show(
                 corpus.position,

@@ -24,6 +24,8 @@ class Survey:
         max_id: largest id.
         scored_bytes: bytes of the tokens by the byte table.
         decoded_bytes: UTF-8 bytes of the decoded documents; None if they were not decoded.
+        unknown_tokens: number of tokens for text outside the vocabulary.
+        undecoded_bytes: part of ``scored_bytes`` in documents that have such tokens and are not decoded.
         reencoded: number of documents that were decoded and encoded again.
         reencoded_equal: number of those with the same ids as before.
         known: the documents, if ``remember`` was set.
@@ -37,6 +39,8 @@ class Survey:
     max_id: int = 0
     scored_bytes: int = 0
     decoded_bytes: int | None = None
+    unknown_tokens: int = 0
+    undecoded_bytes: int = 0
     reencoded: int = 0
     reencoded_equal: int = 0
     known: KnownDocuments = field(default_factory=KnownDocuments)
@@ -76,6 +80,7 @@ def survey(
         found.empty_documents += int((lengths == 0).sum())
         found.tokens += tokens.size
         found.max_id = max(found.max_id, int(tokens.max()))
+        found.unknown_tokens += tokenizer.count_unknown(tokens)
         if remember:
             found.known.add(tokens, starts)
         if elsewhere is not None:
@@ -83,7 +88,7 @@ def survey(
         if found.max_id < tokenizer.vocab_size:
             found.scored_bytes += counts.total(tokens)
             if found.decoded_bytes is not None:
-                found.decoded_bytes += _decode(found, tokens, starts, tokenizer)
+                found.decoded_bytes += _decode(found, tokens, starts, tokenizer, counts)
         tick(found.tokens)
     return found
 
@@ -92,12 +97,19 @@ _REENCODED_BYTES = 1_000_000
 
 
 def _decode(
-    found: Survey, tokens: NDArray[np.uint16], starts: NDArray[np.int64], tokenizer: Tokenizer
+    found: Survey,
+    tokens: NDArray[np.uint16],
+    starts: NDArray[np.int64],
+    tokenizer: Tokenizer,
+    counts: ByteCounts[NDArray[np.generic]],
 ) -> int:
     """Decodes documents with the tokenizer's own library; returns the number of their bytes."""
     num_bytes = 0
     before = found.decoded_bytes or 0
     for document in np.split(tokens, starts[1:]):
+        if tokenizer.count_unknown(document):  # A part of its text is lost.
+            found.undecoded_bytes += counts.total(document)
+            continue
         text = "".join(tokenizer.decode_documents(document))
         num_bytes += len(text.encode())
         if before + num_bytes <= _REENCODED_BYTES or not found.reencoded:

@@ -20,7 +20,7 @@ from plgolf.data.manifest import (
     read_manifest,
 )
 from plgolf.data.shards import TOKEN_BYTES, Shard, ShardReader, find_shards, find_side_cars
-from plgolf.data.tokenizer import SentencePieceTokenizer, Tokenizer
+from plgolf.data.tokenizer import NO_BYTE_FALLBACK, SentencePieceTokenizer, Tokenizer
 from plgolf.errors import UserError
 
 _LEAST_REENCODED = 0.9
@@ -88,6 +88,8 @@ def _checks(root: Path, tokenizer_path: Path | None, console: Console) -> Iterat
     surveys = _surveys(readers, tokenizer, console)
     yield check_ids(surveys, tokenizer)
     yield check_documents(surveys, manifest)
+    if tokenizer.unknown_id is not None:
+        yield check_unknown(surveys)
     yield check_counts(surveys, tokenizer, manifest)
     yield check_bytes(surveys["val"])
     yield check_reencoding(surveys["val"], tokenizer)
@@ -169,6 +171,13 @@ def check_documents(surveys: dict[str, Survey], manifest: Manifest | None) -> Ch
     return Check("documents", not wrong, "; ".join(wrong) or shown)
 
 
+def check_unknown(surveys: dict[str, Survey]) -> Check:
+    """Counts text outside the vocabulary, for a tokenizer that does not fall back to bytes."""
+    found = [f"{found.unknown_tokens:,} in {split}" for split, found in surveys.items()]
+    is_none = not any(found.unknown_tokens for found in surveys.values())
+    return Check("unknown pieces", True if is_none else None, f"{', '.join(found)}: {NO_BYTE_FALLBACK}")
+
+
 def check_counts(surveys: dict[str, Survey], tokenizer: Tokenizer, manifest: Manifest | None) -> Check:
     """Checks the numbers of tokens and bytes against the manifest."""
     if manifest is None:
@@ -189,9 +198,10 @@ def check_counts(surveys: dict[str, Survey], tokenizer: Tokenizer, manifest: Man
 
 def check_bytes(val: Survey) -> Check:
     """Checks the sum of the scored bytes against the decoded text; too many would improve any score."""
-    scored, decoded = val.scored_bytes, val.decoded_bytes
+    scored, decoded = val.scored_bytes - val.undecoded_bytes, val.decoded_bytes
     if not decoded:
-        return Check("scored bytes", None, "the validation split was not decoded")
+        reason = "all its documents have unknown pieces" if val.undecoded_bytes else "it was not decoded"
+        return Check("scored bytes", None, f"unknown for the validation split: {reason}")
     off = 100 * (scored / decoded - 1)
     detail = f"{scored:,} by the table, {decoded:,} in the decoded text"
     return Check(
@@ -205,7 +215,8 @@ def check_reencoding(val: Survey, tokenizer: Tokenizer) -> Check:
     return Check(
         "re-encoding",
         val.reencoded_equal >= least if val.reencoded else None,
-        f"the same ids for {val.reencoded_equal} of {val.reencoded} documents",
+        f"the same ids for {val.reencoded_equal} of {val.reencoded} documents"
+        + (" without unknown pieces" if val.unknown_tokens else ""),
     )
 
 

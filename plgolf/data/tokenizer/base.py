@@ -82,6 +82,10 @@ class Tokenizer(ABC):
         """Encodes one text, without begin-of-sequence."""
         return self.encode_batch([text])[0]
 
+    def count_unknown(self, tokens: NDArray[np.generic]) -> int:
+        """Returns the number of tokens that stand for text outside the vocabulary."""
+        return 0 if self.unknown_id is None else int(np.count_nonzero(tokens == self.unknown_id))
+
     @property
     def sha256(self) -> str:
         """Hash of the tokenizer's file."""

@@ -13,6 +13,8 @@ from plgolf.errors import UserError
 
 SPACE = "\u2581"
 """SentencePiece's mark for a space, at the start of a piece or inside it."""
+NO_BYTE_FALLBACK = "the tokenizer has no byte fallback, so text outside its vocabulary counts 0 scored bytes"
+"""Explanation of unknown pieces."""
 _FATAL = 3
 
 

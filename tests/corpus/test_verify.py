@@ -211,7 +211,8 @@ def test_validation_documents_in_the_training_split_are_found(root):
 
 def test_missing_begin_of_sequence_is_found(root):
     """The first version of that exporter left it out (#2127)."""
-    rewrite(root, "train", lambda tokens: tokens[tokens != 1])
+    for shard in range(len(find_shards(root, "train"))):
+        rewrite(root, "train", lambda tokens: tokens[tokens != 1], shard)
     assert "train does not start with a begin-of-sequence" in failed(root)["documents"]
 
 

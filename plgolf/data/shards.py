@@ -64,6 +64,8 @@ def open_shard(path: Path) -> Shard:
             header = np.frombuffer(file.read(HEADER_BYTES)[: status.st_size // 4 * 4], dtype="<i4")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    if header.size and header[0] == 20240801:  # llm.c's shards of Llama 3.
+        raise UserError(f"{path}: has uint32 tokens: ids must be below {MAX_VOCAB_SIZE}, in uint16")
     if header.size < HEADER_BYTES // 4 or header[0] != MAGIC or header[1] != VERSION:
         raise UserError(
             f"{path}: is not a token shard: its header must start with {MAGIC}, {VERSION}, "

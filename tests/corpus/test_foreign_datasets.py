@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from plgolf import load_artifact
 from plgolf.cli import main
 from plgolf.corpus.verify import verify
 from plgolf.data.manifest import read_manifest
+from plgolf.data.shards import find_shards
+from plgolf.errors import UserError
 
 tiktoken = pytest.importorskip("tiktoken")
 pytest.importorskip("tokenizers")
@@ -141,3 +144,21 @@ def test_a_vocabulary_too_large_for_shards_is_one_line(tmp_path, capsys):
     )
     said = capsys.readouterr().err
     assert "must have at most 65536 ids for shards, got 100257" in said and said.count("\n") == 1
+
+
+def test_wide_shards_of_llm_c_are_one_line(tmp_path):
+    header = np.zeros(256, dtype=np.int32)
+    header[:3] = 20240801, 7, 5
+    path = tmp_path / "fineweb_val_000000.bin"
+    path.write_bytes(header.tobytes() + np.arange(5, dtype=np.uint32).tobytes())
+    with pytest.raises(UserError) as error:
+        find_shards(tmp_path, "val")
+    assert str(error.value) == f"{path}: has uint32 tokens: ids must be below 65536, in uint16"
+
+
+def test_the_settings_of_gpt2_on_the_page_are_tiktokens():
+    from tiktoken_ext.openai_public import ENDOFTEXT, r50k_pat_str
+
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    settings = json.loads(page.split("```json\n")[1].split("```")[0])
+    assert settings == {"pattern": r50k_pat_str, "special_tokens": {ENDOFTEXT: GPT2_EOT}, "bos": ENDOFTEXT}

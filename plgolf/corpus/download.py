@@ -217,7 +217,9 @@ def _fetch_split(
 ) -> Split:
     """Fetches and checks the first shards of a split."""
     missing = [hub.files[path].size for path in paths if not (stage / path).exists()]
-    console.say(f"{split}: fetching {len(missing)} of {len(paths)} shards, {sum(missing) / 1e6:,.1f} MB")
+    if missing:  # The library completes the files that are on their way after the first Ctrl-C.
+        size = f"{len(missing)} of {len(paths)} shards, {sum(missing) / 1e6:,.1f} MB"
+        console.say(f"{split}: fetching {size}; press Ctrl-C twice to stop at once")
     entries: list[FileEntry] = []
     for local in hub.fetch(paths, stage) if paths else []:
         console.live(f"{split}: checking shard {len(entries) + 1} of {len(paths)}")

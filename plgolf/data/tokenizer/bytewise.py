@@ -17,10 +17,12 @@ class ByteTokenizer(ByteLevelTokenizer):
 
     kind = "byte"
     file_name = "tokenizer.json"
+    vocab_size = 260
+    bos_id = 1
     offset = 4
 
     def __init__(self) -> None:
-        super().__init__([*self.offset * [None], *(bytes([byte]) for byte in range(256))], bos_id=1)
+        super().__init__([*self.offset * [None], *(bytes([byte]) for byte in range(256))], self.bos_id)
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         return [np.frombuffer(text.encode(), dtype=np.uint8) + np.uint16(self.offset) for text in texts]

@@ -22,7 +22,7 @@ from plgolf.data.manifest import (
 from plgolf.data.shards import open_shard
 from plgolf.data.tokenizer import Tokenizer, load_tokenizer
 from plgolf.errors import UserError
-from plgolf.files import staged_folder, lock_folder, write_whole
+from plgolf.files import lock_folder, staged_folder, write_whole
 
 REPO = "willdepueoai/parameter-golf"
 """Repository of the challenge's datasets."""
@@ -217,9 +217,8 @@ def _fetch_split(
 ) -> Split:
     """Fetches and checks the first shards of a split."""
     missing = [hub.files[path].size for path in paths if not (stage / path).exists()]
-    if missing:  # The library completes the files that are on their way after the first Ctrl-C.
-        size = f"{len(missing)} of {len(paths)} shards, {sum(missing) / 1e6:,.1f} MB"
-        console.say(f"{split}: fetching {size}; press Ctrl-C twice to stop at once")
+    size = f"{len(missing)} of {len(paths)} shards, {sum(missing) / 1e6:,.1f} MB"
+    console.say(f"{split}: fetching {size} (Ctrl-C twice stops at once)")
     entries: list[FileEntry] = []
     for local in hub.fetch(paths, stage) if paths else []:
         console.live(f"{split}: checking shard {len(entries) + 1} of {len(paths)}")

@@ -55,8 +55,8 @@ class TokenizerRecipe:
     """Settings of the tokenizer of a dataset.
 
     Args:
-        tokenizer: file of a ready tokenizer; null trains one. A SentencePiece .model, or the .json of the byte
-            tokenizer.
+        tokenizer: ready tokenizer; null trains one. A SentencePiece .model, a tokenizer.json of byte-level
+            BPE, a .tiktoken file, or the name of a tiktoken encoding, such as gpt2 (docs/data.md).
         model_type: type of the model; byte needs no training.
         preset: lossless decodes every text exactly; challenge has the options of the challenge's own
             tokenizers, which normalise.

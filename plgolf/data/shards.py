@@ -128,7 +128,7 @@ def find_shards(root: Path, split: str) -> list[Shard]:
     ...     reader.read(3, 4).tolist()  # After the last token comes the first.
     [3, 4, 0, 1]
     """
-    paths = _matching(root, rf"{split}_\d+\.bin")
+    paths = _matching(root, rf"{split}(?:_\d+)?\.bin")
     if not paths:
         raise UserError(f"no token shard matches {root}/*_{split}_<number>.bin")
     return [open_shard(path) for path in paths]
@@ -136,7 +136,7 @@ def find_shards(root: Path, split: str) -> list[Shard]:
 
 def has_shards(root: Path, split: str) -> bool:
     """Returns True if a folder holds token shards of a split."""
-    return bool(_matching(root, rf"{split}_\d+\.bin"))
+    return bool(_matching(root, rf"{split}(?:_\d+)?\.bin"))
 
 
 def find_side_cars(root: Path, split: str, shards: Sequence[Shard]) -> list[Shard]:

@@ -66,7 +66,7 @@ def checks(root, **options) -> dict[str, tuple[bool | None, str]]:
 def test_shards_of_llm_c_are_verified(shards, tmp_path):
     found = checks(shards, tokenizer=shards / "gpt2.tiktoken")
     assert [name for name, (passed, _) in found.items() if passed is False] == []
-    assert found["tokenizer"][1] == "tiktoken, 50257 ids, lossless; not listed anywhere"
+    assert found["tokenizer"][1] == "tiktoken, 50257 ids, lossless; not listed"
     assert "train starts inside a document" in found["documents"][1]
     decoded, table = found["scored bytes"][1].split(" by the table, ")
     assert decoded == table.split()[0]
@@ -144,6 +144,14 @@ def test_a_vocabulary_too_large_for_shards_is_one_line(tmp_path, capsys):
     )
     said = capsys.readouterr().err
     assert "must have at most 65536 ids for shards, got 100257" in said and said.count("\n") == 1
+
+
+def test_a_shard_without_a_number_is_found(shards, tmp_path):
+    """llm.c names its small datasets so: tiny_shakespeare_val.bin."""
+    write_llm_c_shard(tmp_path / "tiny_shakespeare_val.bin", [GPT2_EOT, 5, 6])
+    write_llm_c_shard(tmp_path / "tiny_shakespeare_train.bin", [GPT2_EOT, 7])
+    assert [shard.num_tokens for shard in find_shards(tmp_path, "val")] == [3]
+    assert [shard.num_tokens for shard in find_shards(tmp_path, "train")] == [2]
 
 
 def test_wide_shards_of_llm_c_are_one_line(tmp_path):

@@ -54,7 +54,7 @@ def test_an_empty_folder_may_be_there(tmp_path):
     assert contents(tmp_path / "set") == {"a": "x"}
 
 
-def test_killed_between_two_renames(tmp_path):
+def test_a_kill_between_two_renames_is_repaired(tmp_path):
     """The only moment at which nothing has the folder's name, on a file system that cannot exchange."""
     aside = tmp_path / ".set.replaced"
     aside.mkdir()
@@ -78,7 +78,7 @@ while True:
 """
 
 
-def test_killed_at_any_moment_it_is_the_old_or_the_new_one(tmp_path):
+def test_a_kill_at_any_moment_leaves_the_old_or_the_new_folder(tmp_path):
     root = tmp_path / "set"
     for delay in (0.25, 0.3, 0.37, 0.41, 0.5):
         process = subprocess.Popen([sys.executable, "-c", KILLED, str(root)])

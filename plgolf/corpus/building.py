@@ -6,7 +6,7 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,8 +115,7 @@ def build(
     Args:
         folder: the folder.
         corpus: the documents.
-        recipe: settings of the tokenizer.
-        output: settings of the files.
+        recipe, output: settings of the tokenizer and the files.
         name: beginning of the names of the shards.
         options: options of the command, for the manifest.
         console: destination of progress.
@@ -128,13 +127,7 @@ def build(
         UserError: a document or the tokenizer is refused, or a split has no documents.
     """
     with ExitStack() as stack:
-        hashing = ThreadPoolExecutor(1, thread_name_prefix="sha256")
-        stop = threading.Event()
-        stack.callback(hashing.shutdown, cancel_futures=True)
-        stack.callback(
-            stop.set
-        )  # Runs first, so that an interrupt does not wait for the hash of a large file.
-        hashes = [hashing.submit(hash_file, file.path, stop) for file in corpus.all_files]
+        hashes = _hash_in_background(corpus, stack)
         tokenizer = recipe.ready()
         if note := corpus.settle(tokenizer.normalize if tokenizer else recipe.normalizer()):
             console.say(f"note: {note}")
@@ -144,26 +137,30 @@ def build(
         per_file = _encode(corpus, tokenizer, writers, output.workers or _cores(), console)
         check_splits({split: writer.documents for split, writer in writers.items()})
         splits = {split: writer.close() for split, writer in writers.items()}
-        sources = [
-            {
-                "path": file.name,
-                "bytes": file.size,
-                "sha256": digest.result(),
-                "documents": per_file[file.name],
-            }
-            for file, digest in zip(corpus.all_files, hashes, strict=True)
-        ]
+        digests = [sha256.result() for sha256 in hashes]
     manifest = Manifest(
         name=name,
         tokenizer=TokenizerEntry.of(tokenizer, tokenizer.file_name),
         splits=splits,
-        sources=sources,
+        sources=[
+            {"path": file.name, "bytes": file.size, "sha256": sha256, "documents": per_file[file.name]}
+            for file, sha256 in zip(corpus.all_files, digests, strict=True)
+        ],
         options=dict(options),
         left_out=dict(corpus.left_out),
         byte_note="; ".join(filter(None, [byte_note(splits), unknown_note(writers)])),
     )
     manifest.save(folder)
     return manifest
+
+
+def _hash_in_background(corpus: Corpus, stack: ExitStack) -> list[Future[str]]:
+    """Starts to hash all files; an interrupt does not wait for the hash of a large one."""
+    hashing = ThreadPoolExecutor(1, thread_name_prefix="sha256")
+    stop = threading.Event()
+    stack.callback(hashing.shutdown, cancel_futures=True)
+    stack.callback(stop.set)  # The stack calls this first.
+    return [hashing.submit(hash_file, file.path, stop) for file in corpus.all_files]
 
 
 def unknown_note(writers: Mapping[str, _SplitWriter]) -> str:

@@ -36,10 +36,7 @@ def prepare(
     Args:
         inputs: files, folders, patterns, or ``-`` for standard input.
         root: folder of the dataset.
-        reading: settings of reading the files.
-        holdout: rule that chooses the validation documents.
-        recipe: settings of the tokenizer.
-        output: settings of the files that are written.
+        reading, holdout, recipe, output: settings, described at their classes.
         on_error: ``stop`` at a document that is refused, or ``skip`` and count it.
         overwrite: replaces the dataset in ``root`` when the new one is complete.
         console: destination of progress.
@@ -50,14 +47,9 @@ def prepare(
     Raises:
         UserError: an input, a document, the tokenizer or ``root`` is refused, or the disk is full.
     """
-    options = {
-        "inputs": list(inputs),
-        **config_to_dict(reading),
-        **config_to_dict(holdout),
-        **recipe.used(),
-        **config_to_dict(output),
-        "on_error": on_error,
-    }
+    options = {"inputs": list(inputs), **recipe.used(), "on_error": on_error}
+    for settings in (reading, holdout, output):
+        options.update(config_to_dict(settings))
     del options["workers"]  # Does not change the result.
     try:
         with _making(root, replace=overwrite) as folder:
@@ -74,7 +66,7 @@ def prepare(
         manifest = _same(root, options, inputs, reading, holdout, recipe)
         console.say(f"{root}: exists already, made from the same files with the same options")
         return manifest
-    _say(manifest, root, console)
+    _summarise(manifest, root, console)
     return manifest
 
 
@@ -189,7 +181,7 @@ def _spooled(inputs: Sequence[str], folder: Path) -> Path | None:
     return path
 
 
-def _say(manifest: Manifest, root: Path, console: Console) -> None:
+def _summarise(manifest: Manifest, root: Path, console: Console) -> None:
     for name, split in manifest.splits.items():
         console.say(
             f"{name:<6} {split.documents:>12,} documents {split.tokens:>16,} tokens "

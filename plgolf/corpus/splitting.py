@@ -20,9 +20,9 @@ class Holdout:
     """Choice of the validation documents, by one of three rules.
 
     Args:
-        val_fraction: share of the documents, 0.05 if no rule is given; they are chosen by a hash of each text,
-            which does not depend on their order and keeps equal texts together. At least one is held out; of a
-            single text, its end.
+        val_fraction: share of the documents, 0.05 if no rule is given; they are chosen by a hash of each
+            text, which does not depend on their order and keeps equal texts together. At least one is held
+            out; of a single text, its end.
         val_documents: number of documents, taken from the beginning.
         val_inputs: files or patterns of the validation documents; all other documents are for training.
     """
@@ -76,15 +76,7 @@ class Corpus:
         seed: int,
         on_error: OnError,
     ) -> None:
-        for inputs in (files, val_files):
-            repeated = Counter(file.path.resolve() for file in inputs).most_common(1)
-            if repeated and repeated[0][1] > 1:
-                raise UserError(
-                    f"{repeated[0][0]}: must be given once, is among the inputs {repeated[0][1]} times"
-                )
-        both = {file.path.resolve() for file in files} & {file.path.resolve() for file in val_files}
-        if both:
-            raise UserError(f"{both.pop()}: is among the training and the validation inputs")
+        _check_distinct(files, val_files)
         self.files, self.val_files, self.reading = list(files), list(val_files), reading
         self.holdout, self.on_error = holdout, on_error
         self._salt = seed.to_bytes(8, "little", signed=True)
@@ -133,24 +125,22 @@ class Corpus:
             value = self.hash(normalize(document.text))
             low, high = min(low, value), max(high, value)
             if low < self._threshold <= high:
-                return (
-                    "a single long text is cut into documents after paragraphs"
-                    if self.files[0].cut_long
-                    else ""
-                )
+                break
         share = f"{100 * self.holdout.fraction:g} %"
+        chance = f"of {documents} documents (--val_fraction, {share})"
+        notes = []
         if documents == 1:
             self._is_cut = True
-            return f"a single text: about {share} of it, from a paragraph near its end on, are held out"
+            notes = [f"a single text: about {share} of it, from a paragraph near its end on, are held out"]
+        elif documents and self.files[0].cut_long:
+            notes = ["a single long text is cut into documents after paragraphs"]
         if self._threshold <= low < high:
             self._threshold = low + 1
-            return f"chance held out none of {documents} documents (--val_fraction, {share}): one is held out"
-        if low < high < self._threshold:
+            notes.append(f"chance held out none {chance}: one is held out")
+        elif low < high < self._threshold:
             self._threshold = high
-            return (
-                f"chance held out all of {documents} documents (--val_fraction, {share}): one is for training"
-            )
-        return ""
+            notes.append(f"chance held out all {chance}: one is for training")
+        return "; ".join(notes)
 
     def streams(self, normalize: Callable[[str], str]) -> Iterator[Labelled]:
         """Reads all documents, again at each call.
@@ -169,7 +159,8 @@ class Corpus:
         elif self.holdout.val_documents is not None:
             yield (("val", document) for document in islice(documents, self.holdout.val_documents))
         elif self._is_cut:
-            yield (part for document in documents for part in self._parts(document))
+            fraction = self.holdout.fraction
+            yield (part for document in documents for part in _two_parts(document, fraction))
             return
         else:
             yield (
@@ -205,15 +196,26 @@ class Corpus:
             self._current = None
             self._finished_bytes += file.size
 
-    def _parts(self, document: Document) -> Labelled:
-        """Cuts a document in two at the end of a paragraph, else of a line, else of a word."""
-        data = document.text.encode()
-        held_out = max(1, round(self.holdout.fraction * len(data)))
-        cut = end_of_part(data, max(0, len(data) - 2 * held_out), len(data) - held_out)
-        line = document.line + data.count(b"\n", 0, cut)
-        for split, part, first_line in (("train", data[:cut], document.line), ("val", data[cut:], line)):
-            if part:
-                yield split, Document(part.decode(), len(part), document.file, first_line)
+
+def _check_distinct(files: Sequence[TextFile], val_files: Sequence[TextFile]) -> None:
+    paths, val_paths = ([file.path.resolve() for file in each] for each in (files, val_files))
+    for inputs in (paths, val_paths):
+        repeated = Counter(inputs).most_common(1)
+        if repeated and repeated[0][1] > 1:
+            raise UserError(f"{repeated[0][0]}: is among the inputs {repeated[0][1]} times")
+    if both := set(paths) & set(val_paths):
+        raise UserError(f"{both.pop()}: is among the training and the validation inputs")
+
+
+def _two_parts(document: Document, fraction: float) -> Labelled:
+    """Cuts a document in two at the end of a paragraph, else of a line, else of a word."""
+    data = document.text.encode()
+    held_out = max(1, round(fraction * len(data)))
+    cut = end_of_part(data, max(0, len(data) - 2 * held_out), len(data) - held_out)
+    line = document.line + data.count(b"\n", 0, cut)
+    for split, part, first_line in (("train", data[:cut], document.line), ("val", data[cut:], line)):
+        if part:
+            yield split, Document(part.decode(), len(part), document.file, first_line)
 
 
 def check_splits(documents: Mapping[str, int]) -> None:

@@ -52,9 +52,6 @@ def open_shard(path: Path) -> Shard:
     Args:
         path: the file.
 
-    Returns:
-        The shard.
-
     Raises:
         UserError: the file cannot be read, is not a shard, or has another size than its header says.
     """
@@ -99,12 +96,7 @@ def shard_header(num_tokens: int) -> bytes:
 
 
 def write_shard(path: Path, tokens: Tokens) -> None:
-    """Writes a shard completely or not at all.
-
-    Args:
-        path: the file.
-        tokens: uint16 (n,); token ids.
-    """
+    """Writes a shard with tokens, uint16 (n,), completely or not at all."""
     write_whole(path, shard_header(tokens.size) + tokens.astype("<u2", copy=False).tobytes())
 
 

@@ -161,7 +161,7 @@ def test_bare_folders_can_be_inspected(tmp_path):
         (["prepare", "a.jsonl", "--root", "a.jsonl/set"], "a.jsonl/set: cannot be written: "),
         (
             ["prepare", "a.jsonl", "a.jsonl", "--root", "r"],
-            "a.jsonl: must be given once, is among the inputs 2 times",
+            "a.jsonl: is among the inputs 2 times",
         ),
         (
             ["prepare", "a.jsonl", "--root", "r", "--val_inputs", "-"],
@@ -193,7 +193,7 @@ def test_bare_folders_can_be_inspected(tmp_path):
         ),
     ],
 )
-def test_mistakes_cost_one_line_and_leave_nothing(tmp_path, arguments, message):
+def test_mistakes_print_one_line_and_write_nothing(tmp_path, arguments, message):
     write_jsonl(tmp_path / "a.jsonl", ["a", "b"])
     (tmp_path / "deep.json").write_text("[" * 200_000)
     (tmp_path / "deep.jsonl").write_text(json.dumps({f"field{i}": 1 for i in range(100_000)}))
@@ -240,7 +240,7 @@ def wait_until_it_writes(tmp_path, process):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_interrupted_it_leaves_what_was_there_and_then_finishes(tmp_path, much, number):
+def test_after_an_interrupt_the_old_dataset_is_there_and_the_next_run_finishes(tmp_path, much, number):
     small = write_jsonl(tmp_path / "small.jsonl", ["a", "b"])
     old = data("prepare", small, "--root", "set", "--model_type", "byte", "--val_documents", 1, cwd=tmp_path)
     assert old.returncode == 0
@@ -286,7 +286,7 @@ def test_an_interrupt_need_not_wait_for_a_large_file_to_be_hashed(tmp_path):
     assert time.monotonic() - begun < 5
 
 
-def test_two_at_once_wait_for_each_other(tmp_path, much):
+def test_two_processes_that_make_one_dataset_wait_for_each_other(tmp_path, much):
     processes = [start(*much, cwd=tmp_path) for _ in range(2)]
     outputs = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
@@ -309,7 +309,7 @@ def test_odd_names_and_a_closed_pipe(tmp_path):
     assert "\x1b" not in data("inspect", "set", cwd=tmp_path).stdout
 
 
-def test_a_full_disk_is_one_line(tmp_path, much):
+def test_a_full_disk_prints_one_line(tmp_path, much):
     command = f"ulimit -f 1500; exec {sys.executable} -m plgolf data {' '.join(map(str, much))}"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stderr == "plgolf: error: set: cannot be written: File too large\n"

@@ -379,7 +379,7 @@ def test_a_tokenizer_of_more_ids_than_shards_can_hold_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])
-def test_lossless_also_where_the_training_text_has_no_space(tmp_path, model_type):
+def test_a_tokenizer_is_lossless_even_if_its_training_text_has_no_space(tmp_path, model_type):
     documents = [chr(0x4E00 + i) * 3 + chr(0x4E00 + 2 * i) for i in range(200)]
     source = write_jsonl(tmp_path / "a.jsonl", ["有 他", *documents])
     recipe = TokenizerRecipe(model_type=model_type, vocab_size=562)
@@ -429,7 +429,7 @@ def test_long_documents_do_not_train_the_challenges_tokenizer(tmp_path):
         make([source], tmp_path / "set", holdout=Holdout(val_documents=1), recipe=recipe)
 
 
-def test_an_empty_folder_a_link_and_strangers(tmp_path):
+def test_empty_folders_and_links_are_used_and_other_files_are_kept(tmp_path):
     source = write_jsonl(tmp_path / "a.jsonl", ["a", "b"])
     holdout, target = Holdout(val_documents=1), tmp_path / "target"
     target.mkdir()
@@ -615,6 +615,10 @@ def test_a_single_text_that_is_too_long_for_a_document_is_cut_into_several(tmp_p
     assert sum(map(len, documents)) == len(text) and all(part.endswith(".\n\n") for part in documents)
     assert set("".join(documents).splitlines()) == set(text.splitlines())
     assert 1 <= manifest.splits["val"].documents < 10 < manifest.splits["train"].documents
+    options = {"reading": Reading(max_document_bytes=len(text) // 3), "output": Output(seed=3)}
+    _, lines = make([source], tmp_path / "few", **options)
+    chance = "chance held out none of 4 documents (--val_fraction, 5 %): one is held out"
+    assert f"note: a single long text is cut into documents after paragraphs; {chance}" in lines
     # One of several texts is refused, and a separator decides for itself.
     (tmp_path / "b.txt").write_text("more")
     with pytest.raises(ValueError, match="too long: must be at most 1000 bytes .* a separator would cut"):
@@ -654,7 +658,7 @@ def test_a_dataset_is_replaced_only_on_request(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "other", "set"]
 
 
-def test_a_module_never_changes_sides(tmp_path):
+def test_a_module_always_belongs_to_the_same_split(tmp_path):
     for name in ("b.py", "a.py", "test/t.py", "site-packages/p.py", "pkg/c.py", "readme.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)

@@ -273,7 +273,7 @@ def test_a_broken_manifest_is_found(root, content):
     assert str(root / "manifest.json") in failed(root)["manifest"]
 
 
-def test_a_manifest_that_lies_is_found(root):
+def test_wrong_numbers_in_a_manifest_are_found(root):
     manifest = json.loads((root / "manifest.json").read_text())
 
     def failed_with(change) -> dict[str, str]:

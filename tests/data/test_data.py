@@ -44,7 +44,7 @@ def test_training_batches_are_the_references(name):
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=5), data=st.data())
-def test_reader_is_the_endless_concatenation(tmp_path_factory, sizes, data):
+def test_reader_repeats_the_concatenated_shards(tmp_path_factory, sizes, data):
     folder = tmp_path_factory.mktemp("shards")
     total = sum(sizes)
     tokens = np.arange(total, dtype=np.uint16)
@@ -217,7 +217,7 @@ def test_loader_prefetches_in_order_and_reports_errors():
     assert made[:5] == [2, 3, 4, 5, 6]
 
 
-def test_loader_makes_the_next_batches_while_nobody_asks():
+def test_loader_prepares_the_next_batches_in_the_background():
     ahead, threads = Event(), []
 
     def make(index):
@@ -233,7 +233,7 @@ def test_loader_makes_the_next_batches_while_nobody_asks():
     assert len(threads) >= 4 and all(name.startswith("batches") for name in threads)
 
 
-def test_a_loader_that_is_closed_drops_what_is_not_begun(monkeypatch):
+def test_a_closed_loader_cancels_batches_that_have_not_started(monkeypatch):
     made, begun, closing, end = [], Event(), Event(), ThreadPoolExecutor.shutdown
 
     def make(index):

@@ -86,7 +86,7 @@ FILE = ("splits", "val", "shards", 0)
         (("name",), ["x"] * 10**5, "name must be of type str, got ['x', 'x', 'x', 'x', 'x', 'x', ...]"),
     ],
 )
-def test_absurd_manifests_cost_one_line(tmp_path, content, path, value, message):
+def test_absurd_manifests_are_refused_in_one_line(tmp_path, content, path, value, message):
     (tmp_path / MANIFEST).write_text(json.dumps(replaced(content, path, value)))
     with pytest.raises(UserError) as error:
         read_manifest(tmp_path)
@@ -104,7 +104,7 @@ def test_the_shared_tokenizer_of_downloads_is_found(tmp_path, content):
     assert find_tokenizer(root, read_manifest(root)).vocab_size == 260
 
 
-def test_other_files_than_manifests_cost_one_line(tmp_path):
+def test_other_files_than_manifests_are_refused_in_one_line(tmp_path):
     path = tmp_path / MANIFEST
     assert read_manifest(tmp_path) is None
     for data in (b"", b"{", b"\xff", b"[" * 10**6, b"9" * 10**5, b'{"format": NaN}'):

@@ -115,7 +115,8 @@ def build(
     Args:
         folder: the folder.
         corpus: the documents.
-        recipe, output: settings of the tokenizer and the files.
+        recipe: settings of the tokenizer.
+        output: settings of the files.
         name: beginning of the names of the shards.
         options: options of the command, for the manifest.
         console: destination of progress.
@@ -128,10 +129,7 @@ def build(
     """
     with ExitStack() as stack:
         hashes = _hash_in_background(corpus, stack)
-        tokenizer = recipe.ready()
-        if note := corpus.settle(tokenizer.normalize if tokenizer else recipe.normalizer()):
-            console.say(f"note: {note}")
-        tokenizer = tokenizer or _train(corpus, recipe, console)
+        tokenizer = _tokenizer(corpus, recipe, console)
         (folder / tokenizer.file_name).write_bytes(tokenizer.to_bytes())
         writers = {split: _SplitWriter(folder, name, split, output, stack) for split in ("train", "val")}
         per_file = _encode(corpus, tokenizer, writers, output.workers or _cores(), console)
@@ -178,7 +176,13 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _train(corpus: Corpus, recipe: TokenizerRecipe, console: Console) -> Tokenizer:
+def _tokenizer(corpus: Corpus, recipe: TokenizerRecipe, console: Console) -> Tokenizer:
+    """Returns the ready tokenizer, or trains one; its normalisation decides which documents are held out."""
+    ready = recipe.ready()
+    if note := corpus.settle(ready.normalize if ready else recipe.normalizer()):
+        console.say(f"note: {note}")
+    if ready:
+        return ready
     progress = ByteProgress(console, "sampling text for the tokenizer", corpus.size)
     texts = draw_sample(corpus, recipe, tick=lambda count: progress.show(corpus.position, documents=count))
     size = sum(len(text.encode()) for text in texts)

@@ -36,7 +36,10 @@ def prepare(
     Args:
         inputs: files, folders, patterns, or ``-`` for standard input.
         root: folder of the dataset.
-        reading, holdout, recipe, output: settings, described at their classes.
+        reading: settings of reading.
+        holdout: rule that chooses the validation documents.
+        recipe: settings of the tokenizer.
+        output: settings of the written files.
         on_error: ``stop`` at a document that is refused, or ``skip`` and count it.
         overwrite: replaces the dataset in ``root`` when the new one is complete.
         console: destination of progress.
@@ -56,9 +59,7 @@ def prepare(
             files = find_files(inputs, reading, stdin=_spooled(inputs, folder), leave_out=root)
             val_files = find_files(holdout.val_inputs, reading, leave_out=root)
             _check_used(reading, [*files, *val_files])
-            corpus = Corpus(
-                files, val_files, reading=reading, holdout=holdout, seed=output.seed, on_error=on_error
-            )
+            corpus = Corpus(files, val_files, reading, holdout, seed=output.seed, on_error=on_error)
             name = output.name or root.resolve().name
             manifest = build(folder, corpus, recipe, output, name=name, options=options, console=console)
             (folder / STDIN).unlink(missing_ok=True)
@@ -93,8 +94,8 @@ def prepare_stdlib(root: Path, *, vocab_size: int, console: Console) -> None:
     corpus = Corpus(
         [file for file in files if not is_validation(file.name)],
         val_files,
-        reading=Reading(),
-        holdout=Holdout(val_inputs=[file.name for file in val_files]),
+        Reading(),
+        Holdout(val_inputs=[file.name for file in val_files]),
         seed=output.seed,
         on_error="skip",
     )

@@ -70,9 +70,9 @@ class Corpus:
         self,
         files: Sequence[TextFile],
         val_files: Sequence[TextFile],
-        *,
         reading: Reading,
         holdout: Holdout,
+        *,
         seed: int,
         on_error: OnError,
     ) -> None:

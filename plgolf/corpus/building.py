@@ -90,14 +90,8 @@ class _SplitWriter:
     def close(self) -> Split:
         for tokens in self.shuffled or ():
             self.shards.write(tokens)
-        return Split(
-            documents=self.documents,
-            tokens=self.num_tokens,
-            raw_bytes=self.raw_bytes,
-            scored_bytes=self.scored_bytes,
-            shards=self.shards.close(),
-            side_cars=self.side_cars.close(),
-        )
+        counts = self.documents, self.num_tokens, self.raw_bytes, self.scored_bytes
+        return Split(*counts, shards=self.shards.close(), side_cars=self.side_cars.close())
 
 
 def build(

@@ -15,7 +15,7 @@ from plgolf.data.manifest import (
     Manifest,
     Split,
     TokenizerEntry,
-    check_no_strangers,
+    check_only_own_files,
     hash_file,
     read_manifest,
 )
@@ -139,7 +139,7 @@ def _existing_shards(folder: Path, source: dict[str, str]) -> set[str]:
         if folder.exists():
             raise UserError(f"{folder}: exists and was not downloaded by plgolf: move it away")
         return set()
-    check_no_strangers(folder, manifest)
+    check_only_own_files(folder, manifest)
     if [(o.get("repo"), o.get("path")) for o in manifest.sources] != [(source["repo"], source["path"])]:
         raise UserError(f"{folder}: exists and is not {source['path']} of {source['repo']}: move it away")
     return {entry.file for split in manifest.splits.values() for entry in split.shards}

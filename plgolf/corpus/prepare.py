@@ -14,7 +14,7 @@ from plgolf.corpus.splitting import Corpus, Holdout, OnError
 from plgolf.corpus.stdlib import is_validation, stdlib_files
 from plgolf.corpus.text_files import STDIN, TextFile, find_files
 from plgolf.corpus.tokenizer_training import TokenizerRecipe
-from plgolf.data.manifest import MANIFEST, Manifest, check_no_strangers, hash_file, read_manifest
+from plgolf.data.manifest import MANIFEST, Manifest, check_only_own_files, hash_file, read_manifest
 from plgolf.errors import UserError
 from plgolf.files import AlreadyThereError, staged_folder
 
@@ -116,7 +116,7 @@ def _making(root: Path, *, replace: bool) -> Iterator[Path]:
                 raise UserError(
                     f"{root}: must be a dataset to be overwritten, but has no {MANIFEST}: move it away"
                 )
-            check_no_strangers(root, manifest)
+            check_only_own_files(root, manifest)
         if root.exists() and not root.is_dir():
             raise UserError(f"{root}: must be a folder")
         with staged_folder(root, replace=replace) as folder:

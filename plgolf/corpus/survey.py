@@ -11,6 +11,8 @@ from plgolf.data.byte_counts import ByteCounts
 from plgolf.data.shards import ShardReader
 from plgolf.data.tokenizer import Tokenizer
 
+_REENCODED_BYTES = 1_000_000
+
 
 @dataclass
 class Survey:
@@ -23,12 +25,12 @@ class Survey:
         tokens: number of tokens.
         max_id: largest id.
         scored_bytes: bytes of the tokens by the byte table.
-        decoded_bytes: UTF-8 bytes of the decoded documents; None if they were not decoded.
+        decoded_bytes: UTF-8 bytes of the decoded documents.
         unknown_tokens: number of tokens for text outside the vocabulary.
         undecoded_bytes: part of ``scored_bytes`` in documents that have such tokens and are not decoded.
         reencoded: number of documents that were decoded and encoded again.
         reencoded_equal: number of those with the same ids as before.
-        known: the documents, if ``remember`` was set.
+        known: the documents of the validation split.
         seen_elsewhere: number of documents that are also in the other split.
     """
 
@@ -38,7 +40,7 @@ class Survey:
     tokens: int = 0
     max_id: int = 0
     scored_bytes: int = 0
-    decoded_bytes: int | None = None
+    decoded_bytes: int = 0
     unknown_tokens: int = 0
     undecoded_bytes: int = 0
     reencoded: int = 0
@@ -52,9 +54,7 @@ def survey(
     tokenizer: Tokenizer,
     counts: ByteCounts[NDArray[np.generic]],
     *,
-    decode: bool = False,
-    remember: bool = False,
-    elsewhere: KnownDocuments | None = None,
+    held_out: KnownDocuments | None = None,
     tick: Callable[[int], None] = lambda tokens: None,  # noqa: ARG005
 ) -> Survey:
     """Reads a split once, in bounded memory.
@@ -63,15 +63,14 @@ def survey(
         reader: its shards.
         tokenizer: its tokenizer.
         counts: the byte table.
-        decode: decodes all documents, and encodes the first megabyte of them again.
-        remember: keeps a hash of each document.
-        elsewhere: documents of the other split.
+        held_out: documents of the validation split, which are looked for in the training split. Without them,
+            it is the validation split: its documents are remembered, decoded, and in part encoded again.
         tick: called with the number of tokens read so far.
 
     Returns:
         The survey. From the first id outside the vocabulary on, bytes are not counted.
     """
-    found = Survey(decoded_bytes=0 if decode else None)
+    found = Survey()
     for tokens, starts in whole_documents(reader, tokenizer.bos_id):
         if not found.tokens:
             found.starts_with_bos = bool(tokens[0] == tokenizer.bos_id)
@@ -81,19 +80,16 @@ def survey(
         found.tokens += tokens.size
         found.max_id = max(found.max_id, int(tokens.max()))
         found.unknown_tokens += tokenizer.count_unknown(tokens)
-        if remember:
+        if held_out is None:
             found.known.add(tokens, starts)
-        if elsewhere is not None:
-            found.seen_elsewhere += len(elsewhere.find(tokens, starts))
+        else:
+            found.seen_elsewhere += len(held_out.find(tokens, starts))
         if found.max_id < tokenizer.vocab_size:
             found.scored_bytes += counts.total(tokens)
-            if found.decoded_bytes is not None:
-                found.decoded_bytes += _decode(found, tokens, starts, tokenizer, counts)
+            if held_out is None:
+                _decode(found, tokens, starts, tokenizer, counts)
         tick(found.tokens)
     return found
-
-
-_REENCODED_BYTES = 1_000_000
 
 
 def _decode(
@@ -102,18 +98,15 @@ def _decode(
     starts: NDArray[np.int64],
     tokenizer: Tokenizer,
     counts: ByteCounts[NDArray[np.generic]],
-) -> int:
-    """Decodes documents with the tokenizer's own library; returns the number of their bytes."""
-    num_bytes = 0
-    before = found.decoded_bytes or 0
+) -> None:
+    """Decodes documents with the tokenizer's own library and counts their bytes."""
     for document in np.split(tokens, starts[1:]):
         if tokenizer.count_unknown(document):  # A part of its text is lost.
             found.undecoded_bytes += counts.total(document)
             continue
         text = "".join(tokenizer.decode_documents(document))
-        num_bytes += len(text.encode())
-        if before + num_bytes <= _REENCODED_BYTES or not found.reencoded:
+        found.decoded_bytes += len(text.encode())
+        if found.decoded_bytes <= _REENCODED_BYTES or not found.reencoded:
             found.reencoded += 1
             ids = document[document != tokenizer.bos_id]
             found.reencoded_equal += np.array_equal(tokenizer.encode(text), ids)
-    return num_bytes

@@ -11,14 +11,7 @@ import numpy as np
 
 from plgolf.console import ByteProgress, Console
 from plgolf.corpus.survey import Survey, survey
-from plgolf.data.manifest import (
-    MANIFEST,
-    Manifest,
-    TokenizerEntry,
-    find_tokenizer,
-    hash_file,
-    read_manifest,
-)
+from plgolf.data.manifest import MANIFEST, Manifest, TokenizerEntry, find_tokenizer, hash_file, read_manifest
 from plgolf.data.shards import TOKEN_BYTES, Shard, ShardReader, find_shards, find_side_cars
 from plgolf.data.tokenizer import NO_BYTE_FALLBACK, SentencePieceTokenizer, Tokenizer
 from plgolf.errors import UserError
@@ -102,10 +95,10 @@ def _surveys(readers: dict[str, ShardReader], tokenizer: Tokenizer, console: Con
         return lambda tokens: progress.show(TOKEN_BYTES * tokens, tokens=tokens)
 
     counts = tokenizer.byte_counts
-    val = survey(readers["val"], tokenizer, counts, decode=True, remember=True, tick=reading("val"))
+    val = survey(readers["val"], tokenizer, counts, tick=reading("val"))
     if "train" not in readers:
         return {"val": val}
-    train = survey(readers["train"], tokenizer, counts, elsewhere=val.known, tick=reading("train"))
+    train = survey(readers["train"], tokenizer, counts, held_out=val.known, tick=reading("train"))
     return {"val": val, "train": train}
 
 
@@ -202,11 +195,9 @@ def check_bytes(val: Survey) -> Check:
     scored, decoded = val.scored_bytes - val.undecoded_bytes, val.decoded_bytes
     if not decoded:
         return Check("scored bytes", None, "no validation document could be decoded completely")
-    off = 100 * (scored / decoded - 1)
-    detail = f"{scored:,} by the table, {decoded:,} in the decoded text"
-    return Check(
-        "scored bytes", scored == decoded, detail + ("" if scored == decoded else f" ({off:+.2f} %)")
-    )
+    off = "" if scored == decoded else f" ({100 * (scored / decoded - 1):+.2f} %)"
+    detail = f"{scored:,} by the table, {decoded:,} in the decoded text{off}"
+    return Check("scored bytes", scored == decoded, detail)
 
 
 def check_reencoding(val: Survey, tokenizer: Tokenizer) -> Check:
@@ -239,12 +230,9 @@ def check_side_cars(
             other += int(np.count_nonzero(tokenizer.byte_counts.of_stream(ids)[back:] != read))
     listed = manifest.splits["val"].raw_bytes if manifest else None
     if at_bos or other or (listed is not None and listed != total):
-        return Check(
-            name,
-            False,
-            f"{total:,} bytes, {listed} are listed; {at_bos} of them at a begin-of-sequence; "
-            f"{other} tokens of a lossless tokenizer have another count than their text",
-        )
+        detail = f"{total:,} bytes, {listed} are listed; {at_bos} of them at a begin-of-sequence; "
+        detail += f"{other} tokens of a lossless tokenizer have another count than their text"
+        return Check(name, False, detail)
     if listed is None and not tokenizer.lossless:
         return Check(name, None, f"{total:,} raw bytes, and no {MANIFEST} to compare with")
     return Check(name, True, f"{total:,} raw bytes")
@@ -254,7 +242,6 @@ def check_held_out(surveys: dict[str, Survey]) -> Check:
     """Checks that no validation document is in the training split, by its tokens."""
     if "train" not in surveys:
         return Check("held out", None, "the dataset has no training split")
-    seen = surveys["train"].seen_elsewhere
-    held_out = len(surveys["val"].known)
+    seen, held_out = surveys["train"].seen_elsewhere, len(surveys["val"].known)
     detail = f"{seen:,} training documents are equal to one of {held_out:,} validation documents"
     return Check("held out", seen == 0, detail)

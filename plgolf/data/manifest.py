@@ -186,13 +186,13 @@ def _check_entries(manifest: Manifest, path: Path) -> None:
             raise UserError(f"{path}: splits.{name} must have counts of at least 0")
 
 
-def check_no_strangers(root: Path, manifest: Manifest) -> None:
+def check_only_own_files(root: Path, manifest: Manifest) -> None:
     """Raises a UserError if a folder that would be replaced has files that the dataset does not list."""
     own = {MANIFEST, manifest.tokenizer.file, *(entry.file for entry in manifest.files)}
-    strangers = sorted(path.name for path in root.iterdir() if path.name not in own)
-    if strangers:
+    others = sorted(path.name for path in root.iterdir() if path.name not in own)
+    if others:
         raise UserError(
-            f"{root / strangers[0]}: does not belong to the dataset that would be replaced: move it away"
+            f"{root / others[0]}: does not belong to the dataset that would be replaced: move it away"
         )
 
 

@@ -148,10 +148,8 @@ def find_side_cars(root: Path, split: str, shards: Sequence[Shard]) -> list[Shar
     """
     paths = _matching(root, rf"{split}_\d+\.bytes") or _matching(root, rf"{split}_bytes_\d+\.bin")
     side_cars = [open_shard(path) for path in paths]
-    if not side_cars:
-        return []
     counts, tokens = ([shard.num_tokens for shard in files] for files in (side_cars, shards))
-    if counts != tokens:
+    if side_cars and counts != tokens:
         raise UserError(
             f"{side_cars[0].path}: byte side-cars must have a count for each token, "
             f"got {counts} counts for {tokens} tokens"

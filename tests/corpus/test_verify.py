@@ -173,8 +173,8 @@ def test_a_wrong_byte_table_is_found(mistake, tmp_path):
     write_shard(tmp_path / "y_val_000000.bin", np.array(ids, dtype=np.uint16))
     reader = ShardReader(find_shards(tmp_path, "val"))
     right = made_by.byte_counts
-    assert check_bytes(survey(reader, made_by, right, decode=True)).passed
-    check = check_bytes(survey(reader, made_by, mistake(right), decode=True))
+    assert check_bytes(survey(reader, made_by, right)).passed
+    check = check_bytes(survey(reader, made_by, mistake(right)))
     assert check.passed is False and "%" in check.detail
 
 

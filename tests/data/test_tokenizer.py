@@ -88,7 +88,7 @@ def test_raw_bytes_are_those_a_token_was_made_from():
 
 
 def test_the_worked_example_of_the_documentation_is_right():
-    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text().split("A worked example")[1]
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text().split("\nExample: ")[1]
     rows = [
         [cell.strip("` ") for cell in line.split("|")[1:4]]
         for line in page.splitlines()
@@ -271,6 +271,13 @@ def test_a_post_processor_names_the_token_before_documents():
     made_by = tokenizer_of(library.to_str().encode())
     assert made_by.bos_id == 512
     assert made_by.encode("Hello").tolist() == tokenizer("tokenizers").encode("Hello").tolist()
+
+
+def test_a_byte_level_normalizer_needs_no_pre_tokenizer():
+    made_by = tokenizer_of(changed_json(normalizer={"type": "ByteLevel"}, pre_tokenizer=None))
+    text = "some text, é"
+    ids = made_by.encode(text)
+    assert made_by.decode(ids.tolist()) == text and made_by.raw_bytes(text, ids).sum() == len(text.encode())
 
 
 def test_added_tokens_with_text_count_its_bytes():

@@ -44,7 +44,9 @@ class HuggingFaceTokenizer(ByteLevelTokenizer):
         super().__init__(self._read_pieces(special), self._choose_bos(special))
         self._tokenizer.encode_special_tokens = True
         strips = any(token.lstrip or token.rstrip for index, token in added.items() if index not in special)
-        self.lossless = not strips and not parsed.get("normalizer") and _keeps_text(parsed["pre_tokenizer"])
+        self.lossless = (
+            not strips and not parsed.get("normalizer") and _keeps_text(parsed.get("pre_tokenizer"))
+        )
 
     @staticmethod
     def _check_model(parsed: Mapping[str, Any]) -> None:

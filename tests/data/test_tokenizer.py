@@ -88,7 +88,9 @@ def test_raw_bytes_are_those_a_token_was_made_from():
 
 
 def test_the_worked_example_of_the_documentation_is_right():
-    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text().split("\nExample: ")[1]
+    page = (
+        (Path(__file__).parents[2] / "docs" / "data.md").read_text().split("\nExample: ")[1].split("\n## ")[0]
+    )
     rows = [
         [cell.strip("` ") for cell in line.split("|")[1:4]]
         for line in page.splitlines()

@@ -131,7 +131,7 @@ class Corpus:
         notes = []
         if documents == 1:
             self._is_cut = True
-            notes = [f"a single text: about {share} of it, from a paragraph near its end on, are held out"]
+            notes = [f"a single text is cut near its end: about {share} of it is held out"]
         elif documents and self.files[0].cut_long:
             notes = ["a single long text is cut into documents after paragraphs"]
         if self._threshold <= low < high:

@@ -575,7 +575,7 @@ def test_a_single_text_is_cut_in_two_at_a_paragraph(tmp_path, name):
         [train], [val] = texts(root, "train"), texts(root, "val")
         assert train + val == text and train.endswith("\n\n") and 0.04 < len(val) / len(text) < 0.11
         assert manifest.splits["val"].raw_bytes == len(val.encode()) and manifest.sources[0]["documents"] == 2
-        note = "note: a single text: about 5 % of it, from a paragraph near its end on, are held out"
+        note = "note: a single text is cut near its end: about 5 % of it is held out"
         assert note in lines
         assert all(check.passed for check in verify(root, console=Lines()))
     for kept in (Holdout(val_documents=1), Holdout(val_inputs=[str(path)])):

@@ -1,4 +1,4 @@
-"""What long jobs say: lines that stay, and one that is rewritten in place while something is under way."""
+"""Console output of long jobs: lines that stay, and one progress line that is rewritten in place."""
 
 import re
 import sys
@@ -10,26 +10,26 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def printable(text: str) -> str:
-    """Returns a text whose control characters, which could steer a terminal, are shown as U+FFFD."""
+    """Returns the text with control characters, which could steer a terminal, replaced by U+FFFD."""
     return _CONTROLS.sub("\ufffd", text)
 
 
 class Console(Protocol):
-    """Where progress goes."""
+    """Destination of progress and messages."""
 
     def say(self, line: str) -> None:
         """Prints a line that stays."""
 
     def live(self, line: str) -> None:
-        """Shows how far something is; the next call replaces it."""
+        """Shows a progress line, which the next call replaces."""
 
 
 class Terminal:
-    """A console on a stream: a terminal rewrites its live line, a file or pipe gets one now and then.
+    """Writes to a stream: a terminal rewrites its progress line, a file or pipe gets one every ten seconds.
 
     Args:
-        stream: by default standard output.
-        prefix: what every line begins with.
+        stream: standard output by default.
+        prefix: beginning of every line.
     """
 
     def __init__(self, stream: TextIO | None = None, *, prefix: str = "") -> None:
@@ -45,7 +45,7 @@ class Terminal:
         self.stream.flush()
 
     def clear(self) -> None:
-        """Makes room where a live line is."""
+        """Erases the progress line of a terminal."""
         if self._rewrites:
             self.stream.write("\r\x1b[K")
 
@@ -61,14 +61,14 @@ class Terminal:
             self.say(line)
 
 
-class Countdown:
-    """How far a job over equal parts is, and the time left by what has been done so far.
+class ProgressLine:
+    """Shows the progress of a job over equal parts, and an estimate of the time left.
 
     Args:
-        console: where to.
+        console: destination.
         label: what is being done.
-        total: parts to do; 0 if that is not known.
-        noun: what a part is.
+        total: number of parts; 0 if unknown.
+        noun: plural name of a part.
     """
 
     def __init__(self, console: Console, label: str, total: int, noun: str) -> None:
@@ -77,11 +77,11 @@ class Countdown:
 
     @property
     def seconds(self) -> float:
-        """Since the job began."""
+        """Seconds since the job began."""
         return time.monotonic() - self._start
 
     def show(self, done: int) -> None:
-        """Shows a live line, unless the last one was just now."""
+        """Shows the number of finished parts, at most five times a second."""
         if self._is_due():
             of = f" of {self.total:,}" if self.total else ""
             self.console.live(f"{self.label}: {done:,}{of} {self.noun}{self._left(done)}")
@@ -100,25 +100,25 @@ class Countdown:
         return f", {min(100 * done // self.total, 100)} %, {clock_time(left)} left"
 
 
-class Progress(Countdown):
-    """How far a job over bytes is: MB/s and time left, by what has been done so far.
+class ByteProgress(ProgressLine):
+    """Shows the progress of a job over bytes: MB/s and an estimate of the time left.
 
     Args:
-        console: where to.
+        console: destination.
         label: what is being done.
-        total_bytes: bytes to do; 0 if that is not known.
+        total_bytes: number of bytes; 0 if unknown.
     """
 
     def __init__(self, console: Console, label: str, total_bytes: int) -> None:
         super().__init__(console, label, total_bytes, "bytes")
 
     def show(self, done: int, *, text_bytes: int | None = None, **counts: int) -> None:
-        """Shows a live line, unless the last one was just now.
+        """Shows the progress, at most five times a second.
 
         Args:
-            done: bytes, out of the total.
-            text_bytes: what the speed is of, where that is something else: text, inflated and encoded.
-            counts: what else to say, by name.
+            done: finished bytes of the total.
+            text_bytes: bytes that the speed is measured in, if not ``done``; decompressed text, for example.
+            counts: further numbers to show, by name.
         """
         if not self._is_due():
             return
@@ -129,7 +129,7 @@ class Progress(Countdown):
 
 
 def clock_time(seconds: float) -> str:
-    """Writes seconds as a clock does.
+    """Formats seconds as hours, minutes and seconds.
 
     >>> clock_time(3723.4), clock_time(9)
     ('1:02:03', '0:09')

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that are written completely or not at all."""
 
 import contextlib
 import ctypes
@@ -13,15 +13,15 @@ from typing import BinaryIO
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Gives a hidden neighbour of a file that takes its place when the block ends, once it is safely on disk.
+    """Opens a hidden temporary file next to ``path``; on exit it is synced to disk and renamed over it.
 
-    Whoever is interrupted, killed even, leaves ``path`` as it was.
+    An interrupted or killed process leaves ``path`` as it was.
 
     Args:
-        path: the file; its folder is made if need be.
+        path: the file; its folder is created if needed.
 
     Yields:
-        The neighbour, open for writing and reading.
+        The temporary file, open for writing and reading.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -37,25 +37,25 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file that appears whole or not at all.
+    """Writes a file completely or not at all.
 
     Args:
-        path: the file; its folder is made if need be, and what it held before stays until the end.
-        data: its new contents.
+        path: the file; its folder is created if needed, and its old contents stay until the end.
+        data: the new contents.
     """
     with whole_file(path) as file:
         file.write(data)
 
 
 def lock_folder(folder: Path) -> int:
-    """Locks a folder, which is made if need be, for as long as this process keeps what it gets.
+    """Locks a folder, which is created if needed, until the returned descriptor is closed.
 
     Returns:
-        A file descriptor; closing it, or the end of the process, gives the folder free. -1 on a file system
+        A file descriptor; closing it, or the end of the process, releases the lock. -1 on a file system
         without locks.
 
     Raises:
-        BlockingIOError: another process has it.
+        BlockingIOError: another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
@@ -71,28 +71,28 @@ def lock_folder(folder: Path) -> int:
 
 
 class AlreadyThereError(FileExistsError):
-    """A folder holds something and is not to be replaced."""
+    """Raised if a folder is not empty and must not be replaced."""
 
 
 @contextlib.contextmanager
-def folder_in_the_making(path: Path, *, replace: bool) -> Iterator[Path]:
-    """Gives a hidden folder beside ``path`` that takes its place, whole, when the block ends.
+def staged_folder(path: Path, *, replace: bool) -> Iterator[Path]:
+    """Creates a hidden folder beside ``path`` and, on exit, moves it to ``path`` in one step.
 
-    Whoever is interrupted, killed even, leaves ``path`` as it was. Another process that makes the same folder
-    is waited for.
+    An interrupted or killed process leaves ``path`` as it was. If another process is making the same folder,
+    this one waits for it.
 
     Args:
-        path: the folder to make; an empty one may be there.
-        replace: what ``path`` holds is replaced.
+        path: the folder to make; it may exist if it is empty.
+        replace: replaces the contents of ``path``.
 
     Yields:
         The hidden folder, empty.
 
     Raises:
-        AlreadyThereError: ``path`` holds something and is not to be replaced, maybe because another process
-            that was waited for has made it.
+        AlreadyThereError: ``path`` is not empty and ``replace`` is false; another process may just have made
+            it.
     """
-    path = path.resolve()  # What a link points to is made; the link stays.
+    path = path.resolve()  # A link stays, and its target is replaced.
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     if partial.is_symlink():
@@ -117,12 +117,12 @@ def folder_in_the_making(path: Path, *, replace: bool) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked_folder(path: Path) -> Iterator[None]:
-    """Makes a folder that no other process has at the same time. A lock ends with its process."""
+    """Creates a folder and locks it; the lock ends with the process."""
     while True:
         path.mkdir(exist_ok=True)
         try:
             folder = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:  # Whoever had it has just finished.
+        except FileNotFoundError:  # Its last owner has just moved it.
             continue
         try:
             with contextlib.suppress(OSError):  # Some network file systems have no locks.
@@ -162,7 +162,7 @@ def _replace_folder(new: Path, path: Path, aside: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swaps two folders in one step of the file system, where it can; Python has no call for it."""
+    """Exchanges two folders atomically; returns False if the file system cannot."""
     library = ctypes.CDLL(None)
     paths = os.fsencode(one), os.fsencode(other)
     if sys.platform == "darwin":

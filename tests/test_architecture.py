@@ -111,3 +111,10 @@ def test_files_and_functions_stay_small_and_well_named():
 def test_settings_never_come_from_environment_variables():
     for path in SOURCES:
         assert not re.search(r"os\.environ|getenv", path.read_text()), path
+
+
+def test_no_text_names_an_extra_of_an_unclaimed_package():
+    """``plgolf`` is not on the package index, where anyone could take the name."""
+    root = PACKAGE.parent
+    pages = [*root.glob("*.md"), *(root / "docs").glob("*.md"), *(root / "configs").rglob("*.yaml"), *SOURCES]
+    assert [str(page) for page in pages if re.search(r"plgolf\[|install plgolf", page.read_text())] == []

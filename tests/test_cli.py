@@ -300,7 +300,7 @@ def test_broken_shards_cost_one_line(golden_recipe, tmp_path, capfd, monkeypatch
     path = data / "fineweb_val_000001.bin"
     for content, message in [
         (path.read_bytes()[:-1], "fineweb_val_000001.bin: size must be"),
-        (b"\0" * 5000, "fineweb_val_000001.bin: is no token shard"),
+        (b"\0" * 5000, "fineweb_val_000001.bin: is not a token shard"),
     ]:
         path.write_bytes(content)
         assert main(["fit", "-c", golden_recipe.name, f"--data.root={data}"]) == 2

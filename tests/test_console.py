@@ -3,7 +3,7 @@ import sys
 
 from plgolf import console
 from plgolf.cli import main
-from plgolf.console import Countdown, Progress, Terminal
+from plgolf.console import ByteProgress, ProgressLine, Terminal
 
 
 class Clock:
@@ -17,7 +17,7 @@ class Tty(io.StringIO):
         return True
 
 
-def test_a_terminal_rewrites_its_live_line_and_a_file_gets_one_now_and_then(monkeypatch):
+def test_a_terminal_rewrites_its_progress_line_and_a_file_gets_one_every_ten_seconds(monkeypatch):
     clock = Clock(monkeypatch)
     tty, file = Tty(), io.StringIO()
     for stream in (tty, file):
@@ -32,9 +32,9 @@ def test_a_terminal_rewrites_its_live_line_and_a_file_gets_one_now_and_then(monk
     assert file.getvalue() == "data: 10\ndata: 20\ndata: done\n"
 
 
-def test_progress_says_speed_and_time_left(monkeypatch):
+def test_progress_shows_speed_and_time_left(monkeypatch):
     clock, tty = Clock(monkeypatch), Tty()
-    progress = Progress(Terminal(tty), "encoding", 400_000_000)
+    progress = ByteProgress(Terminal(tty), "encoding", 400_000_000)
     progress.show(1_000_000)
     assert tty.getvalue() == ""  # Just begun.
     clock.now += 10
@@ -46,10 +46,10 @@ def test_progress_says_speed_and_time_left(monkeypatch):
     assert tty.getvalue().endswith("\r\x1b[Kencoding: 0.0 MB/s, 50 %, 2:00:00 left")
 
 
-def test_a_job_of_unknown_length_has_no_end_to_be_of(monkeypatch):
+def test_a_job_of_unknown_length_shows_no_total(monkeypatch):
     clock, tty = Clock(monkeypatch), Tty()
     for total in (0, 40):
-        job = Countdown(Terminal(tty), "validation", total, "batches")
+        job = ProgressLine(Terminal(tty), "validation", total, "batches")
         clock.now += 10
         job.show(20)
     assert tty.getvalue() == (

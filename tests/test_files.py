@@ -7,7 +7,7 @@ import time
 import pytest
 
 from plgolf import files
-from plgolf.files import folder_in_the_making, write_whole
+from plgolf.files import staged_folder, write_whole
 
 
 def contents(path):
@@ -15,7 +15,7 @@ def contents(path):
 
 
 def fail_halfway(root):
-    with folder_in_the_making(root, replace=True) as folder:
+    with staged_folder(root, replace=True) as folder:
         (folder / "a").write_text("half")
         (folder / "none").read_text()
 
@@ -26,14 +26,14 @@ def test_a_folder_takes_the_place_of_another(tmp_path, monkeypatch, exchange):
         monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     root = tmp_path / "set"
     for text in ("one", "two"):
-        with folder_in_the_making(root, replace=True) as folder:
+        with staged_folder(root, replace=True) as folder:
             assert not list(folder.iterdir())
             (folder / "a").write_text(text)
             assert not root.exists() if text == "one" else contents(root) == {"a": "one"}
         assert contents(root) == {"a": text}
     with pytest.raises(FileNotFoundError):
         fail_halfway(root)
-    with pytest.raises(FileExistsError), folder_in_the_making(root, replace=False):
+    with pytest.raises(FileExistsError), staged_folder(root, replace=False):
         pass
     assert contents(root) == {"a": "two"} and [p.name for p in tmp_path.iterdir()] == ["set"]
 
@@ -49,17 +49,17 @@ def test_the_file_system_here_exchanges_folders(tmp_path):
 
 def test_an_empty_folder_may_be_there(tmp_path):
     (tmp_path / "set").mkdir()
-    with folder_in_the_making(tmp_path / "set", replace=False) as folder:
+    with staged_folder(tmp_path / "set", replace=False) as folder:
         (folder / "a").write_text("x")
     assert contents(tmp_path / "set") == {"a": "x"}
 
 
-def test_killed_between_two_renames(tmp_path):
+def test_a_kill_between_two_renames_is_repaired(tmp_path):
     """The only moment at which nothing has the folder's name, on a file system that cannot exchange."""
     aside = tmp_path / ".set.replaced"
     aside.mkdir()
     (aside / "a").write_text("old")
-    with pytest.raises(FileExistsError), folder_in_the_making(tmp_path / "set", replace=False):
+    with pytest.raises(FileExistsError), staged_folder(tmp_path / "set", replace=False):
         pass
     assert contents(tmp_path / "set") == {"a": "old"}
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
@@ -68,17 +68,17 @@ def test_killed_between_two_renames(tmp_path):
 KILLED = """
 import os, sys, time
 from pathlib import Path
-from plgolf.files import folder_in_the_making
+from plgolf.files import staged_folder
 root = Path(sys.argv[1])
 while True:
-    with folder_in_the_making(root, replace=True) as folder:
+    with staged_folder(root, replace=True) as folder:
         token = str(time.time_ns())
         for name in "abcd":
             (folder / name).write_text(token)
 """
 
 
-def test_killed_at_any_moment_it_is_the_old_or_the_new_one(tmp_path):
+def test_a_kill_at_any_moment_leaves_the_old_or_the_new_folder(tmp_path):
     root = tmp_path / "set"
     for delay in (0.25, 0.3, 0.37, 0.41, 0.5):
         process = subprocess.Popen([sys.executable, "-c", KILLED, str(root)])
@@ -89,7 +89,7 @@ def test_killed_at_any_moment_it_is_the_old_or_the_new_one(tmp_path):
             found = contents(root)
             assert sorted(found) == list("abcd") and len(set(found.values())) == 1
     assert root.exists()
-    with folder_in_the_making(root, replace=True) as folder:
+    with staged_folder(root, replace=True) as folder:
         (folder / "a").write_text("last")
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
@@ -97,8 +97,8 @@ def test_killed_at_any_moment_it_is_the_old_or_the_new_one(tmp_path):
 HOLDING = """
 import sys
 from pathlib import Path
-from plgolf.files import folder_in_the_making
-with folder_in_the_making(Path(sys.argv[1]), replace=False) as folder:
+from plgolf.files import staged_folder
+with staged_folder(Path(sys.argv[1]), replace=False) as folder:
     (folder / "a").write_text("first")
     print("started", flush=True)
     sys.stdin.readline()
@@ -112,7 +112,7 @@ def test_another_process_is_waited_for(tmp_path):
         assert process.stdout.readline() == "started\n"
         threading.Timer(0.3, process.stdin.close).start()
         begun = time.monotonic()
-        with pytest.raises(FileExistsError), folder_in_the_making(root, replace=False):
+        with pytest.raises(FileExistsError), staged_folder(root, replace=False):
             pass
         assert time.monotonic() - begun >= 0.3
     assert contents(root) == {"a": "first"}

@@ -1,4 +1,4 @@
-"""``plgolf data``: making, checking and looking at datasets."""
+"""``plgolf data``: makes, checks and shows datasets."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -23,13 +23,7 @@ T = TypeVar("T")
 
 
 class Command(NamedTuple):
-    """A subcommand.
-
-    Args:
-        description: what it does.
-        add_arguments: gives a parser its arguments.
-        run: takes them and returns the exit status.
-    """
+    """A subcommand; ``run`` returns the exit status."""
 
     description: str
     add_arguments: Callable[[OneLineErrors], None]
@@ -46,7 +40,7 @@ def run(words: list[str]) -> int:
         The exit status: 1 if a dataset fails its verification, else 0.
 
     Raises:
-        UserError: there is a mistake of the user's.
+        UserError: an argument or a file is refused.
     """
     settings = parser().parse_args(words or ["--help"])
     try:
@@ -58,9 +52,9 @@ def run(words: list[str]) -> int:
 
 
 def parser() -> OneLineErrors:
-    """Returns the parser of all its subcommands."""
+    """Returns the parser of all subcommands."""
     parser = OneLineErrors(
-        prog="plgolf data", description="Make, check and look at datasets.", allow_abbrev=False
+        prog="plgolf data", description="Make, check and show datasets.", allow_abbrev=False
     )
     subcommands = parser.add_subcommands()
     for name, command in _COMMANDS.items():
@@ -72,44 +66,47 @@ def parser() -> OneLineErrors:
 
 def _prepare_arguments(parser: OneLineErrors) -> None:
     parser.add_argument("-c", "--config", action="config", help="YAML file of these options")
-    parser.add_argument("inputs", nargs="+", help="files, patterns such as 'text/**/*.txt', or - for stdin")
-    parser.add_argument("--root", type=str, required=True, help="folder to make")
+    parser.add_argument(
+        "inputs", nargs="+", help="files, folders, patterns such as 'text/**/*.txt', or - for stdin"
+    )
+    parser.add_argument("--root", type=str, required=True, help="folder of the dataset")
     parser.add_argument(
         "--on_error",
         type=Literal["stop", "skip"],
         default="stop",
-        help="what is done at a document that cannot be taken; stop names file and line, skip counts it",
+        help="what to do at a refused document; stop names its file and line, skip counts it",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the dataset in root")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the dataset in root when the new one is complete"
+    )
     parser.add_class_arguments(Reading, skip={"separator"})
-    # As a plain string: where null is an option, "---" would be read as the YAML for it.
+    # A plain string, because "---" would be parsed as YAML for null.
     parser.add_argument(
         "--separator",
         type=str,
         default=None,
-        help="what stands between documents in a text file, such as \\n\\n; by default a file is one; what "
-        "begins with a dash needs an equals sign: --separator=---",
+        help="text between the documents of a text file, such as \\n\\n; a file is one document by default; "
+        "one that begins with a dash needs an equals sign: --separator=---",
     )
     parser.add_class_arguments(Holdout, skip={"val_inputs"})
     parser.add_argument(
         "--val_inputs",
         nargs="+",
         default=[],
-        help="files or patterns of the validation documents; none are taken from the others",
+        help="files, folders or patterns of the validation documents; all other documents are for training",
     )
     parser.add_class_arguments(TokenizerRecipe)
     parser.add_class_arguments(Output, skip={"shuffle"})
-    parser.add_argument("--shuffle", action="store_true", help="put training documents in an order by seed")
+    parser.add_argument("--shuffle", action="store_true", help="shuffle the training documents by the seed")
 
 
 def _prepare(settings: Namespace) -> int:
-    if settings.separator is not None:  # As a shell hands it over.
+    if settings.separator is not None:  # A shell passes a backslash and a letter.
         for written, meant in (("\\r", "\r"), ("\\n", "\n"), ("\\t", "\t")):
             settings.separator = settings.separator.replace(written, meant)
-    if isinstance(settings.val_inputs, str):  # As a YAML file may have it.
-        settings.val_inputs = [settings.val_inputs]
+    settings.val_inputs = _names(settings.val_inputs)
     prepare(
-        settings.inputs,
+        _names(settings.inputs),
         Path(settings.root),
         reading=_built(Reading, settings),
         holdout=_built(Holdout, settings),
@@ -122,6 +119,15 @@ def _prepare(settings: Namespace) -> int:
     return 0
 
 
+def _names(value: str | list[str]) -> list[str]:
+    """Returns a list of names; a YAML file may have a single one, and ``--val_inputs=[a.gz]`` is a list."""
+    names = []
+    for name in [value] if isinstance(value, str) else value:
+        is_list = name.startswith("[") and name.endswith("]") and not Path(name).exists()
+        names += [part.strip().strip("'\"") for part in name[1:-1].split(",")] if is_list else [name]
+    return names
+
+
 def _built(cls: type[T], settings: Namespace) -> T:
     return cls(**{field.name: settings[field.name] for field in fields(cls)})  # type: ignore[arg-type]
 
@@ -132,7 +138,7 @@ def _root_arguments(parser: OneLineErrors) -> None:
         "--tokenizer",
         type=str | None,
         default=None,
-        help="the tokenizer's file; by default the one the dataset brings along",
+        help="file of the tokenizer; by default the one in the dataset",
     )
 
 
@@ -146,7 +152,7 @@ def _verify(settings: Namespace) -> int:
 
 
 def table(checks: list[Check]) -> list[str]:
-    """Returns a line for each check, and one that sums them up."""
+    """Returns a line for each check, and a summary."""
     answers = {True: "ok", False: "FAILED", None: "-"}
     lines = [f"{answers[check.passed]:<8}{check.name:<24}{check.detail}" for check in checks]
     failed = sum(check.passed is False for check in checks)
@@ -164,11 +170,17 @@ def _inspect_arguments(parser: OneLineErrors) -> None:
         default=None,
         help="draw the lengths of documents into a .png, .svg or .pdf",
     )
+    parser.add_argument(
+        "--bos_id",
+        type=int | None,
+        default=None,
+        help="id that begins each document, for shards without a tokenizer: 50256 for GPT-2",
+    )
 
 
 def _inspect(settings: Namespace) -> int:
     tokenizer = Path(settings.tokenizer) if settings.tokenizer else None
-    view = inspect(Path(settings.root), tokenizer=tokenizer)
+    view = inspect(Path(settings.root), tokenizer=tokenizer, bos_id=settings.bos_id)
     terminal = Terminal()
     for line in describe(view):
         terminal.say(line)
@@ -179,14 +191,14 @@ def _inspect(settings: Namespace) -> int:
 
 
 def _download_arguments(parser: OneLineErrors) -> None:
-    parser.add_argument("variant", type=str, help="dataset, or how its name ends: sp1024, sp4096, byte260")
+    parser.add_argument("variant", type=str, help="dataset, or the end of its name: sp1024, sp4096, byte260")
     parser.add_argument(
         "--train_shards",
         type=int | None,
         default=TRAIN_SHARDS,
-        help="how many training shards of 100 million tokens, null for all; the validation split comes whole",
+        help="number of training shards of 100 million tokens; null for all",
     )
-    parser.add_argument("--root", type=str, default="data", help="gets datasets/<name> and tokenizers")
+    parser.add_argument("--root", type=str, default="data", help="folder of datasets/<name> and tokenizers")
     parser.add_argument("--repo", type=str, default=REPO, help="dataset repository on the hub")
     parser.add_argument(
         "--remote_root", type=str, default="datasets", help="folder of manifest.json in the repository"
@@ -202,15 +214,15 @@ def _download(settings: Namespace) -> int:
 
 _COMMANDS = {
     "prepare": Command(
-        "Make token shards of text files: .txt, .jsonl, also .gz and .zst, and .parquet.",
+        "Make token shards from text: files or folders of plain text, JSON, CSV, Parquet; .gz .bz2 .xz .zst.",
         _prepare_arguments,
         _prepare,
     ),
     "download": Command(
-        "Bring one of the challenge's published datasets from the hub.", _download_arguments, _download
+        "Download one of the published datasets of the challenge.", _download_arguments, _download
     ),
     "verify": Command(
-        "Check a dataset: a table of answers, exit status 1 if one is no.", _root_arguments, _verify
+        "Check a dataset and print a table; exit status 1 if a check fails.", _root_arguments, _verify
     ),
     "inspect": Command("Show what is in a dataset, also without a manifest.", _inspect_arguments, _inspect),
 }

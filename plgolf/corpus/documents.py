@@ -1,30 +1,26 @@
-"""Documents: what a text file, JSON lines or a column of bytes hold, cut and checked in constant memory."""
+"""Documents, and how a text file is cut into them in constant memory."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 from plgolf.errors import UserError
 
-Format = Literal["txt", "jsonl", "parquet"]
+Format = Literal["txt", "jsonl", "json", "csv", "tsv", "parquet"]
 
 _CHUNK_BYTES = 1 << 20
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MOST_BYTES = 1 << 30
-_SHOWN_FIELDS = 8
-_LINE_BYTES = 4
-"""How many bytes a JSON line may have for each byte that a document may have: escapes and other fields."""
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 class Document(NamedTuple):
-    """A text and where it stood.
+    """A text and its place in the input.
 
     Args:
         text: valid Unicode, not empty.
-        num_bytes: its UTF-8 bytes.
-        file: what it was read from.
-        line: line, or row of a Parquet file, that it starts on, from 1.
+        num_bytes: number of its UTF-8 bytes.
+        file: name of its file.
+        line: line, or row of a Parquet file, on which it starts, from 1.
     """
 
     text: str
@@ -34,12 +30,12 @@ class Document(NamedTuple):
 
 
 class Flaw(NamedTuple):
-    """A document that cannot be taken.
+    """A document that is refused.
 
     Args:
-        reason: a few words, the same for every such document.
-        detail: what is wrong with this one.
-        file: what it was read from.
+        reason: short reason, the same for all documents of its kind.
+        detail: what is wrong with this document.
+        file: name of its file.
         line: line, or row of a Parquet file, from 1.
     """
 
@@ -54,14 +50,13 @@ class Flaw(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """How files are read.
+    """Settings of reading files.
 
     Args:
-        format: how all files are read; null goes by each file's name.
-        text_field: field of a JSON line, or Parquet column, that holds the text.
-        separator: what stands between the documents of a text file; null takes a file as one document.
-        max_document_bytes: bytes of the longest document that is taken; encoding takes some 60 times a text
-            in memory.
+        format: format of all files; null chooses it by the name of each file.
+        text_field: JSON field, or CSV or Parquet column, that holds the text.
+        separator: text between the documents of a text file; null takes each file as one document.
+        max_document_bytes: size of the largest document; encoding takes about 60 times a text in memory.
     """
 
     format: Format | None = None
@@ -79,103 +74,64 @@ class Reading:
 
 
 def checked(data: bytes | memoryview, file: str, line: int, reading: Reading) -> Document | Flaw:
-    """Decodes a document.
-
-    Args:
-        data: what should be UTF-8.
-        file: what it was read from.
-        line: where it starts.
-        reading: the limits.
-
-    Returns:
-        The document, or what is wrong with it.
-    """
+    """Decodes a document from UTF-8 and checks its size; returns a flaw if it is refused."""
     if not data:
         return Flaw("empty document", "", file, line)
     if len(data) > reading.max_document_bytes:
-        return _too_long(file, line, reading.max_document_bytes, f", got {len(data)}")
+        return too_long(file, line, reading.max_document_bytes, f", got {len(data)}")
     data = bytes(data)
     try:
         return Document(data.decode(), len(data), file, line)
     except UnicodeDecodeError as error:
         line += data.count(b"\n", 0, error.start)
-        return Flaw("malformed UTF-8", f"byte 0x{data[error.start]:02x}", file, line)
+        hint = ", as in UTF-16: convert the file to UTF-8" if data.startswith(_UTF16_MARKS) else ""
+        return Flaw("malformed UTF-8", f"byte 0x{data[error.start]:02x}{hint}", file, line)
 
 
-def _too_long(file: str, line: int, limit: int, advice: str) -> Flaw:
+def too_long(file: str, line: int, limit: int, advice: str) -> Flaw:
+    """Returns the flaw of a document, or a record, of more than ``limit`` bytes."""
     return Flaw("too long", f"must be at most {limit} bytes (--max_document_bytes){advice}", file, line)
 
 
-def json_lines(stream: IO[bytes], file: str, reading: Reading) -> Iterator[Document | Flaw]:
-    """Reads a document from a field of each line; blank lines are none."""
-    limit = _LINE_BYTES * reading.max_document_bytes
-    line = 0
-    while data := stream.readline(limit + 1):
-        line += 1
-        if line == 1:
-            data = data.removeprefix(_BYTE_ORDER_MARK)
-        if len(data) > limit and not data.endswith(b"\n"):
-            while (rest := stream.readline(_CHUNK_BYTES)) and not rest.endswith(b"\n"):
-                pass
-            yield _too_long(file, line, limit, f", {_LINE_BYTES} times that for a line of JSON")
-        elif not data.isspace():
-            yield _json_document(data, file, line, reading)
+def plain_text(
+    stream: IO[bytes], file: str, reading: Reading, *, cut_long: bool = False
+) -> Iterator[Document | Flaw]:
+    """Reads a text file.
 
+    Args:
+        stream: contents of the file.
+        file: its name.
+        reading: settings; without a separator the file is one document.
+        cut_long: cuts a file without separator that is too long for one document, instead of refusing it.
 
-def _json_document(data: bytes, file: str, line: int, reading: Reading) -> Document | Flaw:
-    name = reading.text_field
-    try:
-        content = json.loads(data.decode())
-        text = content[name]
-        num_bytes = len(text.encode())
-        if not 0 < num_bytes <= reading.max_document_bytes:
-            return checked(text.encode(), file, line, reading)
-        return Document(text, num_bytes, file, line)
-    except UnicodeDecodeError as error:
-        return Flaw("malformed UTF-8", f"byte 0x{data[error.start]:02x}", file, line)
-    except UnicodeEncodeError as error:
-        detail = f"half of a surrogate pair, U+{ord(text[error.start]):04X}"
-        return Flaw("malformed UTF-8", detail, file, line)
-    except (ValueError, RecursionError) as error:
-        return Flaw("broken JSON", str(error), file, line)
-    except (KeyError, TypeError, AttributeError):
-        return Flaw("no text field", _without_text(content, name), file, line)
-
-
-def _without_text(content: Any, name: str) -> str:
-    if not isinstance(content, dict):
-        return f"an object with {name!r} is expected, got {type(content).__name__}"
-    if name in content:
-        return f"{name!r} must be a string, got {type(content[name]).__name__}"
-    fields = ", ".join(f"{field!r:.40}" for field in list(content)[:_SHOWN_FIELDS])
-    more = ", ..." if len(content) > _SHOWN_FIELDS else ""
-    return f"{name!r} is not among {fields}{more} (--text_field)"
-
-
-def plain_text(stream: IO[bytes], file: str, reading: Reading) -> Iterator[Document | Flaw]:
-    """Reads a file as one document, or its pieces between separators; pieces of no length are none."""
-    limit, separator = reading.max_document_bytes, reading.separator
-    if separator is None:
+    Yields:
+        The file, or its pieces between separators; empty pieces are left out.
+    """
+    limit, line = reading.max_document_bytes, 1
+    if reading.separator is not None:
+        pieces = _separated(stream, reading.separator.encode(), limit)
+    elif cut_long:
+        pieces = _cut(stream, limit)
+    else:
         data = stream.read(limit + 1)
         if len(data) > limit:
-            yield _too_long(file, 1, limit, "; a separator would cut the file into documents (--separator)")
+            yield too_long(file, 1, limit, "; a separator would cut the file into documents (--separator)")
         else:
             yield checked(data, file, 1, reading)
         return
-    line = 1
-    for piece, lines in _pieces(stream, separator.encode(), limit):
+    for piece, lines in pieces:
         if piece is None:
-            yield _too_long(file, line, limit, "")
+            yield too_long(file, line, limit, "")
         elif piece:
             yield checked(piece, file, line, reading)
         line += lines
 
 
-def _pieces(stream: IO[bytes], separator: bytes, limit: int) -> Iterator[tuple[bytes | None, int]]:
+def _separated(stream: IO[bytes], separator: bytes, limit: int) -> Iterator[tuple[bytes | None, int]]:
     """Cuts a stream at a separator.
 
     Yields:
-        Each piece, None for one that is too long, and the line breaks in it and the separator after it.
+        Each piece, None if it is too long, and the number of line breaks in it and the separator after it.
     """
     buffer, dropped_lines, too_long = b"", 0, False
     breaks = separator.count(b"\n")
@@ -185,9 +141,43 @@ def _pieces(stream: IO[bytes], separator: bytes, limit: int) -> Iterator[tuple[b
             whole = not too_long and len(piece) <= limit
             yield (piece if whole else None), dropped_lines + piece.count(b"\n") + breaks
             dropped_lines, too_long = 0, False
-        # What is kept may end with the beginning of a separator, and only that.
+        # The end of the buffer may be the beginning of a separator; only that part must stay.
         if len(buffer) >= limit + len(separator):
             cut = len(buffer) - len(separator) + 1
             dropped_lines += buffer.count(b"\n", 0, cut)
             buffer, too_long = buffer[cut:], True
     yield (None if too_long or len(buffer) > limit else buffer), 0
+
+
+def _cut(stream: IO[bytes], limit: int) -> Iterator[tuple[bytes, int]]:
+    """Cuts a stream into pieces of at most ``limit`` bytes; yields each with its number of line breaks."""
+    buffer = b""
+    while len(buffer := buffer + stream.read(limit + 1 - len(buffer))) > limit:
+        piece = buffer[: end_of_part(buffer, limit // 2, limit)]
+        yield piece, piece.count(b"\n")
+        buffer = buffer[len(piece) :]
+    yield buffer, 0
+
+
+def end_of_part(data: bytes, first: int, last: int) -> int:
+    r"""Finds a good place to cut a text.
+
+    Args:
+        data: UTF-8 text.
+        first: smallest position.
+        last: largest position, below the length of the text.
+
+    Returns:
+        The largest position that follows a paragraph; else a line; else a space; else the largest one between
+        two characters, which may be below ``first``.
+
+    >>> [end_of_part(text, 1, 5) for text in (b"a.\n\nb\nc", b"a\nb c d", b"abcdefg", b"abcd\xc3\xa9f")]
+    [4, 2, 5, 4]
+    """
+    for marks in ((b"\n\n", b"\n\r\n"), (b"\n",), (b" ",)):
+        ends = [data.rfind(mark, first, last) + len(mark) for mark in marks if mark in data[first:last]]
+        if ends:
+            return max(ends)
+    while last and data[last] & 0xC0 == 0x80:
+        last -= 1
+    return last

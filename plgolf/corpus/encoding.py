@@ -1,4 +1,4 @@
-"""Documents to tokens on several threads, in order and in bounded memory."""
+"""Encoding of documents on several threads, in order and in bounded memory."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,21 +15,21 @@ from plgolf.data.tokenizer import Tokenizer
 _BATCH_BYTES = 1 << 20
 _BATCH_DOCUMENTS = 4096
 _IN_FLIGHT_BYTES = 4_000_000
-"""Documents under way together: encoding takes some 60 times the size of the longest one in memory."""
+"""Largest size of the batches in progress, each by its longest document, which takes 60 times as much."""
 _MAX_COUNT = np.iinfo(np.uint16).max
 
 
 class Encoded(NamedTuple):
-    """Some documents of one split.
+    """A batch of encoded documents of one split.
 
     Args:
         split: ``train`` or ``val``.
-        documents: those that have tokens.
-        tokens: uint16 (n,); the begin-of-sequence id before each document.
-        starts: int64 (documents,); where each begins.
-        scored_bytes: what the tokens count for by the challenge's rule.
-        raw_bytes: uint16 (n,); UTF-8 bytes of the documents, shared among their tokens; empty for ``train``.
-        flaws: the documents that cannot be taken.
+        documents: documents that have tokens.
+        tokens: uint16 (n,); begin-of-sequence id and tokens of each document.
+        starts: int64 (documents,); position of each begin-of-sequence id.
+        scored_bytes: bytes of the tokens by the rule of the challenge.
+        raw_bytes: uint16 (n,); UTF-8 bytes of the documents, divided among their tokens; empty for ``train``.
+        flaws: documents that are refused.
     """
 
     split: str
@@ -44,15 +44,15 @@ class Encoded(NamedTuple):
 def encode_in_order(
     documents: Iterable[tuple[str, Document]], tokenizer: Tokenizer, *, workers: int
 ) -> Iterator[Encoded]:
-    """Encodes documents; threads do, because SentencePiece lets go of the GIL.
+    """Encodes documents on threads; SentencePiece releases the GIL.
 
     Args:
-        documents: split and document.
-        tokenizer: makes the tokens.
-        workers: threads.
+        documents: pairs of split and document.
+        tokenizer: the tokenizer.
+        workers: number of threads.
 
     Yields:
-        Batches in which each split's documents have kept their order.
+        Batches, in which the documents of each split keep their order.
     """
     pending: deque[tuple[int, Future[Encoded]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="encode")
@@ -90,21 +90,19 @@ def encode(split: str, documents: list[Document], tokenizer: Tokenizer) -> Encod
     found = [(document, ids) for document, ids in found if ids.size]
     raw_bytes = []
     if split == "val":
-        kept = []
-        for document, ids in found:
-            counts = share_out(tokenizer.raw_bytes(document.text, ids))
-            if counts is None:
-                flaws.append(
-                    _flaw("too few tokens", "a count of its bytes does not fit into 16 bits", document)
-                )
+        every, found = found, []
+        for document, ids in every:
+            counts = tokenizer.raw_bytes(document.text, ids)
+            if int(counts.max()) > _MAX_COUNT:
+                detail = f"more than {_MAX_COUNT} bytes, spaces for example, belong to one token"
+                flaws.append(_flaw("too few tokens", detail, document))
             else:
+                found.append((document, ids))
                 raw_bytes.append(counts)
-                kept.append((document, ids))
-        found = kept
     starts, tokens = _joined([ids for _, ids in found], tokenizer.bos_id)
-    _, counts = _joined(raw_bytes, 0)
+    _, raw_bytes_of_tokens = _joined(raw_bytes, 0)
     scored = tokenizer.byte_counts.total(tokens)
-    return Encoded(split, [d for d, _ in found], tokens, starts, scored, counts, flaws)
+    return Encoded(split, [d for d, _ in found], tokens, starts, scored, raw_bytes_of_tokens, flaws)
 
 
 def _flaw(reason: str, detail: str, document: Document) -> Flaw:
@@ -112,7 +110,7 @@ def _flaw(reason: str, detail: str, document: Document) -> Flaw:
 
 
 def _joined(parts: Sequence[NDArray[np.integer[Any]]], first: int) -> tuple[NDArray[np.int64], Tokens]:
-    """Joins arrays, one value in front of each; returns where each begins, and the whole."""
+    """Joins arrays with one value in front of each; returns the position of that value, and the result."""
     if not parts:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.uint16)
     sizes = np.array([part.size + 1 for part in parts], dtype=np.int64)
@@ -121,39 +119,13 @@ def _joined(parts: Sequence[NDArray[np.integer[Any]]], first: int) -> tuple[NDAr
     return np.cumsum(sizes) - sizes, np.concatenate(whole, dtype=np.uint16, casting="unsafe")
 
 
-def share_out(counts: NDArray[np.int64]) -> NDArray[np.uint16] | None:
-    """Makes byte counts fit into 16 bits: what is too much for a token goes to its neighbours.
-
-    A tokenizer that drops most of a text, such as a long run of spaces, leaves few tokens to count it by.
-
-    Args:
-        counts: int64 (n,), at least one.
-
-    Returns:
-        uint16 (n,) of the same sum; None if there is none.
-    """
-    if counts.size and int(counts.max()) > _MAX_COUNT:
-        if int(counts.sum()) > _MAX_COUNT * counts.size:
-            return None
-        counts = counts.copy()
-        for order in (range(counts.size), reversed(range(counts.size))):
-            excess = 0
-            for index in order:
-                total = int(counts[index]) + excess
-                counts[index] = min(total, _MAX_COUNT)
-                excess = total - int(counts[index])
-            if excess:
-                counts[counts.size - 1] += excess
-    return counts.astype(np.uint16)
-
-
 def without(encoded: Encoded, dropped: set[int], tokenizer: Tokenizer) -> Encoded:
-    """Returns training documents without some of them.
+    """Removes training documents from a batch.
 
     Args:
-        encoded: of the ``train`` split.
-        dropped: indices of documents.
-        tokenizer: the one that made the tokens.
+        encoded: batch of the ``train`` split.
+        dropped: indices of the documents to remove.
+        tokenizer: the tokenizer of the batch.
     """
     ends = [*encoded.starts[1:].tolist(), encoded.tokens.size]
     kept = [i for i in range(len(encoded.documents)) if i not in dropped]

@@ -1,4 +1,4 @@
-"""``plgolf data inspect``: what is in a dataset, at a glance."""
+"""``plgolf data inspect``: an overview of a dataset."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,65 +13,68 @@ from plgolf.data.shards import MAX_VOCAB_SIZE, Shard, ShardReader, find_shards, 
 from plgolf.data.tokenizer import Tokenizer
 from plgolf.errors import UserError
 
-_USUAL_BOS_ID = 1
-_LOOKED_AT_TOKENS = 1 << 26
-_BAR = 40
+_INSPECTED_TOKENS = 1 << 26
+_BAR_CHARACTERS = 40
 _SAMPLE_CHARACTERS = 600
 
 
 @dataclass(frozen=True)
 class SplitView:
-    """A split, looked at.
+    """Overview of a split.
 
     Args:
-        shards: its files.
+        shards: its token shards.
         side_cars: its byte side-cars.
-        lengths: int64; tokens of each document that was looked at, its begin-of-sequence left out.
-        looked_at: tokens that were looked at.
-        scored_bytes: bytes they count for; None without a tokenizer.
+        lengths: int64; tokens of each inspected document, without begin-of-sequence; None if the id of the
+            latter is unknown or does not occur.
+        inspected: number of inspected tokens.
+        scored_bytes: bytes of the inspected tokens; None without a tokenizer.
     """
 
     shards: list[Shard]
     side_cars: list[Shard]
-    lengths: NDArray[np.int64]
-    looked_at: int
+    lengths: NDArray[np.int64] | None
+    inspected: int
     scored_bytes: int | None
 
     @property
     def tokens(self) -> int:
-        """Tokens in all shards."""
+        """Number of tokens in all shards."""
         return sum(shard.num_tokens for shard in self.shards)
 
 
 @dataclass(frozen=True)
 class DatasetView:
-    """A dataset, looked at.
+    """Overview of a dataset.
 
     Args:
         root: its folder.
-        manifest: what it says of itself; None for a bare folder of shards.
-        tokenizer: its tokenizer; None if it brings none along.
-        splits: those of ``val`` and ``train`` that there are.
+        manifest: its manifest; None for a folder of shards alone.
+        tokenizer: its tokenizer; None if it is unknown.
+        bos_id: begin-of-sequence id of its documents; None if it is unknown.
+        splits: views of ``val`` and ``train``, as far as they exist.
     """
 
     root: Path
     manifest: Manifest | None
     tokenizer: Tokenizer | None
+    bos_id: int | None
     splits: dict[str, SplitView]
 
 
-def inspect(root: Path, *, tokenizer: Path | None = None) -> DatasetView:
-    """Looks at a dataset: at its first 67 million tokens a split, where it has more.
+def inspect(root: Path, *, tokenizer: Path | None = None, bos_id: int | None = None) -> DatasetView:
+    """Inspects a dataset, up to the first 67 million tokens of each split.
 
     Args:
-        root: its folder, which needs no manifest.
-        tokenizer: its tokenizer's file; by default the one it brings along, if any.
+        root: its folder, with or without a manifest.
+        tokenizer: file of its tokenizer; by default the one in the folder, if it has one.
+        bos_id: begin-of-sequence id of shards without a tokenizer.
 
     Returns:
-        What there is to say.
+        The overview.
 
     Raises:
-        UserError: there is no such folder, or no shard in it, or one is not whole.
+        UserError: the folder or its shards are missing, or a file is damaged.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
@@ -79,39 +82,60 @@ def inspect(root: Path, *, tokenizer: Path | None = None) -> DatasetView:
     found = None
     if tokenizer or manifest or any(root.glob("tokenizer.*")):
         found = find_tokenizer(root, manifest, tokenizer)
-    splits = {split: _look(root, split, found) for split in ("val", "train") if has_shards(root, split)}
+    if found and bos_id is not None:
+        raise UserError(f"bos_id must be left out where the tokenizer is known, which has {found.bos_id}")
+    if bos_id is not None and not 0 <= bos_id < MAX_VOCAB_SIZE:
+        raise UserError(f"bos_id must be from 0 to {MAX_VOCAB_SIZE - 1}, got {bos_id}")
+    bos_id = found.bos_id if found else bos_id
+    splits = {
+        split: _view(root, split, found, bos_id) for split in ("val", "train") if has_shards(root, split)
+    }
     if not splits:
-        raise UserError(f"{root}: holds no *_train_<number>.bin and no *_val_<number>.bin")
-    return DatasetView(root, manifest, found, splits)
+        raise UserError(f"{root}: must hold *_train_<number>.bin or *_val_<number>.bin")
+    return DatasetView(root, manifest, found, bos_id, splits)
 
 
-def _look(root: Path, split: str, tokenizer: Tokenizer | None) -> SplitView:
+def _view(root: Path, split: str, tokenizer: Tokenizer | None, bos_id: int | None) -> SplitView:
     shards = find_shards(root, split)
     reader = ShardReader(shards, vocab_size=tokenizer.vocab_size if tokenizer else MAX_VOCAB_SIZE)
-    lengths, looked_at, scored = [np.empty(0, dtype=np.int64)], 0, 0
-    for tokens, starts in whole_documents(reader, tokenizer.bos_id if tokenizer else _USUAL_BOS_ID):
+    lengths, inspected, scored, begins = [np.empty(0, dtype=np.int64)], 0, 0, False
+    for tokens, starts in whole_documents(reader, bos_id) if bos_id is not None else ():
+        begins = begins or bool(np.any(tokens == bos_id))
         lengths.append(np.diff(starts, append=tokens.size) - 1)
-        looked_at += tokens.size
+        inspected += tokens.size
         if tokenizer:
             scored += tokenizer.byte_counts.total(tokens)
-        if looked_at >= _LOOKED_AT_TOKENS:
+        if inspected >= _INSPECTED_TOKENS:
             break
-    side_cars = find_side_cars(root, split, shards)
-    return SplitView(shards, side_cars, np.concatenate(lengths), looked_at, scored if tokenizer else None)
+    return SplitView(
+        shards,
+        find_side_cars(root, split, shards),
+        np.concatenate(lengths) if begins else None,
+        inspected,
+        scored if tokenizer else None,
+    )
 
 
 def describe(view: DatasetView) -> Iterator[str]:
-    """Yields lines for a terminal: files, figures, lengths of documents and a decoded sample."""
+    """Yields lines for a terminal: files, numbers, lengths of documents and a decoded sample."""
     yield from _heading(view)
     for split, found in view.splits.items():
         yield ""
-        yield from _figures(split, found)
-        yield from _bars(found.lengths)
-    if view.tokenizer is None:
-        yield ""
-        yield "no tokenizer: bytes and text remain unknown (--tokenizer FILE names one)"
-    else:
+        yield from _numbers(split, found)
+        if found.lengths is not None:
+            yield from _lengths(found.lengths)
+        elif view.bos_id is not None:
+            yield f"  documents are unknown: begin-of-sequence id {view.bos_id} does not occur"
+    yield ""
+    if view.tokenizer is not None:
         yield from _sample(view, view.tokenizer)
+    elif view.bos_id is None:
+        yield (
+            "without a tokenizer, documents, bytes and text are unknown: name it with --tokenizer FILE, or "
+            "the id that begins each document with --bos_id (50256 for GPT-2)"
+        )
+    else:
+        yield "without a tokenizer, bytes and text are unknown (--tokenizer FILE)"
 
 
 def _heading(view: DatasetView) -> Iterator[str]:
@@ -127,67 +151,63 @@ def _heading(view: DatasetView) -> Iterator[str]:
         yield f"tokenizer      {tokenizer.kind}, {tokenizer.vocab_size} ids, {lossless}"
 
 
-def _figures(split: str, found: SplitView) -> Iterator[str]:
+def _numbers(split: str, found: SplitView) -> Iterator[str]:
     side_cars = f" and {len(found.side_cars)} byte side-cars" if found.side_cars else ""
     yield f"{split}: {found.tokens:,} tokens in {len(found.shards)} shards{side_cars}"
     for shard in found.shards[:3]:
         yield f"  {shard.path.name}  {shard.num_tokens:,} tokens"
     if len(found.shards) > 3:
         yield f"  ... {found.shards[-1].path.name}  {found.shards[-1].num_tokens:,} tokens"
-    if found.looked_at < found.tokens:
-        yield f"  of the first {found.looked_at:,} tokens:"
+    if 0 < found.inspected < found.tokens:
+        yield f"  in the first {found.inspected:,} tokens:"
     if found.scored_bytes is not None:
-        yield f"  {found.scored_bytes / max(found.looked_at, 1):.4f} bytes per token"
-    if found.lengths.size:
-        quantiles = np.quantile(found.lengths, [0, 0.5, 0.9, 0.99, 1]).astype(np.int64)
-        names = ("shortest", "median", "90 %", "99 %", "longest")
-        said = ", ".join(f"{name} {value:,}" for name, value in zip(names, quantiles.tolist(), strict=True))
-        yield f"  {found.lengths.size:,} documents, tokens in each: {said}"
+        yield f"  {found.scored_bytes / max(found.inspected, 1):.4f} bytes per token"
 
 
-def _bars(lengths: NDArray[np.int64]) -> Iterator[str]:
-    """Draws how many documents have how many tokens, each row twice as many as the one above."""
-    if not lengths.size:
-        return
+def _lengths(lengths: NDArray[np.int64]) -> Iterator[str]:
+    """Shows quantiles and a histogram, in which each row has documents twice as long as the one above."""
+    quantiles = np.quantile(lengths, [0, 0.5, 0.9, 0.99, 1]).astype(np.int64).tolist()
+    names = ("shortest", "median", "90 %", "99 %", "longest")
+    shown = ", ".join(f"{name} {value:,}" for name, value in zip(names, quantiles, strict=True))
+    yield f"  {lengths.size:,} documents, tokens in each: {shown}"
     powers = np.floor(np.log2(np.maximum(lengths, 1))).astype(np.int64)
     counts = np.bincount(powers)
     for power in range(int(powers.min()), counts.size):
-        bar = "#" * round(_BAR * int(counts[power]) / int(counts.max()))
-        yield f"  {2**power:>9,} to {2 ** (power + 1) - 1:>9,}  {bar:<{_BAR}} {counts[power]:,}"
+        bar = "#" * round(_BAR_CHARACTERS * int(counts[power]) / int(counts.max()))
+        yield f"  {2**power:>9,} to {2 ** (power + 1) - 1:>9,}  {bar:<{_BAR_CHARACTERS}} {counts[power]:,}"
 
 
 def _sample(view: DatasetView, tokenizer: Tokenizer) -> Iterator[str]:
     split, found = next(iter(view.splits.items()))
     reader = ShardReader(found.shards, vocab_size=tokenizer.vocab_size)
-    tokens = reader.read(0, min(reader.num_tokens, _SAMPLE_CHARACTERS))
-    texts = tokenizer.decode_documents(tokens)
-    if not texts:
-        return
-    text = texts[0]
-    yield ""
-    yield f"{split} begins with"
-    for line in text[:_SAMPLE_CHARACTERS].splitlines()[:12]:
-        yield f"  | {''.join(c if c.isprintable() else '.' for c in line)[:100]}"
+    texts = tokenizer.decode_documents(reader.read(0, min(reader.num_tokens, _SAMPLE_CHARACTERS)))
+    if texts:
+        yield f"{split} begins with"
+        for line in texts[0][:_SAMPLE_CHARACTERS].splitlines()[:12]:
+            yield f"  | {''.join(c if c.isprintable() else '.' for c in line)[:100]}"
 
 
 def draw_lengths(view: DatasetView, path: Path) -> None:
-    """Draws the lengths of documents into a picture.
+    """Draws the lengths of the documents into a picture.
 
     Args:
         view: the dataset.
-        path: file; its ending says the format: .png, .svg, .pdf.
+        path: file, whose ending tells the format: .png, .svg, .pdf.
 
     Raises:
-        UserError: matplotlib is missing or does not know the format, or the file cannot be written.
+        UserError: the lengths are unknown, matplotlib is missing or does not know the format, or the file
+            cannot be written.
     """
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 (an extra)
     except ImportError as error:
-        raise UserError("a picture needs the matplotlib package: pip install 'plgolf[plot]'") from error
+        raise UserError("picture needs the matplotlib package: pip install matplotlib") from error
     figure = Figure(figsize=(8, 3 * len(view.splits)), layout="constrained")
     for axes, (split, found) in zip(
         figure.subplots(len(view.splits), squeeze=False).flat, view.splits.items(), strict=True
     ):
+        if found.lengths is None:
+            raise UserError("picture must have documents to draw: name --tokenizer or --bos_id")
         longest = max(int(found.lengths.max(initial=1)), 2)
         axes.hist(np.maximum(found.lengths, 1), bins=list(np.geomspace(1, longest, 60)), color="#4477aa")
         axes.set_xscale("log")

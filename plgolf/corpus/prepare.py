@@ -1,4 +1,4 @@
-"""``plgolf data prepare``: from text to a dataset in one folder, which appears whole or not at all."""
+"""``plgolf data prepare``: makes a dataset from text, completely or not at all."""
 
 import shutil
 import sys
@@ -14,9 +14,9 @@ from plgolf.corpus.splitting import Corpus, Holdout, OnError
 from plgolf.corpus.stdlib import is_validation, stdlib_files
 from plgolf.corpus.text_files import STDIN, TextFile, find_files
 from plgolf.corpus.tokenizer_training import TokenizerRecipe
-from plgolf.data.manifest import MANIFEST, Manifest, check_no_strangers, hash_file, read_manifest
+from plgolf.data.manifest import MANIFEST, Manifest, check_only_own_files, hash_file, read_manifest
 from plgolf.errors import UserError
-from plgolf.files import AlreadyThereError, folder_in_the_making
+from plgolf.files import AlreadyThereError, staged_folder
 
 
 def prepare(
@@ -31,18 +31,18 @@ def prepare(
     overwrite: bool = False,
     console: Console,
 ) -> Manifest:
-    """Makes a dataset of text files, in memory that does not grow with them.
+    """Makes a dataset from text files, in memory that does not grow with them.
 
     Args:
-        inputs: paths, patterns, or ``-`` for standard input.
-        root: folder to make.
-        reading: how the files are read.
-        holdout: which documents are for validation.
-        recipe: the tokenizer.
-        output: how it is written.
-        on_error: ``stop`` at a document that cannot be taken, or ``skip`` and count it.
-        overwrite: replaces the dataset in ``root``, once the new one is whole.
-        console: takes progress.
+        inputs: files, folders, patterns, or ``-`` for standard input.
+        root: folder of the dataset.
+        reading: settings of reading.
+        holdout: rule that chooses the validation documents.
+        recipe: settings of the tokenizer.
+        output: settings of the written files.
+        on_error: ``stop`` at a document that is refused, or ``skip`` and count it.
+        overwrite: replaces the dataset in ``root`` when the new one is complete.
+        console: destination of progress.
 
     Returns:
         The manifest.
@@ -50,58 +50,52 @@ def prepare(
     Raises:
         UserError: an input, a document, the tokenizer or ``root`` is refused, or the disk is full.
     """
-    options = {
-        "inputs": list(inputs),
-        **config_to_dict(reading),
-        **config_to_dict(holdout),
-        **recipe.used(),
-        **config_to_dict(output),
-        "on_error": on_error,
-    }
-    del options["workers"]  # Makes no difference.
+    options = {"inputs": list(inputs), **recipe.used(), "on_error": on_error}
+    for settings in (reading, holdout, output):
+        options.update(config_to_dict(settings))
+    del options["workers"]  # Does not change the result.
     try:
         with _making(root, replace=overwrite) as folder:
-            files = find_files(inputs, reading, stdin=_spooled(inputs, folder))
-            val_files = find_files(holdout.val_inputs, reading)
-            corpus = Corpus(
-                files, val_files, reading=reading, holdout=holdout, seed=output.seed, on_error=on_error
-            )
+            files = find_files(inputs, reading, stdin=_spooled(inputs, folder), leave_out=root)
+            val_files = find_files(holdout.val_inputs, reading, leave_out=root)
+            _check_used(reading, [*files, *val_files])
+            corpus = Corpus(files, val_files, reading, holdout, seed=output.seed, on_error=on_error)
             name = output.name or root.resolve().name
             manifest = build(folder, corpus, recipe, output, name=name, options=options, console=console)
             (folder / STDIN).unlink(missing_ok=True)
     except AlreadyThereError:
         manifest = _same(root, options, inputs, reading, holdout, recipe)
-        console.say(f"{root}: is there already, made of the same files with the same options")
+        console.say(f"{root}: exists already, made from the same files with the same options")
         return manifest
-    _say(manifest, root, console)
+    _summarise(manifest, root, console)
     return manifest
 
 
 def prepare_stdlib(root: Path, *, vocab_size: int, console: Console) -> None:
-    """Makes the embedded dataset, the sources of this Python's standard library, unless it is there.
+    """Makes the embedded dataset, the source code of Python's standard library, unless it exists.
 
     Args:
-        root: folder to make.
-        vocab_size: pieces of the tokenizer to train.
-        console: takes progress.
+        root: folder of the dataset.
+        vocab_size: number of pieces of its tokenizer.
+        console: destination of progress.
 
     Raises:
-        UserError: ``root`` holds something else, or cannot be written.
+        UserError: ``root`` holds other files, or cannot be written.
     """
     if read_manifest(root) is not None:
         return
     if root.exists():
-        raise UserError(f"{root}: exists but holds no {MANIFEST}: move it away or set data.root")
+        raise UserError(f"{root}: exists without a {MANIFEST}: move it away or set data.root")
     recipe = TokenizerRecipe(vocab_size=vocab_size)
-    # In the order of names, a short run would end on a diet of codec tables: nothing is shuffled later.
+    # In the order of their names, the first modules are codec tables, and training does not shuffle.
     output = Output(shuffle=True)
     files = stdlib_files()
     val_files = [file for file in files if is_validation(file.name)]
     corpus = Corpus(
         [file for file in files if not is_validation(file.name)],
         val_files,
-        reading=Reading(),
-        holdout=Holdout(val_inputs=[file.name for file in val_files]),
+        Reading(),
+        Holdout(val_inputs=[file.name for file in val_files]),
         seed=output.seed,
         on_error="skip",
     )
@@ -109,7 +103,7 @@ def prepare_stdlib(root: Path, *, vocab_size: int, console: Console) -> None:
     try:
         with _making(root, replace=False) as folder:
             build(folder, corpus, recipe, output, name="stdlib", options=options, console=console)
-    except AlreadyThereError:  # Another process of the same run was faster.
+    except AlreadyThereError:  # Another process of the same run has made it.
         return
 
 
@@ -120,12 +114,12 @@ def _making(root: Path, *, replace: bool) -> Iterator[Path]:
             manifest = read_manifest(root)
             if manifest is None:
                 raise UserError(
-                    f"{root}: holds no {MANIFEST}, so it is no dataset to overwrite: move it away"
+                    f"{root}: must be a dataset to be overwritten, but has no {MANIFEST}: move it away"
                 )
-            check_no_strangers(root, manifest)
+            check_only_own_files(root, manifest)
         if root.exists() and not root.is_dir():
-            raise UserError(f"{root}: is no folder")
-        with folder_in_the_making(root, replace=replace) as folder:
+            raise UserError(f"{root}: must be a folder")
+        with staged_folder(root, replace=replace) as folder:
             yield folder
     except AlreadyThereError:
         raise
@@ -141,21 +135,28 @@ def _same(
     holdout: Holdout,
     recipe: TokenizerRecipe,
 ) -> Manifest:
-    """Returns the manifest in a folder if it is whole, and of these files, tokenizer and options."""
+    """Returns the manifest of a dataset that is complete and made from these files, tokenizer and options."""
     manifest = read_manifest(root)
     if manifest is None:
-        raise UserError(f"{root}: exists but holds no {MANIFEST}: move it away")
+        raise UserError(f"{root}: exists without a {MANIFEST}: move it away")
     if STDIN not in inputs and manifest.options == options and _is_whole(root, manifest):
         ready = recipe.ready()
-        files = [*find_files(holdout.val_inputs, reading), *find_files(inputs, reading)]
-        sources = [
-            {key: source.get(key) for key in ("path", "bytes", "sha256")} for source in manifest.sources
-        ]
+        files = find_files([*holdout.val_inputs, *inputs], reading, leave_out=root)
+        sources = [{key: s.get(key) for key in ("path", "bytes", "sha256")} for s in manifest.sources]
         if (ready is None or ready.sha256 == manifest.tokenizer.sha256) and _described(files) == sources:
             return manifest
     raise UserError(
-        f"{root}: holds another dataset, or a part of one: --overwrite replaces it once the new one is whole"
+        f"{root}: holds another dataset, or a part of one: --overwrite replaces it by the new one"
     )
+
+
+def _check_used(reading: Reading, files: Sequence[TextFile]) -> None:
+    """Raises a UserError for a setting that is used by none of the files."""
+    texts = sum(file.is_text for file in files)
+    if reading.separator is not None and not texts:
+        raise UserError(f"separator must be left out without text files, got {reading.separator!r}")
+    if reading.text_field != Reading.text_field and texts == len(files):
+        raise UserError(f"text_field must be left out with text files alone, got {reading.text_field!r}")
 
 
 def _is_whole(root: Path, manifest: Manifest) -> bool:
@@ -168,7 +169,7 @@ def _described(files: Sequence[TextFile]) -> list[dict[str, object]]:
 
 
 def _spooled(inputs: Sequence[str], folder: Path) -> Path | None:
-    """Keeps standard input, which can be read only once."""
+    """Copies standard input to a file, because it is read more than once."""
     if STDIN not in inputs:
         return None
     if list(inputs).count(STDIN) > 1:
@@ -181,7 +182,7 @@ def _spooled(inputs: Sequence[str], folder: Path) -> Path | None:
     return path
 
 
-def _say(manifest: Manifest, root: Path, console: Console) -> None:
+def _summarise(manifest: Manifest, root: Path, console: Console) -> None:
     for name, split in manifest.splits.items():
         console.say(
             f"{name:<6} {split.documents:>12,} documents {split.tokens:>16,} tokens "

@@ -1,4 +1,4 @@
-"""The ``manifest.json`` that the challenge's exporter publishes with its datasets: not to be trusted."""
+"""The ``manifest.json`` that the challenge's exporter publishes with its datasets. It is not trusted."""
 
 import json
 import re
@@ -9,18 +9,18 @@ from typing import Any
 from plgolf.data.shards import MAX_VOCAB_SIZE
 from plgolf.errors import UserError
 
-MAX_FILES = 100_000
+_MAX_FILES = 100_000
 _MAX_COUNT = 2**53
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
-"""A part of a path. It starts with no dot, so that it is neither hidden nor ``..``."""
+"""A part of a path. It does not start with a dot, so it is neither hidden nor ``..``, and has no wildcard."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How large a split is.
+    """Size of a split.
 
     Args:
-        files: its shards.
+        files: number of shards.
         tokens: tokens in all of them.
         documents: documents in all of them.
     """
@@ -32,13 +32,13 @@ class Counts:
 
 @dataclass(frozen=True)
 class Published:
-    """A dataset as its manifest has it.
+    """A dataset as its manifest describes it.
 
     Args:
-        name: of the dataset; a plain file name.
-        vocab_size: ids are below it.
-        tokenizer_files: the tokenizer, then what else comes with it; paths that stay below their root.
-        splits: ``train`` and ``val``.
+        name: name of the dataset, a plain file name.
+        vocab_size: number of token ids.
+        tokenizer_files: the tokenizer, then files that come with it; relative paths.
+        splits: sizes of ``train`` and ``val``.
     """
 
     name: str
@@ -47,10 +47,10 @@ class Published:
     splits: dict[str, Counts]
 
 
-def stays_below(path: str, *, depth: int = 8) -> bool:
-    """Says whether a path is relative, goes nowhere but down, and holds only letters that no system minds.
+def is_safe_path(path: str, *, depth: int = 8) -> bool:
+    """Returns True if a path is relative, stays below its root and has only harmless characters.
 
-    >>> [stays_below(path) for path in ("tokenizers/a.model", "../a", "/a", "a//b", "a/.b", "")]
+    >>> [is_safe_path(path) for path in ("tokenizers/a.model", "../a", "/a", "a//b", "a/.b", "")]
     [True, False, False, False, False, False]
     """
     parts = path.split("/")
@@ -58,25 +58,25 @@ def stays_below(path: str, *, depth: int = 8) -> bool:
 
 
 def read_published(content: bytes, variant: str, *, where: str) -> Published:
-    """Reads what a published manifest says about one of its datasets.
+    """Reads one dataset's entry of a published manifest.
 
     Args:
         content: the manifest.
-        variant: name of the dataset, or what follows the last underscore in it.
-        where: how messages call the manifest.
+        variant: name of the dataset, or its last part after an underscore, such as ``sp1024``.
+        where: name of the manifest in messages.
 
     Returns:
         The dataset.
 
     Raises:
-        UserError: the manifest has no such dataset, or what it says about it cannot be.
+        UserError: the manifest has no such dataset, or its entry has an invalid value.
     """
     try:
         manifest = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: is no JSON") from error
-    datasets = _named(manifest, "datasets", where)
-    name = _chosen(datasets, variant, where)
+        raise UserError(f"{where}: must be JSON") from error
+    datasets = _by_name(manifest, "datasets", where)
+    name = _choose(datasets, variant, where)
     dataset, where = datasets[name], f"{where}: {name}"
     stats = dataset.get("stats")
     return Published(
@@ -85,7 +85,7 @@ def read_published(content: bytes, variant: str, *, where: str) -> Published:
         tokenizer_files=_tokenizer_files(manifest, dataset, where),
         splits={
             split: Counts(
-                files=_count(stats, f"files_{split}", where, low=1 if split == "val" else 0, high=MAX_FILES),
+                files=_count(stats, f"files_{split}", where, low=int(split == "val"), high=_MAX_FILES),
                 tokens=_count(stats, f"tokens_{split}", where),
                 documents=_count(stats, f"docs_{split}", where),
             )
@@ -94,42 +94,39 @@ def read_published(content: bytes, variant: str, *, where: str) -> Published:
     )
 
 
-def _chosen(names: Collection[str], variant: str, where: str) -> str:
-    fitting = [variant] if variant in names else [name for name in names if name.endswith(f"_{variant}")]
-    if len(fitting) != 1:
+def _choose(names: Collection[str], variant: str, where: str) -> str:
+    found = [variant] if variant in names else [name for name in names if name.endswith(f"_{variant}")]
+    if len(found) != 1:
         has = ", ".join(map(repr, names)) or "none"
         raise UserError(
-            f"{where}: {variant!r} must be one of its datasets or how only one ends: it has {has}"
+            f"{where}: dataset must be one of {has}, or the end of only one name, got {variant!r}"
         )
-    if not stays_below(fitting[0], depth=1):
-        raise UserError(f"{where}: a dataset's name must be a plain file name, got {fitting[0]!r:.100}")
-    return fitting[0]
+    if not is_safe_path(found[0], depth=1):
+        raise UserError(f"{where}: a dataset's name must be a plain file name, got {found[0]!r:.100}")
+    return found[0]
 
 
-def _named(manifest: Any, key: str, where: str) -> dict[str, dict[str, Any]]:
+def _by_name(manifest: Any, key: str, where: str) -> dict[str, dict[str, Any]]:
     entries = manifest.get(key) if isinstance(manifest, Mapping) else None
     if not isinstance(entries, list):
-        raise UserError(f"{where}: is no manifest of the challenge (it has no list of {key})")
-    named = {}
+        raise UserError(f"{where}: must be a manifest of the challenge, with a list of {key}")
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             raise UserError(f"{where}: each of its {key} must have a name, got {entry!r:.100}")
-        named[entry["name"]] = entry
-    return named
+    return {entry["name"]: entry for entry in entries}
 
 
 def _tokenizer_files(manifest: Any, dataset: Mapping[str, Any], where: str) -> list[str]:
     name = dataset.get("tokenizer_name")
-    tokenizer = _named(manifest, "tokenizers", where).get(name) if isinstance(name, str) else None
+    tokenizer = _by_name(manifest, "tokenizers", where).get(name) if isinstance(name, str) else None
     if tokenizer is None:
-        raise UserError(f"{where}: its tokenizer {name!r:.100} is not in the manifest")
-    paths: list[str] = []
-    for path in filter(None, map(tokenizer.get, ("model_path", "path", "vocab_path"))):
-        if not isinstance(path, str) or not stays_below(path):
+        raise UserError(f"{where}: tokenizer_name must be a tokenizer of the manifest, got {name!r:.100}")
+    paths = [tokenizer[key] for key in ("model_path", "path", "vocab_path") if tokenizer.get(key)]
+    for path in paths:
+        if not isinstance(path, str) or not is_safe_path(path):
             raise UserError(f"{where}: its tokenizer must lie below the manifest, got {path!r:.100}")
-        paths.append(path)
     if not paths:
-        raise UserError(f"{where}: its tokenizer {name!r:.100} has no file in the manifest")
+        raise UserError(f"{where}: its tokenizer {name!r:.100} must have a file in the manifest")
     return paths
 
 

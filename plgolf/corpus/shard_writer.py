@@ -1,4 +1,4 @@
-"""Shards of a chosen size, written as tokens come."""
+"""Writing of shards of a fixed size from a stream of tokens."""
 
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,19 +13,20 @@ from plgolf.data.shards import TOKEN_BYTES, shard_header
 
 
 class ShardWriter:
-    """Writes ``{name}_000000.bin`` and so on; each is full but the last.
+    """Writes ``{name}_000000{suffix}`` and so on; all shards but the last are full.
 
     Args:
-        folder: where to; nobody reads there before ``close``.
+        folder: the folder, which must not be read before ``close``.
         name: beginning of the file names.
-        shard_tokens: tokens in a full shard.
+        suffix: end of the file names.
+        shard_tokens: number of tokens in a full shard.
     """
 
-    def __init__(self, folder: Path, name: str, shard_tokens: int) -> None:
-        self.folder, self.name, self.shard_tokens = folder, name, shard_tokens
+    def __init__(self, folder: Path, name: str, suffix: str, shard_tokens: int) -> None:
+        self.folder, self.name, self.suffix, self.shard_tokens = folder, name, suffix, shard_tokens
         self._file: IO[bytes] | None = None
         self._filled = 0
-        # Hashing a finished shard lets go of the GIL, so it costs the writer nothing.
+        # Hashing releases the GIL, so that the writer does not wait for it.
         self._finisher = ThreadPoolExecutor(1, thread_name_prefix="shards")
         self._entries: list[Future[FileEntry]] = []
 
@@ -33,7 +34,7 @@ class ShardWriter:
         """Appends tokens (n,)."""
         while tokens.size:
             if self._file is None:
-                path = self.folder / f"{self.name}_{len(self._entries):06d}.bin"
+                path = self.folder / f"{self.name}_{len(self._entries):06d}{self.suffix}"
                 self._file, self._filled = path.open("wb"), 0
                 self._file.write(shard_header(0))
             part = tokens[: self.shard_tokens - self._filled]
@@ -44,7 +45,7 @@ class ShardWriter:
                 self._finish()
 
     def close(self) -> list[FileEntry]:
-        """Finishes the last shard and returns all, in order."""
+        """Finishes the last shard and returns the entries of all shards in order."""
         try:
             if self._file is not None:
                 self._finish()
@@ -53,7 +54,7 @@ class ShardWriter:
             self.abandon()
 
     def abandon(self) -> None:
-        """Lets go of file and thread without a finished shard."""
+        """Closes the file and the thread; an unfinished shard stays incomplete."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -63,7 +64,7 @@ class ShardWriter:
         file = self._file
         assert file is not None
         if self._entries:
-            self._entries[-1].result()  # One at a time: the disk may be slower than the tokens.
+            self._entries[-1].result()  # Waits, because the disk may be slower than the encoding.
         self._file = None
         self._entries.append(self._finisher.submit(_finish_shard, file, self._filled))
 

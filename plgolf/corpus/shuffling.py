@@ -1,4 +1,4 @@
-"""Shuffling more documents than fit into memory, by way of the disk."""
+"""Shuffling of documents on disk, for more of them than fit into memory."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,15 +13,15 @@ _LENGTH = np.dtype("<u4")
 
 
 class ShuffledDocuments:
-    """Takes documents in any order and gives them back in one that depends on the seed alone.
+    """Shuffles documents; all orders are equally likely.
 
-    Each goes to a bucket drawn at random, a file; a bucket at a time is then read and permuted. All orders
-    are equally likely, and memory holds a 256th of the tokens.
+    Each document is written to a random bucket, which is a file; the buckets are then read one by one and
+    permuted. Memory holds one bucket.
 
     Args:
-        folder: for the buckets; they are removed as they are read.
-        seed: of the order.
-        buckets: files.
+        folder: folder of the buckets, each of which is removed after it is read.
+        seed: seed of the order.
+        buckets: number of buckets.
     """
 
     def __init__(self, folder: Path, seed: int, *, buckets: int = 256) -> None:
@@ -30,11 +30,11 @@ class ShuffledDocuments:
         self._buffers = [bytearray() for _ in range(buckets)]
 
     def add(self, tokens: Tokens, starts: NDArray[np.int64]) -> None:
-        """Takes documents.
+        """Adds documents.
 
         Args:
             tokens: uint16 (n,).
-            starts: int64 (documents,); where each begins, the first at 0.
+            starts: int64 (documents,); position of the first token of each, beginning with 0.
         """
         ends = [*starts[1:].tolist(), tokens.size]
         drawn = self._random.integers(len(self._buffers), size=starts.size).tolist()
@@ -54,7 +54,7 @@ class ShuffledDocuments:
         self._buffers[bucket].clear()
 
     def __iter__(self) -> Iterator[Tokens]:
-        """Yields the tokens of one bucket after the other, its documents permuted."""
+        """Yields the tokens of one bucket after the other, with its documents permuted."""
         for bucket in range(len(self._buffers)):
             self._spill(bucket)
             path = self._path(bucket)

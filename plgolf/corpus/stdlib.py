@@ -1,4 +1,4 @@
-"""Text that every machine already has: the sources of the running Python's standard library."""
+"""Text that every machine has: the source code of Python's standard library."""
 
 import hashlib
 import sysconfig
@@ -8,23 +8,23 @@ from plgolf.corpus.text_files import TextFile
 from plgolf.errors import UserError
 
 _LEFT_OUT = frozenset(
-    # Not in every distribution, and one generated file of 0.7 MB that would swamp either split.
+    # Not part of every distribution; pydoc_data is one generated file of 0.7 MB.
     {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "pydoc_data"}
 )
 _VAL_FRACTION = 1 / 24
 
 
 def stdlib_files(root: Path | None = None) -> list[TextFile]:
-    """Finds the standard library's modules, all but tests and generated documentation.
+    """Finds the modules of the standard library, without tests and generated documentation.
 
     Args:
-        root: folder to look in; by default where this Python keeps its library.
+        root: folder to search; by default that of this Python's library.
 
     Returns:
-        Text files of one document each, by name relative to ``root``, sorted.
+        Text files of one document each, sorted by their names relative to ``root``.
 
     Raises:
-        UserError: there are none.
+        UserError: the folder has no modules.
     """
     root = root or Path(sysconfig.get_path("stdlib"))
     paths = {
@@ -34,11 +34,11 @@ def stdlib_files(root: Path | None = None) -> list[TextFile]:
     }
     if not paths:
         raise UserError(
-            f"{root}: this Python keeps no sources of its standard library to build a corpus from"
+            f"{root}: must hold the sources of the standard library, which this Python came without"
         )
     return [TextFile(paths[name], name, "txt") for name in sorted(paths)]
 
 
 def is_validation(name: str) -> bool:
-    """Says on which side of the split a module is, by a hash of its name: the same whatever the Python."""
+    """Returns True if a module is for validation, by a hash of its name: the same with every Python."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") < _VAL_FRACTION * 2**64

@@ -1,4 +1,4 @@
-"""One reading of a split's tokens: everything there is to count in them."""
+"""One reading of the tokens of a split, with everything that is counted in them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,23 +11,27 @@ from plgolf.data.byte_counts import ByteCounts
 from plgolf.data.shards import ShardReader
 from plgolf.data.tokenizer import Tokenizer
 
+_REENCODED_BYTES = 1_000_000
+
 
 @dataclass
 class Survey:
-    """What a split holds.
+    """Numbers of a split.
 
     Args:
-        documents: documents in it.
-        empty_documents: those of a begin-of-sequence alone.
-        starts_with_bos: the first token is a begin-of-sequence.
-        tokens: tokens in it.
-        max_id: the largest id.
-        scored_bytes: what the tokens count for by a byte table.
-        decoded_bytes: UTF-8 bytes of the documents' decoded texts; None if they were not decoded.
-        reencoded: documents that were decoded and encoded again.
-        reencoded_equal: those that came out as they went in.
-        known: its documents, if they were asked for.
-        seen_elsewhere: documents that were among those given.
+        documents: number of documents.
+        empty_documents: number of documents with nothing but a begin-of-sequence.
+        starts_with_bos: True if the first token is a begin-of-sequence.
+        tokens: number of tokens.
+        max_id: largest id.
+        scored_bytes: bytes of the tokens by the byte table.
+        decoded_bytes: UTF-8 bytes of the decoded documents.
+        unknown_tokens: number of tokens for text outside the vocabulary.
+        undecoded_bytes: part of ``scored_bytes`` in documents that have such tokens and are not decoded.
+        reencoded: number of documents that were decoded and encoded again.
+        reencoded_equal: number of those with the same ids as before.
+        known: the documents of the validation split.
+        seen_elsewhere: number of documents that are also in the other split.
     """
 
     documents: int = 0
@@ -36,7 +40,9 @@ class Survey:
     tokens: int = 0
     max_id: int = 0
     scored_bytes: int = 0
-    decoded_bytes: int | None = None
+    decoded_bytes: int = 0
+    unknown_tokens: int = 0
+    undecoded_bytes: int = 0
     reencoded: int = 0
     reencoded_equal: int = 0
     known: KnownDocuments = field(default_factory=KnownDocuments)
@@ -48,26 +54,23 @@ def survey(
     tokenizer: Tokenizer,
     counts: ByteCounts[NDArray[np.generic]],
     *,
-    decode: bool = False,
-    remember: bool = False,
-    elsewhere: KnownDocuments | None = None,
+    held_out: KnownDocuments | None = None,
     tick: Callable[[int], None] = lambda tokens: None,  # noqa: ARG005
 ) -> Survey:
     """Reads a split once, in bounded memory.
 
     Args:
         reader: its shards.
-        tokenizer: what made them.
+        tokenizer: its tokenizer.
         counts: the byte table.
-        decode: decodes all documents, and encodes the first megabyte of them again.
-        remember: keeps what is needed to know each document again.
-        elsewhere: documents of the other split, to look for.
-        tick: called now and then with the number of tokens read.
+        held_out: documents of the validation split, which are looked for in the training split. Without them,
+            it is the validation split: its documents are remembered, decoded, and in part encoded again.
+        tick: called with the number of tokens read so far.
 
     Returns:
-        The survey. Where an id is not in the vocabulary only what needs no table is counted.
+        The survey. From the first id outside the vocabulary on, bytes are not counted.
     """
-    found = Survey(decoded_bytes=0 if decode else None)
+    found = Survey()
     for tokens, starts in whole_documents(reader, tokenizer.bos_id):
         if not found.tokens:
             found.starts_with_bos = bool(tokens[0] == tokenizer.bos_id)
@@ -76,32 +79,34 @@ def survey(
         found.empty_documents += int((lengths == 0).sum())
         found.tokens += tokens.size
         found.max_id = max(found.max_id, int(tokens.max()))
-        if remember:
+        found.unknown_tokens += tokenizer.count_unknown(tokens)
+        if held_out is None:
             found.known.add(tokens, starts)
-        if elsewhere is not None:
-            found.seen_elsewhere += len(elsewhere.find(tokens, starts))
+        else:
+            found.seen_elsewhere += len(held_out.find(tokens, starts))
         if found.max_id < tokenizer.vocab_size:
             found.scored_bytes += counts.total(tokens)
-            if found.decoded_bytes is not None:
-                found.decoded_bytes += _decode(found, tokens, starts, tokenizer)
+            if held_out is None:
+                _decode(found, tokens, starts, tokenizer, counts)
         tick(found.tokens)
     return found
 
 
-_REENCODED_BYTES = 1_000_000
-
-
 def _decode(
-    found: Survey, tokens: NDArray[np.uint16], starts: NDArray[np.int64], tokenizer: Tokenizer
-) -> int:
-    """Decodes documents by the tokenizer's own library; returns their bytes."""
-    num_bytes = 0
-    before = found.decoded_bytes or 0
+    found: Survey,
+    tokens: NDArray[np.uint16],
+    starts: NDArray[np.int64],
+    tokenizer: Tokenizer,
+    counts: ByteCounts[NDArray[np.generic]],
+) -> None:
+    """Decodes documents with the tokenizer's own library and counts their bytes."""
     for document in np.split(tokens, starts[1:]):
+        if tokenizer.count_unknown(document):  # A part of its text is lost.
+            found.undecoded_bytes += counts.total(document)
+            continue
         text = "".join(tokenizer.decode_documents(document))
-        num_bytes += len(text.encode())
-        if before + num_bytes <= _REENCODED_BYTES or not found.reencoded:
+        found.decoded_bytes += len(text.encode())
+        if found.decoded_bytes <= _REENCODED_BYTES or not found.reencoded:
             found.reencoded += 1
             ids = document[document != tokenizer.bos_id]
             found.reencoded_equal += np.array_equal(tokenizer.encode(text), ids)
-    return num_bytes

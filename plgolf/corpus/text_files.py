@@ -1,188 +1,198 @@
-"""Files of documents: found, decompressed and read as a stream."""
+"""Input files: found by names and patterns, and read as streams of documents."""
 
-import gzip
-import io
+import codecs
 import os
+import re
 import stat
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from glob import glob, has_magic
+from functools import partial
+from glob import escape, glob, has_magic
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from plgolf.corpus.documents import Document, Flaw, Format, Reading, checked, json_lines, plain_text
+from plgolf.corpus.compression import COMPRESSED, decompressed
+from plgolf.corpus.documents import Document, Flaw, Format, Reading, plain_text
+from plgolf.corpus.parquet import parquet_rows
+from plgolf.corpus.records import csv_rows, json_lines, json_values
 from plgolf.errors import UserError
 
 STDIN = "-"
-_SUFFIXES: dict[str, Format] = {
+_FORMATS: dict[str, Format] = {
     ".txt": "txt",
     ".text": "txt",
     ".md": "txt",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
     ".parquet": "parquet",
 }
-_COMPRESSED = (".gz", ".zst")
+_RECORDS: dict[str, Callable[[IO[bytes], str, Reading], Iterator[Document | Flaw]]] = {
+    "jsonl": json_lines,
+    "json": json_values,
+    "csv": csv_rows,
+    "tsv": partial(csv_rows, delimiter="\t"),
+}
 _BUFFER_BYTES = 1 << 20
+_CONTROLS = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")
 
 
 @dataclass
 class TextFile:
-    """A file of documents.
+    """An input file.
 
     Args:
-        path: where it is.
-        name: what messages and the manifest call it.
-        format: what it holds.
+        path: the file.
+        name: its name in messages and the manifest.
+        format: its format; None if its name does not tell, which takes it for text unless it is binary.
+        cut_long: cuts a text without separator that is too long for one document, instead of refusing it.
     """
 
     path: Path
     name: str
-    format: Format
+    format: Format | None
+    cut_long: bool = False
 
     def __post_init__(self) -> None:
-        self._taken: Callable[[], int] = lambda: 0
+        self._position: Callable[[], int] = lambda: 0
         try:
             status = self.path.stat()
         except OSError as error:
-            raise UserError(f"{self.name}: cannot be read: {error.strerror}") from error
+            link = f" (it is a link to {os.readlink(self.path)})" if self.path.is_symlink() else ""
+            raise UserError(f"{self.name}: cannot be read: {error.strerror}{link}") from error
         if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{self.name}: is no regular file: a pipe is read by way of standard input (-)")
+            raise UserError(f"{self.name}: is not a regular file: use standard input (-) for a pipe")
         self.size = status.st_size
-        self._stamp = status.st_mtime_ns
+        self._modified_ns = status.st_mtime_ns
 
     @property
     def position(self) -> int:
-        """Bytes of the file that the current reading has taken."""
-        return self._taken()
+        """Number of bytes of the file that have been read."""
+        return self._position()
 
-    def track(self, taken: Callable[[], int]) -> None:
-        """Lets ``taken`` tell the position from now on."""
-        self._taken = taken
+    @property
+    def is_text(self) -> bool:
+        """True if the file is plain text, not records."""
+        return self.format in (None, "txt")
 
     def documents(self, reading: Reading) -> Iterator[Document | Flaw]:
         """Reads the file in constant memory.
 
         Args:
-            reading: how.
+            reading: settings.
 
         Yields:
-            Its documents in order, and what stands where one cannot be read.
+            Documents in order, and a flaw in place of each document that is refused.
 
         Raises:
-            UserError: the file as a whole cannot be read, or has changed since it was found.
+            UserError: the file cannot be read, is damaged, or has changed since it was found.
         """
-        self.track(lambda: 0)
-        read = _parquet if self.format == "parquet" else _stream
+        self._position = lambda: 0
         try:
-            yield from read(self, reading)
+            yield from self._parquet(reading) if self.format == "parquet" else self._stream(reading)
             status = self.path.stat()
-        except (EOFError, zlib.error) as error:
-            raise UserError(f"{self.name}: is no whole gzip file: {error}") from error
         except OSError as error:
             raise UserError(f"{self.name}: cannot be read: {error.strerror or error}") from error
-        if (status.st_size, status.st_mtime_ns) != (self.size, self._stamp):
+        if (status.st_size, status.st_mtime_ns) != (self.size, self._modified_ns):
             raise UserError(f"{self.name}: has changed while it was read")
-        self.track(lambda: self.size)
+        self._position = lambda: self.size
+
+    def _stream(self, reading: Reading) -> Iterator[Document | Flaw]:
+        with self.path.open("rb", _BUFFER_BYTES) as raw, decompressed(raw, str(self.path)) as stream:
+            self._position = raw.tell
+            if self.format is None and (reason := _binary(stream)):
+                yield Flaw("binary file", reason, self.name, 1)
+                return
+            if self.is_text:
+                yield from plain_text(stream, self.name, reading, cut_long=self.cut_long)
+            else:
+                yield from _RECORDS[self.format or ""](stream, self.name, reading)
+
+    def _parquet(self, reading: Reading) -> Iterator[Document | Flaw]:
+        share = 0.0
+
+        def tick(done: float) -> None:
+            nonlocal share
+            share = done
+
+        self._position = lambda: int(self.size * share)
+        return parquet_rows(self.path, self.name, reading, tick=tick)
 
 
-def find_files(inputs: Sequence[str], reading: Reading, *, stdin: Path | None = None) -> list[TextFile]:
-    """Finds the files that inputs name.
+def _binary(stream: IO[bytes]) -> str:
+    """Returns a reason if a file begins like a binary one: with NUL, or with controls and malformed UTF-8."""
+    head: bytes = stream.peek(_BUFFER_BYTES)  # type: ignore[attr-defined]
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return ""  # Decoding explains it.
+    if b"\0" in head:
+        return f"byte 0x00 at {head.index(0)}, which text does not have"
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError as error:
+        if control := _CONTROLS.search(head):
+            return f"byte 0x{ord(control[0]):02x} at {control.start()}, malformed UTF-8 at {error.start}"
+    return ""
+
+
+def find_files(
+    inputs: Sequence[str], reading: Reading, *, stdin: Path | None = None, leave_out: Path | None = None
+) -> list[TextFile]:
+    """Finds input files.
 
     Args:
-        inputs: paths and patterns (``**`` for any depth), a pattern's files in sorted order; ``-`` is stdin.
-        reading: what format they are in.
-        stdin: where standard input was kept.
+        inputs: files, folders, patterns (``**`` for any depth), or ``-`` for standard input. The files of a
+            folder or a pattern are sorted; hidden ones are left out.
+        reading: settings; the format of all files, if it is set.
+        stdin: file with the contents of standard input.
+        leave_out: folder whose files are left out of folders and patterns.
 
     Returns:
         The files in order.
 
     Raises:
-        UserError: an input names no file, a folder, or a file of unknown format.
+        UserError: an input matches no file, or a file or folder cannot be read.
     """
     files = []
     for name in inputs:
-        if name == STDIN:
-            if stdin is None:
-                raise UserError("standard input (-) cannot be among the val_inputs")
+        if name != STDIN:
+            files += [_named(path, reading.format) for path in _paths(name, leave_out)]
+        elif stdin is None:
+            raise UserError("val_inputs must be files: standard input (-) is read for inputs only")
+        else:
             files.append(TextFile(stdin, "stdin", reading.format or "txt"))
-            continue
-        literal = not has_magic(name) or Path(name).exists()
-        paths = [name] if literal else sorted(p for p in glob(name, recursive=True) if Path(p).is_file())
-        if not paths:
-            raise UserError(f"{name}: matches no file")
-        for path in map(Path, paths):
-            if path.is_dir():
-                raise UserError(f"{path}: is a folder: name its files, as in '{path}/**/*.txt'")
-            # A name that is no UTF-8 could be written into no manifest.
-            shown = os.fsencode(path).decode(errors="replace")
-            files.append(TextFile(path, shown, reading.format or _format(path)))
     return files
 
 
-def _format(path: Path) -> Format:
-    plain = path.with_suffix("") if path.suffix.lower() in _COMPRESSED else path
-    found = _SUFFIXES.get(plain.suffix.lower())
-    if found is None:
-        raise UserError(
-            f"{path}: cannot tell its format by its name: must end in {', '.join(_SUFFIXES)} "
-            "(.gz and .zst may follow), or --format must say it"
-        )
-    return found
+def _named(path: str, chosen: Format | None) -> TextFile:
+    plain = Path(path).with_suffix("") if path.lower().endswith(COMPRESSED) else Path(path)
+    # The manifest is UTF-8, a name need not be.
+    shown = os.fsencode(path).decode(errors="replace")
+    return TextFile(Path(path), shown, chosen or _FORMATS.get(plain.suffix.lower()))
 
 
-def _stream(file: TextFile, reading: Reading) -> Iterator[Document | Flaw]:
-    with file.path.open("rb", buffering=_BUFFER_BYTES) as raw, _decompressed(raw, file) as stream:
-        file.track(raw.tell)
-        parse = json_lines if file.format == "jsonl" else plain_text
-        yield from parse(stream, file.name, reading)
-
-
-def _decompressed(raw: IO[bytes], file: TextFile) -> IO[bytes]:
-    suffix = file.path.suffix.lower()
-    if suffix == ".gz":
-        return io.BufferedReader(gzip.GzipFile(fileobj=raw))
-    if suffix == ".zst":
-        # pyarrow's reader notices where a file is cut short; zstandard's takes that for the end.
-        return io.BufferedReader(_pyarrow(file).CompressedInputStream(raw, "zstd"))
-    return raw
-
-
-def _pyarrow(file: TextFile) -> Any:
+def _paths(name: str, leave_out: Path | None) -> list[str]:
+    if Path(name).is_dir():
+        pattern = str(Path(escape(name), "**", "*"))
+    elif has_magic(name) and not os.path.lexists(name):
+        pattern = name
+    else:
+        return [name]
     try:
-        import pyarrow  # noqa: PLC0415 (an extra)
-        import pyarrow.parquet  # noqa: PLC0415
-    except ImportError as error:
-        raise UserError(f"{file.name}: needs the pyarrow package: pip install 'plgolf[text]'") from error
-    return pyarrow
+        _check_folders(pattern)
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    found = [path for path in glob(pattern, recursive=True) if not Path(path).is_dir()]
+    if leave_out is not None:
+        found = [path for path in found if leave_out.resolve() not in Path(path).resolve().parents]
+    if not found:
+        raise UserError(f"{name}: matches no file")
+    return sorted(found)
 
 
-def _batch_rows(table: Any) -> int:
-    """Returns how many rows are read at once: about as many as have a megabyte together."""
-    groups = [table.metadata.row_group(index) for index in range(table.metadata.num_row_groups)]
-    largest = max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=1.0)
-    return max(1, min(256, int(_BUFFER_BYTES / max(largest, 1.0))))
-
-
-def _parquet(file: TextFile, reading: Reading) -> Iterator[Document | Flaw]:
-    arrow, column = _pyarrow(file), reading.text_field
-    try:
-        with arrow.parquet.ParquetFile(file.path, buffer_size=_BUFFER_BYTES) as table:
-            names = table.schema_arrow.names
-            if column not in names:
-                has = ", ".join(map(repr, names))
-                raise UserError(f"{file.name}: {column!r} is not among its columns {has} (--text_field)")
-            row, size, rows = 0, file.size, max(table.metadata.num_rows, 1)
-            file.track(lambda: size * row // rows)
-            for batch in table.iter_batches(batch_size=_batch_rows(table), columns=[column]):
-                # As bytes: pyarrow does not look whether a string is UTF-8.
-                for value in batch.column(0).cast(arrow.large_binary()):
-                    row += 1
-                    data = value.as_buffer()
-                    if data is None:
-                        yield Flaw("no text field", f"{column!r} is null", file.name, row)
-                    else:
-                        yield checked(memoryview(data), file.name, row, reading)
-    except arrow.ArrowException as error:
-        raise UserError(f"{file.name}: is no whole Parquet file with text in {column!r}: {error}") from error
+def _check_folders(pattern: str) -> None:
+    """Raises an OSError if a folder that a pattern searches cannot be read; ``glob`` would skip it."""
+    while has_magic(pattern := str(Path(pattern).parent)):
+        for folder in glob(f"{pattern}/", recursive=True):
+            os.scandir(folder).close()

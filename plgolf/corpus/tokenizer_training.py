@@ -1,10 +1,11 @@
-"""Training a tokenizer: SentencePiece BPE and unigram in two presets; the byte tokenizer needs none."""
+"""Tokenizer training: SentencePiece BPE or unigram in two presets."""
 
 import io
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,17 +18,17 @@ from plgolf.data.tokenizer import SPACE, ByteTokenizer, SentencePieceTokenizer, 
 from plgolf.errors import UserError
 
 _PRESETS: dict[str, dict[str, Any]] = {
-    # Nothing is normalised, added or removed, and newlines and indentation are ordinary characters.
+    # The text stays as it is; line breaks and indentation are ordinary characters.
     "lossless": {
         "character_coverage": 0.9999,
         "normalization_rule_name": "identity",
         "remove_extra_whitespaces": False,
         "allow_whitespace_only_pieces": True,
-        # Also where the text has none: a space without a piece would come back as its mark.
+        # Even if the text has no space: without a piece, a space would be decoded as its mark.
         "required_chars": SPACE,
         "max_sentence_length": 2**30,
     },
-    # The options of the challenge's exporter, and SentencePiece's default for the longest document.
+    # The options of the challenge's exporter, and SentencePiece's own limit of the length of a document.
     "challenge": {
         "character_coverage": 0.999,
         "normalization_rule_name": "nmt_nfkc",
@@ -43,7 +44,7 @@ _COMMON: dict[str, Any] = {
     "bos_id": 1,
     "eos_id": 2,
     "unk_id": 3,
-    # The sums of unigram training depend on their number, so it is the same on every machine.
+    # Constant, because the result of unigram training depends on it.
     "num_threads": 16,
     "minloglevel": 2,
 }
@@ -51,16 +52,16 @@ _COMMON: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class TokenizerRecipe:
-    """Which tokenizer a dataset gets.
+    """Settings of the tokenizer of a dataset.
 
     Args:
-        tokenizer: file of one to use as it is; null trains one. A SentencePiece .model, or the .json of the
-            byte tokenizer.
-        model_type: what to train; byte needs no training.
-        preset: lossless gives back every text exactly; challenge has the options of the challenge's own
+        tokenizer: ready tokenizer; null trains one. A SentencePiece .model, a tokenizer.json of byte-level
+            BPE, a .tiktoken file, or the name of a tiktoken encoding, such as gpt2 (docs/data.md).
+        model_type: type of the model; byte needs no training.
+        preset: lossless decodes every text exactly; challenge has the options of the challenge's own
             tokenizers, which normalise.
-        vocab_size: pieces, the 256 bytes and 4 special ones included.
-        sample_bytes: most bytes of text that it is trained on; a sample of the training documents.
+        vocab_size: number of pieces, with the 256 bytes and 4 special ones.
+        sample_bytes: largest number of bytes to train on, drawn from the training documents.
     """
 
     tokenizer: str | None = None
@@ -74,12 +75,19 @@ class TokenizerRecipe:
             raise UserError(f"sample_bytes must be at least 1, got {self.sample_bytes}")
         if not 1 <= self.vocab_size <= MAX_VOCAB_SIZE:
             raise UserError(f"vocab_size must be from 1 to {MAX_VOCAB_SIZE}, got {self.vocab_size}")
+        for field in fields(self):
+            if field.name not in self.used() and getattr(self, field.name) != field.default:
+                ready = "tokenizer" if self.tokenizer is not None else "model_type byte"
+                value = getattr(self, field.name)
+                raise UserError(
+                    f"{field.name} must be left out with {ready}, which is not trained, got {value}"
+                )
 
     def ready(self) -> Tokenizer | None:
-        """Returns the tokenizer if none has to be trained.
+        """Returns the tokenizer, or None if it has to be trained.
 
         Raises:
-            UserError: its file is refused, or it has more ids than shards can hold.
+            UserError: its file is damaged, or it has more ids than shards can hold.
         """
         if self.tokenizer is not None:
             tokenizer = load_tokenizer(Path(self.tokenizer))
@@ -94,11 +102,11 @@ class TokenizerRecipe:
 
     @property
     def longest_bytes(self) -> int | None:
-        """Longer documents are not trained on: SentencePiece skips them."""
+        """Bytes of the longest document that SentencePiece trains on; None without a limit."""
         return _PRESETS[self.preset].get("max_sentence_length")
 
     def used(self) -> dict[str, Any]:
-        """Returns the settings that have a say in the result."""
+        """Returns the settings that affect the result."""
         if self.tokenizer is not None:
             return {"tokenizer": self.tokenizer}
         if self.model_type == "byte":
@@ -106,7 +114,7 @@ class TokenizerRecipe:
         return {key: value for key, value in config_to_dict(self).items() if key != "tokenizer"}
 
     def normalizer(self) -> Callable[[str], str]:
-        """Returns the ``normalize`` of the tokenizer that this would train."""
+        """Returns the ``normalize`` method of the tokenizer that would be trained."""
         if self.preset == "lossless":
             return str
         normalizer = SentencePieceNormalizer(
@@ -121,11 +129,11 @@ def train_tokenizer(documents: Iterable[str], recipe: TokenizerRecipe) -> Tokeni
     """Trains a SentencePiece model.
 
     Args:
-        documents: training documents only: a tokenizer that has seen the validation text is flattered by it.
-        recipe: what to train.
+        documents: training documents; validation documents would improve the score unfairly.
+        recipe: settings.
 
     Returns:
-        The tokenizer; with the challenge preset it may have fewer pieces than asked for.
+        The tokenizer.
 
     Raises:
         UserError: the vocabulary is too small or too large for the text.
@@ -145,21 +153,35 @@ def train_tokenizer(documents: Iterable[str], recipe: TokenizerRecipe) -> Tokeni
             )
         )
     except RuntimeError as error:
-        reason = " ".join(str(error).split()).split("] ")[-1]
-        raise UserError(f"vocab_size {recipe.vocab_size} does not suit the text: {reason}") from error
+        raise _unsuitable(recipe.vocab_size, " ".join(str(error).split())) from error
     tokenizer = SentencePieceTokenizer(model.getvalue())
+    if tokenizer.vocab_size < recipe.vocab_size:  # The challenge preset makes as many as it can.
+        raise _unsuitable(recipe.vocab_size, f"<= {tokenizer.vocab_size}")
     _check_space(tokenizer, "the trained tokenizer")
     assert tokenizer.lossless == (recipe.preset == "lossless")
     return tokenizer
 
 
+def _unsuitable(vocab_size: int, reason: str) -> UserError:
+    """Returns the error of a vocabulary that does not suit the text, from SentencePiece's own message."""
+    if least := re.search(r"vs (\d+)", reason):
+        rule = f"must be at least {least[1]} for the different characters of this text"
+    elif most := re.search(r"<= (\d+)", reason):
+        rule = f"must be at most {most[1]} for so little text"
+    else:
+        return UserError(f"vocab_size {vocab_size} does not suit the text: {reason.rsplit('] ', 1)[-1]}")
+    return UserError(f"vocab_size {rule}, got {vocab_size}")
+
+
 def _check_space(tokenizer: Tokenizer, name: str) -> None:
     if isinstance(tokenizer, SentencePieceTokenizer) and not tokenizer.has_space:
-        raise UserError(f"{name}: has no piece for a space alone, which would count three bytes")
+        raise UserError(
+            f"{name}: must have a piece for a single space, which would count three bytes without it"
+        )
 
 
 def _interruptibly(work: Callable[[], None]) -> None:
-    """Calls a function that looks at no signal until it returns, so that Ctrl-C need not wait for it."""
+    """Calls a function that blocks signals in a thread, so that Ctrl-C does not wait for it."""
     outcome: Future[None] = Future()
 
     def run() -> None:
@@ -174,7 +196,7 @@ def _interruptibly(work: Callable[[], None]) -> None:
 
 
 def _cleaned(documents: Iterable[str]) -> Iterator[str]:
-    # NUL ends a piece early, and the trainer skips whole sentences for the sake of U+2585.
+    # NUL would end a piece, and the trainer skips sentences with U+2585.
     table = str.maketrans({"\0": " ", "\u2585": " "})
     return (document.translate(table) for document in documents)
 

@@ -1,6 +1,6 @@
-"""``plgolf data verify``: is a dataset what its manifest says, and are its bytes counted right?
+"""``plgolf data verify``: checks a dataset against its manifest, and its byte counts against its text.
 
-Each check stands for a mistake that has been made in public, and for records that were none.
+Each check would have found a mistake that was made in public and led to a false record.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -9,31 +9,24 @@ from pathlib import Path
 
 import numpy as np
 
-from plgolf.console import Console, Progress
+from plgolf.console import ByteProgress, Console
 from plgolf.corpus.survey import Survey, survey
-from plgolf.data.manifest import (
-    MANIFEST,
-    Manifest,
-    TokenizerEntry,
-    find_tokenizer,
-    hash_file,
-    read_manifest,
-)
+from plgolf.data.manifest import MANIFEST, Manifest, TokenizerEntry, find_tokenizer, hash_file, read_manifest
 from plgolf.data.shards import TOKEN_BYTES, Shard, ShardReader, find_shards, find_side_cars
-from plgolf.data.tokenizer import SentencePieceTokenizer, Tokenizer
+from plgolf.data.tokenizer import NO_BYTE_FALLBACK, SentencePieceTokenizer, Tokenizer
 from plgolf.errors import UserError
 
 _LEAST_REENCODED = 0.9
-"""Share of documents that a tokenizer which normalises must give back the same ids for."""
+"""Smallest share of documents with the same ids after decoding and encoding, if the tokenizer normalises."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """A question and its answer.
+    """Result of a check.
 
     Args:
-        name: what was looked at.
-        passed: None if it could not be looked at.
+        name: what was checked.
+        passed: None if it could not be checked.
         detail: the numbers.
     """
 
@@ -43,18 +36,18 @@ class Check:
 
 
 def verify(root: Path, *, tokenizer: Path | None = None, console: Console) -> list[Check]:
-    """Checks a dataset, reading every token of it.
+    """Checks a dataset and reads all of its tokens.
 
     Args:
         root: its folder.
-        tokenizer: its tokenizer's file; by default the one it brings along.
-        console: takes progress.
+        tokenizer: file of its tokenizer; by default the one of the dataset.
+        console: destination of progress.
 
     Returns:
-        The checks in order; one that another depends on comes first.
+        The checks in order; if one fails that others need, these are left out.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: the folder is missing.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
@@ -67,7 +60,7 @@ def _checks(root: Path, tokenizer_path: Path | None, console: Console) -> Iterat
     except UserError as error:
         yield Check("manifest", False, str(error))
         return
-    # A download may be of the validation split alone.
+    # A download may have only the validation split.
     val_alone = manifest is not None and not manifest.splits["train"].shards
     try:
         shards = {split: find_shards(root, split) for split in (("val",) if val_alone else ("val", "train"))}
@@ -77,7 +70,7 @@ def _checks(root: Path, tokenizer_path: Path | None, console: Console) -> Iterat
         yield Check("headers and sizes", False, str(error))
         return
     count = sum(len(files) for files in shards.values()) + len(side_cars)
-    yield Check("headers and sizes", True, f"{count} files are whole")
+    yield Check("headers and sizes", True, f"{count} files are complete")
     yield from check_files(root, manifest, [*shards["val"], *shards.get("train", []), *side_cars], console)
     try:
         tokenizer = find_tokenizer(root, manifest, tokenizer_path)
@@ -88,6 +81,7 @@ def _checks(root: Path, tokenizer_path: Path | None, console: Console) -> Iterat
     surveys = _surveys(readers, tokenizer, console)
     yield check_ids(surveys, tokenizer)
     yield check_documents(surveys, manifest)
+    yield from [check_unknown(surveys)] if tokenizer.unknown_id is not None else []
     yield check_counts(surveys, tokenizer, manifest)
     yield check_bytes(surveys["val"])
     yield check_reencoding(surveys["val"], tokenizer)
@@ -97,35 +91,35 @@ def _checks(root: Path, tokenizer_path: Path | None, console: Console) -> Iterat
 
 def _surveys(readers: dict[str, ShardReader], tokenizer: Tokenizer, console: Console) -> dict[str, Survey]:
     def reading(split: str) -> Callable[[int], None]:
-        progress = Progress(console, f"reading {split}", TOKEN_BYTES * readers[split].num_tokens)
+        progress = ByteProgress(console, f"reading {split}", TOKEN_BYTES * readers[split].num_tokens)
         return lambda tokens: progress.show(TOKEN_BYTES * tokens, tokens=tokens)
 
     counts = tokenizer.byte_counts
-    val = survey(readers["val"], tokenizer, counts, decode=True, remember=True, tick=reading("val"))
+    val = survey(readers["val"], tokenizer, counts, tick=reading("val"))
     if "train" not in readers:
         return {"val": val}
-    train = survey(readers["train"], tokenizer, counts, elsewhere=val.known, tick=reading("train"))
+    train = survey(readers["train"], tokenizer, counts, held_out=val.known, tick=reading("train"))
     return {"val": val, "train": train}
 
 
 def check_files(
     root: Path, manifest: Manifest | None, files: Sequence[Shard], console: Console
 ) -> Iterator[Check]:
-    """Is every file the one that the manifest lists, and no other there?"""
+    """Checks that the files are exactly those of the manifest."""
     if manifest is None:
-        yield Check(MANIFEST, None, "there is none: nothing can be said of what is missing")
+        yield Check(MANIFEST, None, "the folder has none: missing files cannot be found")
         return
     listed = {entry.file: entry for entry in manifest.files}
-    there = {path.name for path in root.glob("*.bin")}
+    there = {path.name for path in root.iterdir() if path.suffix in (".bin", ".bytes")}
     counts = {file.path.name: file.num_tokens for file in files}
     wrong = [f"{name} is missing" for name in sorted(set(listed) - there)]
     wrong += [f"{name} is not listed" for name in sorted(there - set(listed))]
     for name in sorted(there & set(listed) & set(counts)):
         size, got = (root / name).stat().st_size, counts[name]
         if (listed[name].bytes, listed[name].tokens) != (size, got):
-            wrong.append(f"{name} has {got} tokens in {size} bytes, listed are other numbers")
+            wrong.append(f"{name} has {got} tokens in {size} bytes, other numbers are listed")
     yield Check(f"files of {MANIFEST}", not wrong, "; ".join(wrong[:3]) or f"all {len(listed)} are there")
-    progress = Progress(console, "hashing", sum(entry.bytes for entry in listed.values()))
+    progress = ByteProgress(console, "hashing", sum(entry.bytes for entry in listed.values()))
     done, wrong = 0, []
     for name in sorted(there & set(listed)):
         if hash_file(root / name) != listed[name].sha256:
@@ -136,41 +130,50 @@ def check_files(
 
 
 def check_tokenizer(tokenizer: Tokenizer, manifest: Manifest | None) -> Check:
-    """Is it the dataset's, and is a space one byte to it? Without a piece for it, it would be three."""
+    """Checks that the tokenizer is the one of the dataset and counts a space as one byte."""
     if isinstance(tokenizer, SentencePieceTokenizer) and not tokenizer.has_space:
-        return Check("tokenizer", False, "it has no piece for a space alone, which then counts 3 bytes")
-    known = "not listed anywhere"
+        return Check("tokenizer", False, "it has no piece for a single space, which then counts 3 bytes")
+    known = "not listed"
     if manifest:
         known, listed = "as listed", manifest.tokenizer
         if listed != TokenizerEntry.of(tokenizer, listed.file):
-            return Check("tokenizer", False, f"it is not what {MANIFEST} says of it")
+            return Check("tokenizer", False, f"it is not the one in {MANIFEST}")
     lossless = "lossless" if tokenizer.lossless else "it normalises"
     return Check("tokenizer", True, f"{tokenizer.kind}, {tokenizer.vocab_size} ids, {lossless}; {known}")
 
 
 def check_ids(surveys: dict[str, Survey], tokenizer: Tokenizer) -> Check:
-    """Does the tokenizer know every id?"""
+    """Checks that all ids are in the vocabulary."""
     largest = max(found.max_id for found in surveys.values())
     return Check("ids", largest < tokenizer.vocab_size, f"up to {largest}, of {tokenizer.vocab_size}")
 
 
 def check_documents(surveys: dict[str, Survey], manifest: Manifest | None) -> Check:
-    """Does each document begin with a begin-of-sequence, and has each one more than that?"""
-    wrong = []
+    """Checks that each split starts with a begin-of-sequence, and that each document has other tokens."""
+    wrong, inside = [], ""
     for split, found in surveys.items():
-        if not found.starts_with_bos:
+        if not found.starts_with_bos and split == "train" and manifest is None and found.documents > 1:
+            inside = "; train starts inside a document"  # llm.c cuts one stream into val and train.
+        elif not found.starts_with_bos:
             wrong.append(f"{split} does not start with a begin-of-sequence")
         elif found.empty_documents:
             wrong.append(f"{split} has {found.empty_documents} documents without a token")
         listed = manifest.splits[split].documents if manifest else None
         if listed is not None and listed != found.documents:
-            wrong.append(f"{split} has {found.documents} documents, listed are {listed}")
-    said = ", ".join(f"{found.documents:,} in {split}" for split, found in surveys.items())
-    return Check("documents", not wrong, "; ".join(wrong) or said)
+            wrong.append(f"{split} has {found.documents} documents, {listed} are listed")
+    shown = ", ".join(f"{found.documents:,} in {split}" for split, found in surveys.items())
+    return Check("documents", not wrong, "; ".join(wrong) or shown + inside)
+
+
+def check_unknown(surveys: dict[str, Survey]) -> Check:
+    """Counts text outside the vocabulary, for a tokenizer that does not fall back to bytes."""
+    shown = ", ".join(f"{found.unknown_tokens:,} in {split}" for split, found in surveys.items())
+    passed = None if any(found.unknown_tokens for found in surveys.values()) else True
+    return Check("unknown pieces", passed, f"{shown}: {NO_BYTE_FALLBACK}")
 
 
 def check_counts(surveys: dict[str, Survey], tokenizer: Tokenizer, manifest: Manifest | None) -> Check:
-    """Are tokens and scored bytes as many as the manifest says?"""
+    """Checks the numbers of tokens and bytes against the manifest."""
     if manifest is None:
         return Check("counts", None, f"no {MANIFEST} to compare with")
     wrong = []
@@ -182,44 +185,43 @@ def check_counts(surveys: dict[str, Survey], tokenizer: Tokenizer, manifest: Man
         for name, got in counted.items():
             expected = getattr(listed, name)
             if expected is not None and expected != got:
-                wrong.append(f"{split} has {got} {name}, listed are {expected}")
-    said = ", ".join(f"{found.tokens:,} tokens in {split}" for split, found in surveys.items())
-    return Check("counts", not wrong, "; ".join(wrong) or said)
+                wrong.append(f"{split} has {got} {name}, {expected} are listed")
+    shown = ", ".join(f"{found.tokens:,} tokens in {split}" for split, found in surveys.items())
+    return Check("counts", not wrong, "; ".join(wrong) or shown)
 
 
 def check_bytes(val: Survey) -> Check:
-    """Do the bytes that are scored add up to the text's? Too many of them make any score look good."""
-    scored, decoded = val.scored_bytes, val.decoded_bytes
+    """Checks the sum of the scored bytes against the decoded text; too many would improve any score."""
+    scored, decoded = val.scored_bytes - val.undecoded_bytes, val.decoded_bytes
     if not decoded:
-        return Check("scored bytes", None, "the validation split was not decoded")
-    off = 100 * (scored / decoded - 1)
-    detail = f"{scored:,} by the table, {decoded:,} in the decoded text"
-    return Check(
-        "scored bytes", scored == decoded, detail + ("" if scored == decoded else f" ({off:+.2f} %)")
-    )
+        return Check("scored bytes", None, "no validation document could be decoded completely")
+    off = "" if scored == decoded else f" ({100 * (scored / decoded - 1):+.2f} %)"
+    detail = f"{scored:,} by the table, {decoded:,} in the decoded text{off}"
+    return Check("scored bytes", scored == decoded, detail)
 
 
 def check_reencoding(val: Survey, tokenizer: Tokenizer) -> Check:
-    """Does the tokenizer make the same ids of the decoded text? Another one would not."""
+    """Checks that the decoded text is encoded to the same ids, which another tokenizer would not do."""
+    with_text = " without unknown pieces" if val.unknown_tokens else ""
     least = val.reencoded if tokenizer.lossless else _LEAST_REENCODED * val.reencoded
     return Check(
         "re-encoding",
         val.reencoded_equal >= least if val.reencoded else None,
-        f"the same ids for {val.reencoded_equal} of {val.reencoded} documents",
+        f"the same ids for {val.reencoded_equal} of {val.reencoded} documents{with_text}",
     )
 
 
 def check_side_cars(
     counts: ShardReader, tokens: ShardReader, tokenizer: Tokenizer, manifest: Manifest | None
 ) -> Check:
-    """Do the byte side-cars add up to the raw text, and count nothing for a begin-of-sequence?"""
+    """Checks that the byte side-cars add up to the raw bytes, with 0 for each begin-of-sequence."""
     name = "byte side-cars"
     if not counts.shards:
-        return Check(name, None, "there are none: val/bpb_raw will be missing")
+        return Check(name, None, "the dataset has none: val/bpb_raw will be missing")
     total = at_bos = other = 0
     for position in range(0, counts.num_tokens, 1 << 22):
         count = min(1 << 22, counts.num_tokens - position)
-        # With the token before, for the space that counts or not.
+        # From the token before on, because it decides if a leading space counts.
         back = min(position, 1)
         read, ids = counts.read(position, count), tokens.read(position - back, count + back)
         total += int(read.sum(dtype=np.int64))
@@ -228,22 +230,18 @@ def check_side_cars(
             other += int(np.count_nonzero(tokenizer.byte_counts.of_stream(ids)[back:] != read))
     listed = manifest.splits["val"].raw_bytes if manifest else None
     if at_bos or other or (listed is not None and listed != total):
-        return Check(
-            name,
-            False,
-            f"{total:,} bytes, listed are {listed}; {at_bos} of them at a begin-of-sequence; "
-            f"{other} tokens of a lossless tokenizer have another count than their text",
-        )
+        detail = f"{total:,} bytes, {listed} are listed; {at_bos} of them at a begin-of-sequence; "
+        detail += f"{other} tokens of a lossless tokenizer have another count than their text"
+        return Check(name, False, detail)
     if listed is None and not tokenizer.lossless:
         return Check(name, None, f"{total:,} raw bytes, and no {MANIFEST} to compare with")
     return Check(name, True, f"{total:,} raw bytes")
 
 
 def check_held_out(surveys: dict[str, Survey]) -> Check:
-    """Is no validation document in the training split, by its tokens?"""
+    """Checks that no validation document is in the training split, by its tokens."""
     if "train" not in surveys:
-        return Check("held out", None, "there is no training split")
-    seen = surveys["train"].seen_elsewhere
-    held_out = len(surveys["val"].known)
+        return Check("held out", None, "the dataset has no training split")
+    seen, held_out = surveys["train"].seen_elsewhere, len(surveys["val"].known)
     detail = f"{seen:,} training documents are equal to one of {held_out:,} validation documents"
     return Check("held out", seen == 0, detail)

@@ -1,4 +1,4 @@
-"""How many UTF-8 bytes a target token stands for."""
+"""Number of UTF-8 bytes that each target token stands for."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -14,18 +14,18 @@ Table = TypeVar("Table", NDArray[np.generic], "Tensor")
 
 @dataclass(frozen=True)
 class ByteCounts(Generic[Table]):
-    """Byte counts by token id, as the challenge's rule has them.
+    """Counts bytes by token id, with the rule of the challenge.
 
-    A piece's leading space mark is one byte unless the token before it is a boundary. It is never counted
-    in ``base_bytes`` too (that mistake has produced false records). Marks inside a piece are one byte each.
-    The tables are numpy arrays, or tensors on whatever device the ids are.
+    The leading space mark of a piece counts one byte, unless the token before it is a boundary.
+    ``base_bytes`` must not contain that byte: counting it twice has produced false records. Marks inside a
+    piece count one byte each. The tables are numpy arrays, or tensors on the device of the ids.
 
     Args:
         base_bytes: int32 (vocab,); UTF-8 bytes of the piece without its leading space mark.
-        has_leading_space: bool (vocab,); the piece starts with the mark.
-        is_boundary: bool (vocab,); control, unknown and unused pieces, after which no space is counted.
+        has_leading_space: bool (vocab,); True if the piece starts with the mark.
+        is_boundary: bool (vocab,); True for control, unknown and unused pieces.
 
-    >>> pieces = ["<s>", " a", "b"]  # The space is a mark of its own.
+    >>> pieces = ["<s>", " a", "b"]  # The space stands for the mark.
     >>> counts = ByteCounts(
     ...     np.array([0, 1, 1]), np.array([False, True, False]), np.array([True, False, False])
     ... )
@@ -38,19 +38,19 @@ class ByteCounts(Generic[Table]):
     is_boundary: Table
 
     def __call__(self, input_ids: Table, target_ids: Table) -> Table:
-        """Returns the int32 byte count of each target, given the token before it; all of one shape."""
+        """Returns the int32 byte count of each target, given the token before it; all have one shape."""
         space = self.has_leading_space[target_ids] & ~self.is_boundary[input_ids]
         counts: Table = self.base_bytes[target_ids] + space
         return counts
 
     def of_stream(self, tokens: Table) -> Table:
-        """Returns the int32 byte counts of a stream's tokens (n,), the first taken to follow a boundary."""
+        """Returns the int32 byte counts of tokens (n,), as if a boundary came before the first."""
         counts: Table = self.base_bytes[tokens]
         counts[1:] = self(tokens[:-1], tokens[1:])
         return counts
 
     def total(self, tokens: NDArray[np.uint16]) -> int:
-        """Returns the sum of ``of_stream``; numpy tables only, and 40 % of the time."""
+        """Returns the sum of ``of_stream``, in less time; for numpy tables only."""
         if not tokens.size:
             return 0
         base = np.asarray(self.base_bytes, dtype=np.int64)

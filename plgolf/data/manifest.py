@@ -1,8 +1,7 @@
-"""``manifest.json``: what a dataset is made of and what it is made from."""
+"""``manifest.json``: the files of a dataset and their sources."""
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -19,18 +18,18 @@ from plgolf.version import __version__
 MANIFEST = "manifest.json"
 FORMAT = 1
 MAX_BYTES = 2**26
-"""Bound on the size of a manifest: entries of some 300,000 files."""
+"""Largest size of a manifest in bytes, enough for 300,000 files."""
 
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file that the dataset consists of.
+    """A file of the dataset.
 
     Args:
-        file: its path relative to the manifest.
-        bytes: its size.
-        sha256: its hash.
-        tokens: tokens or byte counts in it.
+        file: path relative to the manifest.
+        bytes: size of the file.
+        sha256: hash of the file.
+        tokens: number of tokens or byte counts in it.
     """
 
     file: str
@@ -40,21 +39,21 @@ class FileEntry:
 
     @classmethod
     def of(cls, path: Path, tokens: int) -> "FileEntry":
-        """Weighs and hashes a file of a dataset's own folder."""
+        """Measures and hashes a file in the folder of the dataset."""
         return cls(path.name, path.stat().st_size, hash_file(path), tokens)
 
 
 @dataclass(frozen=True)
 class Split:
-    """The training or the validation part.
+    """The training or the validation part. A number that is unknown is None.
 
     Args:
-        documents: documents in it; None where unknown, as are the others.
-        tokens: tokens in it, the begin-of-sequence of each document included.
-        raw_bytes: UTF-8 bytes of the documents as they were given.
-        scored_bytes: bytes that their tokens count for by the challenge's rule.
+        documents: number of documents.
+        tokens: number of tokens, with the begin-of-sequence of each document.
+        raw_bytes: UTF-8 bytes of the original documents.
+        scored_bytes: bytes of their tokens by the rule of the challenge.
         shards: token shards in order.
-        side_cars: byte side-cars in the same order, or none.
+        side_cars: byte side-cars in the same order, or an empty list.
     """
 
     documents: int | None
@@ -72,14 +71,14 @@ class Split:
 
 @dataclass(frozen=True)
 class TokenizerEntry:
-    """The dataset's tokenizer.
+    """The tokenizer of the dataset.
 
     Args:
-        file: its path relative to the manifest.
+        file: path relative to the manifest.
         sha256: hash of the file.
         kind: ``sentencepiece`` or ``byte``.
-        vocab_size: its ids are below it.
-        lossless: decoding gives back every text exactly.
+        vocab_size: number of ids.
+        lossless: True if decoding returns every text exactly.
     """
 
     file: str
@@ -90,24 +89,24 @@ class TokenizerEntry:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, file: str) -> "TokenizerEntry":
-        """Describes a tokenizer that is kept in a file of this name."""
+        """Describes a tokenizer and the name of its file."""
         return cls(file, tokenizer.sha256, tokenizer.kind, tokenizer.vocab_size, tokenizer.lossless)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A dataset.
+    """Description of a dataset.
 
     Args:
-        name: what its shards' names begin with.
+        name: beginning of the file names of its shards.
         tokenizer: its tokenizer.
         splits: ``train`` and ``val``.
-        sources: files it was made from, in order: path, bytes, sha256, documents.
-        options: how it was made.
-        left_out: documents that were not taken, by reason.
-        byte_note: how scored and raw bytes differ; empty if they do not, or if that is not known.
+        sources: input files in order, each with path, bytes, sha256 and documents.
+        options: options that it was made with.
+        left_out: number of refused documents by reason.
+        byte_note: difference between scored and raw bytes; empty if there is no known difference.
         plgolf: version that made it.
-        format: version of this file's format.
+        format: version of the format of this file.
     """
 
     name: str
@@ -135,13 +134,13 @@ def read_manifest(root: Path) -> Manifest | None:
     """Reads the manifest in a folder.
 
     Args:
-        root: a dataset's folder.
+        root: folder of the dataset.
 
     Returns:
-        The manifest; None if there is none.
+        The manifest; None if the folder has no manifest.
 
     Raises:
-        UserError: it cannot be read or is not one of plgolf's.
+        UserError: the file cannot be read, or is not a manifest of plgolf.
     """
     path = root / MANIFEST
     if not path.exists():
@@ -150,9 +149,9 @@ def read_manifest(root: Path) -> Manifest | None:
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is no JSON") from error
+        raise UserError(f"{path}: is not valid JSON") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path}: is no dataset manifest of plgolf (it has no format: {FORMAT})")
+        raise UserError(f"{path}: is not a dataset manifest of plgolf: format must be {FORMAT}")
     manifest = config_from_dict(Manifest, content, where=str(path))
     if set(manifest.splits) != {"train", "val"}:
         raise UserError(
@@ -163,7 +162,7 @@ def read_manifest(root: Path) -> Manifest | None:
 
 
 def _check_entries(manifest: Manifest, path: Path) -> None:
-    """Checks names and numbers: a dataset lies in its own folder, but for a tokenizer that several share."""
+    """Checks that files are in the folder (only a tokenizer may be shared) and counts are not negative."""
     for entry in manifest.files:
         if Path(entry.file).name != entry.file or entry.file in ("", "..") or "\0" in entry.file:
             raise UserError(f"{path}: file must be a name in its folder, got {entry.file!r:.100}")
@@ -173,7 +172,7 @@ def _check_entries(manifest: Manifest, path: Path) -> None:
     below = parts[2:] if parts[:2] == ("..", "..") else parts
     if not below or {"..", "/"} & set(below) or "\0" in manifest.tokenizer.file:
         raise UserError(
-            f"{path}: tokenizer.file must be in its folder, or below the one above that of all datasets, "
+            f"{path}: tokenizer.file must be in its folder or in one beside the folder of all datasets, "
             f"got {manifest.tokenizer.file!r:.100}"
         )
     if not 1 <= manifest.tokenizer.vocab_size <= MAX_VOCAB_SIZE:
@@ -187,18 +186,18 @@ def _check_entries(manifest: Manifest, path: Path) -> None:
             raise UserError(f"{path}: splits.{name} must have counts of at least 0")
 
 
-def check_no_strangers(root: Path, manifest: Manifest) -> None:
-    """Raises a UserError if a dataset that is to be replaced holds a file that is not its own."""
+def check_only_own_files(root: Path, manifest: Manifest) -> None:
+    """Raises a UserError if a folder that would be replaced has files that the dataset does not list."""
     own = {MANIFEST, manifest.tokenizer.file, *(entry.file for entry in manifest.files)}
-    strangers = sorted(path.name for path in root.iterdir() if path.name not in own)
-    if strangers:
+    others = sorted(path.name for path in root.iterdir() if path.name not in own)
+    if others:
         raise UserError(
-            f"{root / strangers[0]}: is no part of the dataset that would be replaced: move it away"
+            f"{root / others[0]}: does not belong to the dataset that would be replaced: move it away"
         )
 
 
 def hash_file(path: Path, stop: Event | None = None) -> str:
-    """Returns the SHA-256 of a file, which may be larger than memory; of a part, once ``stop`` is set."""
+    """Returns the SHA-256 of a file of any size; stops early, with a wrong hash, if ``stop`` is set."""
     digest = hashlib.sha256()
     with open_regular(path) as file:
         while (chunk := file.read(1 << 20)) and not (stop and stop.is_set()):
@@ -206,35 +205,19 @@ def hash_file(path: Path, stop: Event | None = None) -> str:
     return digest.hexdigest()
 
 
-def byte_note(splits: Mapping[str, Split]) -> str:
-    """Says in a sentence whether the bytes that are scored are the documents' own.
-
-    >>> byte_note({"val": Split(1, 9, raw_bytes=200, scored_bytes=190)})
-    'val: 190 scored bytes for 200 raw ones (-5.00 %): val/bpb is per scored byte, val/bpb_raw per raw byte'
-    """
-    for name, split in sorted(splits.items(), reverse=True):  # Validation first: it is what is scored.
-        raw, scored = split.raw_bytes, split.scored_bytes
-        if raw and scored is not None and scored != raw:
-            return (
-                f"{name}: {scored} scored bytes for {raw} raw ones ({100 * (scored / raw - 1):+.2f} %): "
-                "val/bpb is per scored byte, val/bpb_raw per raw byte"
-            )
-    return ""
-
-
 def find_tokenizer(root: Path, manifest: Manifest | None, path: Path | None = None) -> Tokenizer:
-    """Loads a dataset's tokenizer.
+    """Loads the tokenizer of a dataset.
 
     Args:
-        root: the dataset's folder.
-        manifest: what it holds, if it has one.
-        path: the tokenizer's file; by default the one that the manifest names, or that lies in ``root``.
+        root: folder of the dataset.
+        manifest: its manifest, if it has one.
+        path: file of the tokenizer; by default the one in the manifest, or else in ``root``.
 
     Returns:
         The tokenizer.
 
     Raises:
-        UserError: there is none, or it is another one than the manifest names.
+        UserError: the file is missing, or is not the tokenizer in the manifest.
     """
     if path is None and manifest is not None:
         path = root / manifest.tokenizer.file
@@ -242,8 +225,10 @@ def find_tokenizer(root: Path, manifest: Manifest | None, path: Path | None = No
         names = (SentencePieceTokenizer.file_name, ByteTokenizer.file_name)
         path = next((root / name for name in names if (root / name).is_file()), None)
         if path is None:
-            raise UserError(f"{root}: holds no {' or '.join(names)}, and no other tokenizer is named")
+            raise UserError(f"{root}: must hold {' or '.join(names)}, or another tokenizer must be named")
     tokenizer = load_tokenizer(path)
     if manifest is not None and tokenizer.sha256 != manifest.tokenizer.sha256:
-        raise UserError(f"{path}: is another tokenizer than the one of {root / MANIFEST} (by its sha256)")
+        raise UserError(
+            f"{path}: is another tokenizer than the one of {root / MANIFEST}: their sha256 differ"
+        )
     return tokenizer

@@ -1,4 +1,4 @@
-"""The token shard format: 256 little-endian int32 of header, then little-endian uint16 token ids.
+"""Token shards: a header of 256 little-endian int32, then token ids as little-endian uint16.
 
 Header: [0] = 20240520, [1] = version 1, [2] = number of tokens, the rest 0 (https://github.com/karpathy/llm.c).
 """
@@ -33,12 +33,12 @@ Tokens = NDArray[np.uint16]
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of tokens.
+    """A file of tokens.
 
     Args:
         path: the file.
-        num_tokens: tokens in it.
-        modified_ns: when it was last written to, in nanoseconds since 1970.
+        num_tokens: number of tokens in it.
+        modified_ns: time of its last change, in nanoseconds since 1970.
     """
 
     path: Path
@@ -52,11 +52,8 @@ def open_shard(path: Path) -> Shard:
     Args:
         path: the file.
 
-    Returns:
-        The shard, whose size on disk fits its header.
-
     Raises:
-        UserError: the file cannot be read, is no shard, or is cut short or too long.
+        UserError: the file cannot be read, is not a shard, or has another size than its header says.
     """
     try:
         with open_regular(path) as file:
@@ -64,9 +61,11 @@ def open_shard(path: Path) -> Shard:
             header = np.frombuffer(file.read(HEADER_BYTES)[: status.st_size // 4 * 4], dtype="<i4")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    if header.size and header[0] == 20240801:  # llm.c's shards of Llama 3.
+        raise UserError(f"{path}: has uint32 tokens: ids must be below {MAX_VOCAB_SIZE}, in uint16")
     if header.size < HEADER_BYTES // 4 or header[0] != MAGIC or header[1] != VERSION:
         raise UserError(
-            f"{path}: is no token shard: header must start with {MAGIC}, {VERSION}, "
+            f"{path}: is not a token shard: its header must start with {MAGIC}, {VERSION}, "
             f"got {', '.join(map(str, header[:2]))} in {status.st_size} bytes"
         )
     num_tokens = int(header[2])
@@ -81,11 +80,7 @@ def open_shard(path: Path) -> Shard:
 
 @cache
 def fingerprint(shard: Shard) -> str:
-    """Returns what tells a shard from others of its name at the cost of two small reads, once.
-
-    Returns:
-        Number of tokens, and a hash of the first and the last 4096.
-    """
+    """Returns the number of tokens and a hash of the first and the last 4096, read once."""
     reader = ShardReader([shard])
     count = min(shard.num_tokens, 4096)
     ends = [reader.read(start, count) for start in (0, shard.num_tokens - count)]
@@ -94,19 +89,14 @@ def fingerprint(shard: Shard) -> str:
 
 
 def shard_header(num_tokens: int) -> bytes:
-    """Returns the 1024 bytes that a shard of so many tokens starts with."""
+    """Returns the 1024 header bytes of a shard with this number of tokens."""
     header = np.zeros(HEADER_BYTES // 4, dtype="<i4")
     header[:3] = MAGIC, VERSION, num_tokens
     return header.tobytes()
 
 
 def write_shard(path: Path, tokens: Tokens) -> None:
-    """Writes a shard; the file appears whole or not at all.
-
-    Args:
-        path: where to.
-        tokens: uint16 token ids.
-    """
+    """Writes a shard with tokens, uint16 (n,), completely or not at all."""
     write_whole(path, shard_header(tokens.size) + tokens.astype("<u2", copy=False).tobytes())
 
 
@@ -114,52 +104,52 @@ def find_shards(root: Path, split: str) -> list[Shard]:
     """Opens all token shards of a split, in sorted order.
 
     Args:
-        root: their folder.
+        root: the folder.
         split: ``train`` or ``val``; the files are ``*_{split}_<number>.bin``.
 
     Returns:
-        At least one shard.
+        One or more shards.
 
     Raises:
-        UserError: there is none, no such folder, or a shard that is not whole.
+        UserError: the folder or its shards are missing, or a shard is damaged.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
     ...     write_shard(Path(folder, "books_train_000000.bin"), np.arange(5, dtype=np.uint16))
     ...     reader = ShardReader(find_shards(Path(folder), "train"))
-    ...     reader.read(3, 4).tolist()  # The last token is followed by the first.
+    ...     reader.read(3, 4).tolist()  # After the last token comes the first.
     [3, 4, 0, 1]
     """
-    paths = _numbered(root, split)
+    paths = _matching(root, rf"{split}(?:_\d+)?\.bin")
     if not paths:
         raise UserError(f"no token shard matches {root}/*_{split}_<number>.bin")
     return [open_shard(path) for path in paths]
 
 
 def has_shards(root: Path, split: str) -> bool:
-    """Says whether a folder holds token shards of a split."""
-    return bool(_numbered(root, split))
+    """Returns True if a folder holds token shards of a split."""
+    return bool(_matching(root, rf"{split}(?:_\d+)?\.bin"))
 
 
 def find_side_cars(root: Path, split: str, shards: Sequence[Shard]) -> list[Shard]:
-    """Opens the byte side-cars of a split: a count of raw UTF-8 bytes for each token, in the same container.
+    """Opens the byte side-cars of a split: the number of raw UTF-8 bytes of each token, in the same format.
 
     Args:
-        root: their folder.
-        split: ``train`` or ``val``; the files are ``*_{split}_bytes_<number>.bin``.
-        shards: the split's token shards.
+        root: the folder.
+        split: ``train`` or ``val``; the files are ``*_{split}_<number>.bytes``, or, from earlier versions,
+            ``*_{split}_bytes_<number>.bin``.
+        shards: token shards of the split.
 
     Returns:
-        One for each of the shards, in their order, or none at all.
+        One side-car for each shard, in the same order, or an empty list.
 
     Raises:
-        UserError: one is missing or has another number of counts than its shard has tokens.
+        UserError: a side-car is missing, or its number of counts is not the number of tokens in its shard.
     """
-    side_cars = [open_shard(path) for path in _numbered(root, f"{split}_bytes")]
-    if not side_cars:
-        return []
+    paths = _matching(root, rf"{split}_\d+\.bytes") or _matching(root, rf"{split}_bytes_\d+\.bin")
+    side_cars = [open_shard(path) for path in paths]
     counts, tokens = ([shard.num_tokens for shard in files] for files in (side_cars, shards))
-    if counts != tokens:
+    if side_cars and counts != tokens:
         raise UserError(
             f"{side_cars[0].path}: byte side-cars must have a count for each token, "
             f"got {counts} counts for {tokens} tokens"
@@ -167,22 +157,21 @@ def find_side_cars(root: Path, split: str, shards: Sequence[Shard]) -> list[Shar
     return side_cars
 
 
-def _numbered(root: Path, kind: str) -> list[Path]:
+def _matching(root: Path, ending: str) -> list[Path]:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
-    # What comes before is anything, also something like "my_val_texts".
-    pattern = re.compile(rf".*_{kind}_\d+\.bin")
-    return sorted(path for path in root.iterdir() if pattern.fullmatch(path.name))
+    # The beginning of a name may be anything, "my_val_texts" for example.
+    return sorted(path for path in root.iterdir() if re.fullmatch(f".*_{ending}", path.name))
 
 
 class ShardReader:
-    """The tokens of several shards, end to end, read by position with ``os.pread``.
+    """Reads the concatenated tokens of several shards by position, with ``os.pread``.
 
-    Only the bytes asked for are read: with eight ranks that is an eighth of what reading whole shards costs.
+    Each rank reads only the bytes of its own batches.
 
     Args:
-        shards: in order.
-        vocab_size: every id read must be below it; the default is any uint16, as in byte side-cars.
+        shards: the files, in order.
+        vocab_size: upper bound of the ids that are read; the default allows any uint16, as in byte side-cars.
     """
 
     def __init__(self, shards: Sequence[Shard], *, vocab_size: int = MAX_VOCAB_SIZE) -> None:
@@ -193,24 +182,24 @@ class ShardReader:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens in all shards."""
+        """Number of tokens in all shards."""
         return self._starts[-1]
 
     def read(self, start: int, count: int) -> Tokens:
-        """Reads tokens of the endless repetition of the shards.
+        """Reads tokens; after the last shard the first one follows again.
 
         Args:
-            start: position of the first token, at least 0; the last shard is followed by the first.
-            count: how many.
+            start: position of the first token, at least 0.
+            count: number of tokens.
 
         Returns:
             A new uint16 array (count,).
 
         Raises:
-            UserError: a file has changed or vanished, or holds an id outside the vocabulary.
+            UserError: a file has changed or cannot be read, or holds an id outside the vocabulary.
         """
         if self.num_tokens == 0 and count > 0:
-            raise UserError(f"{self.shards[0].path}: holds no tokens")
+            raise UserError(f"{self.shards[0].path}: has no tokens")
         tokens = np.empty(count, dtype="<u2")
         filled = 0
         while filled < count:
@@ -222,7 +211,7 @@ class ShardReader:
         return tokens.astype(np.uint16, copy=False)
 
     def path_at(self, position: int) -> Path:
-        """Returns the file that a token of the endless repetition is in."""
+        """Returns the file that holds the token at a position of ``read``."""
         return self.shards[bisect_right(self._starts, position % self.num_tokens) - 1].path
 
     def _fill(self, index: int, offset: int, into: Tokens) -> None:
@@ -237,7 +226,7 @@ class ShardReader:
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from error
         if modified_ns != self.shards[index].modified_ns or len(data) != TOKEN_BYTES * into.size:
-            raise UserError(f"{path}: was written to after it was opened")
+            raise UserError(f"{path}: has changed since it was opened")
         into[:] = np.frombuffer(data, dtype="<u2")
         if into.size and int(into.max()) >= self.vocab_size:
             raise UserError(
@@ -246,13 +235,13 @@ class ShardReader:
             )
 
     def close(self) -> None:
-        """Closes the files; reading opens them again."""
+        """Closes the files; the next read opens them again."""
         for file in self._files.values():
             os.close(file)
         self._files.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy opens its own files: it would close these under the feet of the first.
+        # A copy that shared these descriptors would close them for the original.
         return {**vars(self), "_files": {}}
 
     def __del__(self) -> None:

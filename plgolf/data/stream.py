@@ -1,4 +1,4 @@
-"""Which tokens each rank trains on and scores: pure functions of the batch number, no state to save."""
+"""Batches of tokens for each rank: pure functions of the batch number, without state to save."""
 
 import math
 from collections.abc import Callable
@@ -16,14 +16,14 @@ from plgolf.errors import UserError
 class Batch(NamedTuple):
     """Sequences and the token that follows each position.
 
-    Ids travel as uint16, a quarter of int64's bytes, and are widened on the device.
+    Ids are transferred as uint16, a quarter of the bytes of int64, and widened on the device.
 
     Args:
         input_ids: uint16 (sequences, seq_len).
         target_ids: uint16 (sequences, seq_len).
-        num_sequences: how many of the sequences count; the rest pad the batch to a fixed shape.
-        raw_bytes: uint16 (sequences, seq_len); bytes of text that each target was made from, by the byte
-            side-cars; None without them.
+        num_sequences: number of sequences that count; the others pad the batch to a fixed shape.
+        raw_bytes: uint16 (sequences, seq_len); raw bytes of each target, from the byte side-cars; None
+            without them.
     """
 
     input_ids: Tensor
@@ -32,13 +32,13 @@ class Batch(NamedTuple):
     raw_bytes: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        """Returns the batch as it is on a device, without waiting for it; Lightning calls this by itself."""
+        """Returns a copy on a device without waiting for the transfer; Lightning calls this."""
         if self.input_ids.device == device:
             return self
         return self._with_each(lambda part: part.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
-        """Returns the batch in page-locked memory, from where a GPU can fetch it by itself."""
+        """Returns a copy in page-locked memory, which a GPU can read asynchronously."""
         return self._with_each(Tensor.pin_memory)
 
     def _with_each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
@@ -48,15 +48,15 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How a global batch is cut into micro-batches.
+    """Division of a global batch into micro-batches.
 
-    The stream is cut into spans by the recipe alone, so that any number of ranks trains on the same tokens.
+    The spans depend on the recipe alone, so that any number of ranks trains on the same tokens.
 
     Args:
         span_sequences: sequences in a span; ``sequences``, or a multiple that several ranks share.
         sequences: sequences in a micro-batch of one rank.
         accumulation: micro-batches of each rank in an optimizer step.
-        world_size: ranks.
+        world_size: number of ranks.
     """
 
     span_sequences: int
@@ -68,19 +68,19 @@ class BatchPlan:
 def plan_batches(
     *, global_batch_tokens: int, seq_len: int, micro_batch_sequences: int, world_size: int
 ) -> BatchPlan:
-    """Derives accumulation from the global batch: a recipe means the same on any number of ranks.
+    """Derives accumulation from the global batch, so that a recipe means the same on any number of ranks.
 
     Args:
         global_batch_tokens: tokens in an optimizer step, over all ranks.
         seq_len: tokens in a sequence.
-        micro_batch_sequences: sequences a rank processes at once; a smaller share is taken whole.
-        world_size: ranks.
+        micro_batch_sequences: most sequences that a rank processes at once.
+        world_size: number of ranks.
 
     Returns:
         The plan.
 
     Raises:
-        UserError: something does not divide; the message has the numbers.
+        UserError: one number does not divide another; the message has both.
 
     >>> settings = {"global_batch_tokens": 393_216, "seq_len": 4096, "micro_batch_sequences": 12}
     >>> [plan_batches(**settings, world_size=ranks).accumulation for ranks in (1, 2, 8)]
@@ -109,15 +109,15 @@ def plan_batches(
 
 
 class TrainStream:
-    """The training tokens in order, for ever, cut as the reference program cuts them.
+    """Endless training batches, cut from the token stream as the reference program does.
 
     The tokens are cut into consecutive spans of (span_sequences * seq_len + 1); inputs are all but the last
     token of a span, targets all but the first. Micro-batch k takes world_size spans, and rank r owns span r;
-    where ranks are too many for whole spans, each owns a run of sequences of one.
+    if there are more ranks than spans, several ranks share the sequences of a span.
 
     Args:
         reader: the training shards.
-        plan: the cut.
+        plan: sizes of the batches.
         seq_len: tokens in a sequence.
         rank: this rank.
     """
@@ -126,14 +126,14 @@ class TrainStream:
         self.reader, self.plan, self.seq_len, self.rank = reader, plan, seq_len, rank
 
     def range_of(self, index: int, rank: int) -> tuple[int, int]:
-        """Returns where micro-batch ``index`` of a rank starts and ends, in tokens of the endless stream."""
+        """Returns start and end of micro-batch ``index`` of a rank, in tokens of the endless stream."""
         first = (index * self.plan.world_size + rank) * self.plan.sequences
         span, within = divmod(first, self.plan.span_sequences)
         start = span * (self.plan.span_sequences * self.seq_len + 1) + within * self.seq_len
         return start, start + self.plan.sequences * self.seq_len + 1
 
     def batch(self, index: int) -> Batch:
-        """Returns micro-batch ``index`` of this rank, whatever was read before."""
+        """Returns micro-batch ``index`` of this rank."""
         start, end = self.range_of(index, self.rank)
         return _cut(self.reader.read(start, end - start), self.seq_len, self.plan.sequences)
 
@@ -144,18 +144,18 @@ class TrainStream:
 
 
 class ValidationSplit:
-    """The validation tokens, each scored exactly once over all ranks.
+    """Validation batches, in which each token is scored exactly once over all ranks.
 
-    The shards end to end, cut to a multiple of seq_len plus one token; rank r of w scores sequences
+    The concatenated shards are cut to a multiple of seq_len plus one token; rank r of w scores sequences
     [total * r / w, total * (r + 1) / w).
 
     Args:
         reader: the validation shards.
         seq_len: tokens in a sequence.
-        batch_sequences: sequences in a batch at most; all are of one shape, to which the last one is padded.
+        batch_sequences: most sequences in a batch; the last batch is padded to the shape of the others.
         rank: this rank.
-        world_size: ranks.
-        max_tokens: scores only about the first so many tokens; None for the whole split.
+        world_size: number of ranks.
+        max_tokens: scores whole sequences up to this number of tokens; None for the whole split.
         raw_bytes: byte side-cars of the same shards.
 
     Raises:
@@ -196,16 +196,16 @@ class ValidationSplit:
         self.first = self.num_sequences * rank // world_size
         self.last = self.num_sequences * (rank + 1) // world_size
         share = self.last - self.first
-        # No larger than as many batches need, so that little of the last one is padding.
+        # The smallest size for this number of batches, so that the last one has little padding.
         self.batch_sequences = math.ceil(share / math.ceil(share / batch_sequences))
 
     @property
     def num_tokens(self) -> int:
-        """Targets scored over all ranks."""
+        """Number of targets scored over all ranks."""
         return self.num_sequences * self.seq_len
 
     def __len__(self) -> int:
-        """Batches of this rank."""
+        """Number of batches of this rank."""
         return math.ceil((self.last - self.first) / self.batch_sequences)
 
     def batch(self, index: int) -> Batch:
@@ -221,7 +221,7 @@ class ValidationSplit:
         return batch._replace(raw_bytes=torch.from_numpy(counts))
 
     def tokens(self) -> Tokens:
-        """Returns every token of the split in order, the one before the first target included."""
+        """Returns all tokens of the split in order, from the one before the first target."""
         return self.reader.read(0, self.num_tokens + 1)
 
 

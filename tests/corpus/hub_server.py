@@ -1,4 +1,4 @@
-"""A hub on this machine: one dataset repository, what downloading needs of the protocol, and ways to fail."""
+"""A hub on this machine: one dataset repository, the requests that a download makes, and ways to fail."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 REPO = "golfers/exports"
 
@@ -25,14 +25,14 @@ class Get:
 
 @dataclass
 class HubServer:
-    """What is published, what goes wrong, and what was asked for.
+    """Published files, planned failures, and the requests that came.
 
     Args:
-        files: the repository, by path.
-        served: contents that are sent instead, unlike what the hub says of the file.
-        cuts: bytes of an answer that are sent before the connection is lost, for one request after another.
-        refused: status and error code for every request whose address holds this text.
-        stalls: files of which only half is sent until ``go_on`` is set.
+        files: the repository's files by path.
+        served: contents that are sent instead of the described ones.
+        cuts: number of bytes sent before the connection is lost, for one request after another.
+        refused: status and error code for every request whose address contains this text.
+        stalls: files that are sent only by half until ``resume`` is set.
     """
 
     files: dict[str, bytes]
@@ -41,7 +41,7 @@ class HubServer:
     refused: dict[str, tuple[int, str]] = field(default_factory=dict)
     stalls: set[str] = field(default_factory=set)
     stalled: threading.Event = field(default_factory=threading.Event)
-    go_on: threading.Event = field(default_factory=threading.Event)
+    resume: threading.Event = field(default_factory=threading.Event)
     gets: list[Get] = field(default_factory=list)
 
     def __enter__(self) -> "HubServer":
@@ -56,7 +56,7 @@ class HubServer:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.go_on.set()
+        self.resume.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -67,19 +67,19 @@ class HubServer:
 
     @property
     def commit(self) -> str:
-        """Changes with the files."""
+        """Hash of all files."""
         state = [(path, sha256(content)) for path, content in sorted(self.files.items())]
         return hashlib.sha1(json.dumps(state).encode()).hexdigest()
 
     @property
     def fetched(self) -> Counter[str]:
-        """How often each file was asked for, by its name."""
+        """Number of requests for each file, by its name."""
         return Counter(get.path.rpartition("/")[2] for get in self.gets)
 
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
-        if not isinstance(sys.exc_info()[1], ConnectionError):  # The other side has gone, or was killed.
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # The client hung up or was killed.
             super().handle_error(request, client_address)
 
 
@@ -97,19 +97,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path.startswith("/api/"):
-            self._revision()
+            self._describe()
         else:
             self._file(with_body=True)
 
-    def do_POST(self) -> None:
-        """Answers ``paths-info``."""
-        form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
-        if not self._is_refused() and self._is_known(f"/api/datasets/{REPO}/paths-info/"):
-            known = [path for path in form["paths"] if path in self.published.files]
-            self._json([_description(path, self.published.files[path]) for path in known])
-
-    def _revision(self) -> None:
-        if not self._is_refused() and self._is_known(f"/api/datasets/{REPO}/revision/"):
+    def _describe(self) -> None:
+        kind = "tree" if "/tree/" in self.path else "revision"
+        if self._is_refused() or not self._is_known(f"/api/datasets/{REPO}/{kind}/"):
+            return
+        if kind == "tree":
+            self._json([_description(path, content) for path, content in self.published.files.items()])
+        else:
             self._json({"id": REPO, "sha": self.published.commit})
 
     def _file(self, *, with_body: bool) -> None:
@@ -139,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
         if get.path in self.published.stalls:
             self._send(get, content[: len(content) // 2])
             self.published.stalled.set()
-            self.published.go_on.wait(60)
+            self.published.resume.wait(60)
             content = content[len(content) // 2 :]
         if cuts:
             self._send(get, content[: cuts.pop(0)])
@@ -189,7 +187,7 @@ def sha256(content: bytes) -> str:
 
 
 def _is_large(path: str) -> bool:
-    """Says whether the hub would keep the file outside git, where it is known by its SHA-256."""
+    """Returns True if the hub would store the file outside git, under its SHA-256."""
     return path.endswith((".bin", ".model"))
 
 

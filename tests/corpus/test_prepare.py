@@ -1,23 +1,27 @@
+import gzip
 import hashlib
 import io
+import itertools
 import json
+import lzma
 import random
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from corpus.texts import TEXT, Lines, some_texts, tokenizer, write_jsonl
+from corpus.texts import TEXT, Lines, small_shards, some_texts, tokenizer, write_jsonl  # noqa: F401
 from golden_data import TOKENIZER
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from plgolf.corpus.building import Output
 from plgolf.corpus.documents import Document, Reading
-from plgolf.corpus.encoding import encode_in_order, share_out
+from plgolf.corpus.encoding import encode_in_order
 from plgolf.corpus.prepare import prepare, prepare_stdlib
+from plgolf.corpus.sampling import draw_sample
 from plgolf.corpus.shuffling import ShuffledDocuments
 from plgolf.corpus.splitting import Corpus, Holdout
 from plgolf.corpus.stdlib import is_validation, stdlib_files
@@ -87,10 +91,11 @@ def test_challenge_shards_are_the_references_byte_for_byte(tmp_path):
         output=Output(name="fineweb", shard_tokens=10_007, workers=2),
     )
     expected = reference_shards(documents, TOKENIZER, 5, 10_007)
-    written = {path.name: path.read_bytes() for path in (tmp_path / "set").glob("fineweb_*_0*.bin")}
-    side_cars = {name: written.pop(name) for name in list(written) if "_bytes_" in name}
-    assert written == expected and len(expected) > 10
-    assert len(side_cars) == sum("val" in name for name in expected) > 1
+    # The patterns of the reference program find the tokens and nothing else.
+    written = [*(tmp_path / "set").glob("fineweb_train_*.bin"), *(tmp_path / "set").glob("fineweb_val_*.bin")]
+    assert {path.name: path.read_bytes() for path in written} == expected and len(expected) > 10
+    side_cars = {path.stem for path in (tmp_path / "set").glob("*.bytes")}
+    assert side_cars == {Path(name).stem for name in expected if "val" in name} and len(side_cars) > 1
     assert (tmp_path / "set" / "tokenizer.model").read_bytes() == TOKENIZER.read_bytes()
     assert manifest.splits["val"].documents == 5
 
@@ -107,7 +112,7 @@ def test_the_challenge_preset_trains_as_the_challenge_did(tmp_path):
     assert normalizer.remove_extra_whitespaces
 
 
-def test_the_manifest_says_it_all(tmp_path):
+def test_the_manifest_describes_files_and_sources(tmp_path):
     sources = [
         write_jsonl(tmp_path / "a.jsonl", ["one", "two \U0001f600"]),
         write_jsonl(tmp_path / "b.jsonl", ["three", "four", " five"]),
@@ -144,10 +149,11 @@ def test_the_manifest_says_it_all(tmp_path):
     assert content["tokenizer"]["sha256"] == hashlib.sha256(TOKENIZER.read_bytes()).hexdigest()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(documents=st.lists(TEXT.filter(bool), min_size=2, max_size=30, unique=True))
 @pytest.mark.parametrize("kind", ["lossless bpe", "byte"])
-def test_documents_come_back_and_bytes_are_true(tmp_path_factory, kind, documents):
+@pytest.mark.usefixtures("small_shards")
+def test_documents_and_their_bytes_survive_a_round_trip(tmp_path_factory, kind, documents):
     folder = tmp_path_factory.mktemp("any")
     model = folder / ("t" + tokenizer(kind).file_name[-6:].replace("r.", "."))
     model = model.with_suffix(Path(tokenizer(kind).file_name).suffix)
@@ -172,9 +178,9 @@ def test_side_cars_count_the_raw_bytes_of_a_tokenizer_that_drops_some(tmp_path):
     documents = ["a" + " " * 200_000 + "b c", "x\n\n\ny " * 50, "z"]
     source = write_jsonl(tmp_path / "a.jsonl", documents)
     recipe = TokenizerRecipe(tokenizer=str(TOKENIZER))
-    with pytest.raises(ValueError, match=r"a\.jsonl:1: too few tokens: .*does not fit into 16 bits"):
+    with pytest.raises(ValueError, match=r"a\.jsonl:1: too few tokens: more than 65535 bytes, spaces"):
         make([source], tmp_path / "set", holdout=Holdout(val_documents=2), recipe=recipe)
-    documents[0] = "a" + " " * 100_000 + "b c"
+    documents[0] = "a" + " " * 65_000 + "b c"
     write_jsonl(source, documents)
     manifest, _ = make([source], tmp_path / "set", holdout=Holdout(val_documents=2), recipe=recipe)
     val = manifest.splits["val"]
@@ -187,18 +193,7 @@ def test_side_cars_count_the_raw_bytes_of_a_tokenizer_that_drops_some(tmp_path):
     assert sums.tolist() == [len(text.encode()) for text in documents[:2]]
 
 
-@given(st.lists(st.integers(0, 200_000), min_size=1, max_size=8))
-def test_sharing_out_keeps_the_sum(counts):
-    shared = share_out(np.array(counts, dtype=np.int64))
-    if sum(counts) > 65535 * len(counts):
-        assert shared is None
-    else:
-        assert shared.dtype == np.uint16 and shared.sum() == sum(counts)
-        if max(counts) <= 65535:
-            assert shared.tolist() == counts
-
-
-def test_threads_change_nothing(tmp_path):
+def test_the_number_of_threads_does_not_matter(tmp_path):
     documents = [text[i : i + 3000] for text in some_texts() for i in range(0, len(text), 3000)]
     made_by, outcomes = tokenizer("lossless bpe"), []
     for workers in (1, 5):
@@ -218,7 +213,7 @@ def document(text):
     return Document(text, len(text.encode()), "memory", 1)
 
 
-def test_encoding_stops_where_its_consumer_does():
+def test_encoding_stops_when_its_consumer_does():
     drawn = []
 
     def endless():
@@ -235,8 +230,7 @@ def test_encoding_stops_where_its_consumer_does():
 def corpus(path, holdout, **options):
     files = find_files([str(path)], Reading())
     val_files = find_files(holdout.val_inputs, Reading())
-    settings = {"reading": Reading(), "seed": 1, "on_error": "stop"} | options
-    return Corpus(files, val_files, holdout=holdout, **settings)
+    return Corpus(files, val_files, Reading(), holdout, **({"seed": 1, "on_error": "stop"} | options))
 
 
 def split_of(made, normalize=str):
@@ -311,12 +305,16 @@ def test_only_one_rule_may_be_given():
 def test_the_tokenizer_sees_training_documents_only(tmp_path):
     source = write_jsonl(tmp_path / "a.jsonl", [f"{'v' if i < 50 else 't'}{i}" for i in range(1000)])
     made = corpus(source, Holdout(val_documents=50))
-    seen = made.sample(str, 10**9)
+
+    def drawn(num_bytes):
+        return draw_sample(made, TokenizerRecipe(sample_bytes=num_bytes))
+
+    seen = drawn(10**9)
     assert seen == [f"t{i}" for i in range(50, 1000)]
-    sample = made.sample(str, 400)
+    sample = drawn(400)
     assert 80 < len(sample) < 120 and sum(map(len, sample)) <= 400 and set(sample) < set(seen)
-    assert sample == made.sample(str, 400)
-    assert len(made.sample(str, 1)) == 1
+    assert sample == drawn(400)
+    assert len(drawn(1)) == 1
     # It is drawn from all of them.
     assert min(int(text[1:]) for text in sample) < 200 < 800 < max(int(text[1:]) for text in sample)
 
@@ -330,12 +328,43 @@ def test_training_a_tokenizer_is_reproducible(model_type):
 
 def test_a_vocabulary_that_does_not_suit_the_text_is_refused(tmp_path):
     source = write_jsonl(tmp_path / "a.jsonl", ["some text", "more", "other words"])
-    for size in (200, 5000):
-        recipe = TokenizerRecipe(vocab_size=size)
-        with pytest.raises(ValueError, match=f"vocab_size {size} does not suit the text: .") as error:
-            make([source], tmp_path / "set", holdout=Holdout(val_documents=1), recipe=recipe)
-        assert "\n" not in str(error.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+    options = {"holdout": Holdout(val_documents=1)}
+    for preset, model_type in itertools.product(("lossless", "challenge"), ("bpe", "unigram")):
+        settings = {"preset": preset, "model_type": model_type}
+        bounds = []
+        for size, rule in ((200, "at least"), (5000, "at most")):
+            recipe = TokenizerRecipe(vocab_size=size, **settings)
+            with pytest.raises(
+                ValueError, match=rf"^vocab_size must be {rule} \d+ for .*, got {size}$"
+            ) as error:
+                make([source], tmp_path / "set", recipe=recipe, **options)
+            assert "character_coverage" not in str(error.value)
+            bounds.append(int(str(error.value).split(rule)[1].split()[0]))
+        # The numbers that it names are right.
+        for index, size in enumerate(bounds):
+            recipe = TokenizerRecipe(vocab_size=size, **settings)
+            manifest, _ = make([source], tmp_path / f"{preset}{model_type}{index}", recipe=recipe, **options)
+            assert manifest.tokenizer.vocab_size == manifest.options["vocab_size"] == size
+    assert not (tmp_path / "set").exists()
+
+
+def test_settings_without_effect_are_refused(tmp_path):
+    for bad, message in [
+        (
+            {"tokenizer": "a.model", "vocab_size": 4000},
+            "vocab_size must be left out with tokenizer, .* got 4000",
+        ),
+        ({"tokenizer": "a.model", "preset": "challenge"}, "preset must be left out with tokenizer"),
+        ({"model_type": "byte", "sample_bytes": 9}, "sample_bytes must be left out with model_type byte"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            TokenizerRecipe(**bad)
+    lines = write_jsonl(tmp_path / "a.jsonl", ["a", "b"])
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(ValueError, match=r"separator must be left out without text files, got '\\n'"):
+        make([lines], tmp_path / "set", reading=Reading(separator="\n"))
+    with pytest.raises(ValueError, match="text_field must be left out with text files alone, got 'body'"):
+        make([tmp_path / "a.txt"], tmp_path / "set", reading=Reading(text_field="body"))
 
 
 def test_a_tokenizer_of_more_ids_than_shards_can_hold_is_refused(tmp_path):
@@ -349,7 +378,7 @@ def test_a_tokenizer_of_more_ids_than_shards_can_hold_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])
-def test_lossless_also_where_the_training_text_has_no_space(tmp_path, model_type):
+def test_a_tokenizer_is_lossless_even_if_its_training_text_has_no_space(tmp_path, model_type):
     documents = [chr(0x4E00 + i) * 3 + chr(0x4E00 + 2 * i) for i in range(200)]
     source = write_jsonl(tmp_path / "a.jsonl", ["有 他", *documents])
     recipe = TokenizerRecipe(model_type=model_type, vocab_size=562)
@@ -365,7 +394,7 @@ def test_a_tokenizer_without_a_piece_for_a_space_is_refused(tmp_path):
     (tmp_path / "t.model").write_bytes(proto.SerializeToString())
     assert not load_tokenizer(tmp_path / "t.model").lossless
     source = write_jsonl(tmp_path / "a.jsonl", ["a", "b"])
-    with pytest.raises(ValueError, match=r"t\.model: has no piece for a space alone"):
+    with pytest.raises(ValueError, match=r"t\.model: must have a piece for a single space"):
         make([source], tmp_path / "set", recipe=TokenizerRecipe(tokenizer=str(tmp_path / "t.model")))
 
 
@@ -395,11 +424,11 @@ def test_documents_that_are_equal_but_for_unknown_characters_stay_together(tmp_p
 def test_long_documents_do_not_train_the_challenges_tokenizer(tmp_path):
     recipe = TokenizerRecipe(preset="challenge", vocab_size=400)
     source = write_jsonl(tmp_path / "a.jsonl", ["x " * 3000, "y " * 3000])
-    with pytest.raises(ValueError, match="no document to train a tokenizer on: all 1 .* 4192 bytes"):
+    with pytest.raises(ValueError, match="must have a document to train on: all 1 .* 4192 bytes"):
         make([source], tmp_path / "set", holdout=Holdout(val_documents=1), recipe=recipe)
 
 
-def test_an_empty_folder_a_link_and_strangers(tmp_path):
+def test_empty_folders_and_links_are_used_and_other_files_are_kept(tmp_path):
     source = write_jsonl(tmp_path / "a.jsonl", ["a", "b"])
     holdout, target = Holdout(val_documents=1), tmp_path / "target"
     target.mkdir()
@@ -408,7 +437,7 @@ def test_an_empty_folder_a_link_and_strangers(tmp_path):
         make([source], tmp_path / "link", holdout=holdout, overwrite=overwrite)
         assert (tmp_path / "link").is_symlink() and read_manifest(target).name == "target"
     (target / "mine.jsonl").write_text("precious")
-    with pytest.raises(ValueError, match=r"link/mine\.jsonl: is no part of the dataset"):
+    with pytest.raises(ValueError, match=r"link/mine\.jsonl: does not belong to the dataset"):
         make([source], tmp_path / "link", holdout=holdout, overwrite=True)
     assert (target / "mine.jsonl").read_text() == "precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "link", "target"]
@@ -420,7 +449,7 @@ def test_another_tokenizer_at_the_same_path_or_a_lost_shard_is_another_dataset(t
     options = {"holdout": Holdout(val_documents=1), "recipe": TokenizerRecipe(tokenizer=str(model))}
     manifest, _ = make([source], tmp_path / "set", **options)
     assert "preset" not in manifest.options and "vocab_size" not in manifest.options
-    assert "is there already" in make([source], tmp_path / "set", **options)[1][0]
+    assert "exists already" in make([source], tmp_path / "set", **options)[1][0]
     model.write_bytes(tokenizer("lossless bpe").to_bytes())
     with pytest.raises(ValueError, match="holds another dataset"):
         make([source], tmp_path / "set", **options)
@@ -430,6 +459,7 @@ def test_another_tokenizer_at_the_same_path_or_a_lost_shard_is_another_dataset(t
         make([source], tmp_path / "set", **options)
 
 
+@pytest.mark.usefixtures("small_shards")
 def test_many_small_shards(tmp_path):
     source = write_jsonl(tmp_path / "a.jsonl", ["some text " * 100, "more text " * 200])
     output = Output(shard_tokens=2)
@@ -438,7 +468,8 @@ def test_many_small_shards(tmp_path):
     assert all(check.passed for check in verify(tmp_path / "set", console=Lines()))
 
 
-def test_shuffling_is_by_seed_and_loses_nothing(tmp_path):
+@pytest.mark.usefixtures("small_shards")
+def test_shuffling_depends_on_the_seed_and_keeps_all_documents(tmp_path):
     documents = [f"{i} " * (i % 5 + 1) for i in range(500)]
     source = write_jsonl(tmp_path / "a.jsonl", documents)
     orders = {}
@@ -463,7 +494,7 @@ def test_every_order_is_equally_likely(tmp_path):
     assert len(counts) == 6 and all(150 < count < 250 for count in counts.values())
 
 
-def test_what_is_wrong_stops_everything_or_is_counted(tmp_path):
+def test_refused_documents_stop_everything_or_are_counted(tmp_path):
     source = tmp_path / "a.jsonl"
     lines = [b'{"text": "fine"}', b'{"text": "\xff"}', b"{", b'{"text": ""}', b'{"text": "\\ufeff"}']
     source.write_bytes(b"\n".join([*lines, b'{"text": "good"}', b'{"text": "also"}', b""]))
@@ -471,7 +502,7 @@ def test_what_is_wrong_stops_everything_or_is_counted(tmp_path):
     with pytest.raises(ValueError, match=r"a\.jsonl:2: malformed UTF-8: byte 0xff \(--on_error skip"):
         make([source], tmp_path / "set", **options)
     manifest, said = make([source], tmp_path / "set", on_error="skip", **options)
-    # U+FEFF alone is nothing to this tokenizer: a document without tokens.
+    # This tokenizer drops U+FEFF, so that no token is left.
     assert manifest.left_out == {"malformed UTF-8": 1, "broken JSON": 1, "empty document": 2}
     assert texts(tmp_path / "set", "train") == ["good", "also"]
     assert "left out 2: empty document" in said
@@ -479,11 +510,120 @@ def test_what_is_wrong_stops_everything_or_is_counted(tmp_path):
 
 
 def test_a_split_without_documents_is_refused(tmp_path):
-    source = write_jsonl(tmp_path / "a.jsonl", ["a", "b"])
-    for holdout, split in ((Holdout(val_documents=2), "train"), (Holdout(val_fraction=1e-9), "val")):
-        with pytest.raises(ValueError, match=f"no document got into the {split} split, of 2 in all"):
+    for documents, holdout, message in [
+        (["a", "b"], Holdout(val_documents=2), "got none of 2 for train"),
+        (["same", "same"], Holdout(), "got none of 2 for"),
+        (["x"], Holdout(), "got none of 1 for"),
+        ([], Holdout(), "got none of 0 for"),
+    ]:
+        source = write_jsonl(tmp_path / "a.jsonl", documents)
+        with pytest.raises(ValueError, match=f"each split must have a document, {message}"):
             make([source], tmp_path / "set", holdout=holdout)
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(
+    "recipe", [BYTES, TokenizerRecipe(vocab_size=300), TokenizerRecipe(tokenizer=str(TOKENIZER))]
+)
+def test_at_least_one_document_is_held_out_and_one_trains(tmp_path, recipe):
+    books = tmp_path / "books"
+    books.mkdir()
+    for number in range(12):
+        (books / f"{number}.txt").write_text(f"This is book number {number}. " * 20)
+    for seed, fraction, held_out, note in [
+        (3, None, {1}, "note: chance held out none of 12 documents (--val_fraction, 5 %): one is held out"),
+        (
+            1,
+            1e-9,
+            {1},
+            "note: chance held out none of 12 documents (--val_fraction, 1e-07 %): one is held out",
+        ),
+        (
+            1,
+            0.999,
+            {11},
+            "note: chance held out all of 12 documents (--val_fraction, 99.9 %): one is for training",
+        ),
+        (1, 0.5, set(range(2, 11)), None),
+    ]:
+        root = tmp_path / f"{seed}{fraction}"
+        options = {"recipe": recipe, "output": Output(seed=seed), "holdout": Holdout(val_fraction=fraction)}
+        manifest, lines = make([books], root, **options)
+        assert manifest.splits["val"].documents in held_out
+        assert manifest.splits["train"].documents == 12 - manifest.splits["val"].documents
+        assert [line for line in lines if line.startswith("note: chance")] == ([note] if note else [])
+        # Which one depends on the texts and the seed, not on their order.
+        make(sorted(books.iterdir(), reverse=True), tmp_path / f"{seed}{fraction}r", **options)
+        assert texts(root, "val") == texts(tmp_path / f"{seed}{fraction}r", "val")[::-1]
+        assert not [check for check in verify(root, console=Lines()) if check.passed is False]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.md.gz", "a.jsonl", "a.json", "a.csv", "stdin"])
+def test_a_single_text_is_cut_in_two_at_a_paragraph(tmp_path, name):
+    text = "".join(f"Paragraph {i}, with a line\nand another.\n\n" for i in range(200))
+    pack = {
+        "a.txt": text,
+        "a.jsonl": json.dumps({"text": text}),
+        "a.json": json.dumps([text]),
+        "a.csv": 'text\n"' + text + '"\n',
+    }
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text.encode()) if name == "a.md.gz" else pack.get(name, text).encode())
+    for recipe in (BYTES, TokenizerRecipe(vocab_size=300)):
+        root = tmp_path / f"{recipe.model_type}"
+        manifest, lines = make([path], root, recipe=recipe)
+        [train], [val] = texts(root, "train"), texts(root, "val")
+        assert train + val == text and train.endswith("\n\n") and 0.04 < len(val) / len(text) < 0.11
+        assert manifest.splits["val"].raw_bytes == len(val.encode()) and manifest.sources[0]["documents"] == 2
+        note = "note: a single text is cut near its end: about 5 % of it is held out"
+        assert note in lines
+        assert all(check.passed for check in verify(root, console=Lines()))
+    for kept in (Holdout(val_documents=1), Holdout(val_inputs=[str(path)])):
+        with pytest.raises(
+            ValueError, match="got none of 1 for train|is among the training and the validation"
+        ):
+            make([path], tmp_path / "kept", holdout=kept)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("one line\n" * 100, "one line\n" * 10),
+        ("word " * 200, "word " * 20),
+        ("x" * 1000, "x" * 100),
+        ("日" * 1000, "日" * 100),
+        ("ab", "b"),
+    ],
+)
+def test_a_single_text_without_paragraphs_is_cut_at_a_line_a_word_or_by_length(tmp_path, text, expected):
+    (tmp_path / "a.txt").write_text(text)
+    make([tmp_path / "a.txt"], tmp_path / "set", holdout=Holdout(val_fraction=0.1))
+    assert texts(tmp_path / "set", "val") == [expected]
+    assert texts(tmp_path / "set", "train") == [text.removesuffix(expected)]
+
+
+@pytest.mark.parametrize("suffix", ["", ".xz"])
+def test_a_single_text_that_is_too_long_for_a_document_is_cut_into_several(tmp_path, suffix):
+    text = "".join(f"Paragraph number {i}.\n\n" for i in range(2000))
+    source = tmp_path / f"a.txt{suffix}"
+    source.write_bytes(lzma.compress(text.encode()) if suffix else text.encode())
+    reading = Reading(max_document_bytes=1000)
+    manifest, lines = make([source], tmp_path / "set", reading=reading)
+    assert "note: a single long text is cut into documents after paragraphs" in lines
+    documents = [*texts(tmp_path / "set", "train"), *texts(tmp_path / "set", "val")]
+    assert sum(map(len, documents)) == len(text) and all(part.endswith(".\n\n") for part in documents)
+    assert set("".join(documents).splitlines()) == set(text.splitlines())
+    assert 1 <= manifest.splits["val"].documents < 10 < manifest.splits["train"].documents
+    options = {"reading": Reading(max_document_bytes=len(text) // 3), "output": Output(seed=0)}
+    _, lines = make([source], tmp_path / "few", **options)
+    chance = "chance held out none of 4 documents (--val_fraction, 5 %): one is held out"
+    assert f"note: a single long text is cut into documents after paragraphs; {chance}" in lines
+    # One of several texts is refused, and a separator decides for itself.
+    (tmp_path / "b.txt").write_text("more")
+    with pytest.raises(ValueError, match="too long: must be at most 1000 bytes .* a separator would cut"):
+        make([source, tmp_path / "b.txt"], tmp_path / "both", reading=reading)
+    with pytest.raises(ValueError, match="too long: must be at most 1000 bytes"):
+        make([source], tmp_path / "cut", reading=Reading(max_document_bytes=1000, separator="---"))
 
 
 def test_a_dataset_is_replaced_only_on_request(tmp_path):
@@ -492,9 +632,9 @@ def test_a_dataset_is_replaced_only_on_request(tmp_path):
     first, _ = make([source], root, holdout=holdout)
     before = {path: path.stat().st_mtime_ns for path in root.iterdir()}
     again, lines = make([source], root, holdout=holdout)
-    assert again == first and "is there already" in lines[0]
+    assert again == first and "exists already" in lines[0]
     assert before == {path: path.stat().st_mtime_ns for path in root.iterdir()}
-    for change in ({"output": Output(shard_tokens=9)}, {"holdout": Holdout(val_fraction=0.5)}):
+    for change in ({"output": Output(shard_tokens=9999)}, {"holdout": Holdout(val_fraction=0.5)}):
         with pytest.raises(ValueError, match=r"set: holds another dataset, or a part of one: --overwrite"):
             make([source], root, **({"holdout": holdout} | change))
     write_jsonl(source, ["a", "b", "c"])
@@ -511,13 +651,13 @@ def test_a_dataset_is_replaced_only_on_request(tmp_path):
     other.mkdir()
     (other / "thesis.txt").write_text("precious")
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match=r"other: .*holds no manifest\.json"):
+        with pytest.raises(ValueError, match=r"other: .*without a manifest\.json|but has no manifest\.json"):
             make([source], other, overwrite=overwrite)
     assert (other / "thesis.txt").read_text() == "precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "other", "set"]
 
 
-def test_a_module_never_changes_sides(tmp_path):
+def test_a_module_always_belongs_to_the_same_split(tmp_path):
     for name in ("b.py", "a.py", "test/t.py", "site-packages/p.py", "pkg/c.py", "readme.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
@@ -544,10 +684,10 @@ def test_the_embedded_dataset_is_made_once_and_whole(tmp_path):
     prepare_stdlib(root, vocab_size=512, console=console)
     assert len(console.lines) == lines and [path.name for path in root.parent.iterdir()] == ["set"]
     (tmp_path / "other").mkdir()
-    with pytest.raises(ValueError, match=r"exists but holds no manifest\.json"):
+    with pytest.raises(ValueError, match=r"exists without a manifest\.json"):
         prepare_stdlib(tmp_path / "other", vocab_size=512, console=console)
     assert not list((tmp_path / "other").iterdir())
-    with pytest.raises(ValueError, match="vocab_size 200 does not suit the text"):
+    with pytest.raises(ValueError, match="vocab_size must be at least"):
         prepare_stdlib(tmp_path / "small", vocab_size=200, console=console)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "other"]
 
@@ -561,7 +701,14 @@ def test_names_that_look_like_splits_do_not_confuse_them(tmp_path):
 
 
 def test_settings_are_checked():
-    for bad in ({"name": "a/b"}, {"shard_tokens": 0}, {"shard_tokens": 2**31}, {"workers": 0}):
+    for bad in (
+        {"name": "a/b"},
+        {"shard_tokens": 1},
+        {"shard_tokens": 1023},
+        {"shard_tokens": 2**31},
+        {"workers": 0},
+        {"seed": -1},
+    ):
         with pytest.raises(ValueError, match=f"{next(iter(bad))} must"):
             Output(**bad)
     for bad in ({"vocab_size": 0}, {"vocab_size": 70_000}, {"sample_bytes": 0}):

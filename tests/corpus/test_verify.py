@@ -1,4 +1,4 @@
-"""Every accounting mistake that is known from the challenge is made here, and caught."""
+"""Each known mistake in counting bytes, from the challenge, is made here and found by a check."""
 
 import dataclasses
 import io
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpus.texts import Lines, some_texts, tokenizer, write_jsonl
+from corpus.texts import Lines, small_shards, some_texts, tokenizer, write_jsonl  # noqa: F401
 from golden_data import GOLDEN, TOKENIZER
 from sentencepiece import SentencePieceTrainer
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
@@ -28,7 +28,7 @@ DOCUMENTS = [f"The {i}th text, with <html> & é, 日本 and \U0001f600; it {i * 
 
 
 @pytest.fixture
-def root(tmp_path) -> Path:
+def root(tmp_path, small_shards) -> Path:  # noqa: F811
     source = write_jsonl(tmp_path / "a.jsonl", DOCUMENTS)
     prepare(
         [str(source)],
@@ -53,7 +53,7 @@ def rewrite(root, split, change, shard=0):
     tokens = np.fromfile(path, dtype="<u2")[512:]
     write_shard(path, change(tokens))
     (root / "manifest.json").unlink(missing_ok=True)
-    for side_car in root.glob("*_bytes_*"):
+    for side_car in root.glob("*.bytes"):
         side_car.unlink()
 
 
@@ -70,6 +70,20 @@ def test_a_bare_folder_of_shards_passes_without_a_manifest(root):
     assert checks["manifest.json"].passed is None and checks["counts"].passed is None
     # The reference's own shards are a random cut of a stream: they begin inside a document.
     assert set(failed(GOLDEN / "tied")) <= {"documents", "re-encoding"}
+
+
+def test_side_cars_with_their_old_names_are_still_read(root):
+    manifest = (root / "manifest.json").read_text()
+    for path in root.glob("*.bytes"):
+        old = path.stem.replace("_val_", "_val_bytes_") + ".bin"
+        manifest = manifest.replace(path.name, old)
+        path.rename(root / old)
+    (root / "manifest.json").write_text(manifest)
+    checks = {check.name: check for check in verify(root, console=Lines())}
+    assert all(check.passed for check in checks.values()), checks
+    assert checks["byte side-cars"].detail.endswith("raw bytes")
+    (root / "x_val_bytes_000000.bin").unlink()
+    assert "a count for each token" in failed(root)["headers and sizes"]
 
 
 def test_a_missing_folder_or_split_is_named(root, tmp_path):
@@ -153,27 +167,27 @@ def wide_tokenizer() -> SentencePieceTokenizer:
         characters,
     ],
 )
-def test_a_wrong_byte_table_is_caught(mistake, tmp_path):
+def test_a_wrong_byte_table_is_found(mistake, tmp_path):
     made_by = wide_tokenizer()
     ids = [1 if i < 0 else i for text in DOCUMENTS for i in [-1, *made_by.encode(text + " \u0416").tolist()]]
     write_shard(tmp_path / "y_val_000000.bin", np.array(ids, dtype=np.uint16))
     reader = ShardReader(find_shards(tmp_path, "val"))
     right = made_by.byte_counts
-    assert check_bytes(survey(reader, made_by, right, decode=True)).passed
-    check = check_bytes(survey(reader, made_by, mistake(right), decode=True))
+    assert check_bytes(survey(reader, made_by, right)).passed
+    check = check_bytes(survey(reader, made_by, mistake(right)))
     assert check.passed is False and "%" in check.detail
 
 
-def test_a_tokenizer_without_a_piece_for_a_space_is_caught(root):
+def test_a_tokenizer_without_a_piece_for_a_space_is_found(root):
     """Bytes some 20 % off (#897): each space alone falls back to the three bytes of its mark."""
     proto = ModelProto.FromString(TOKENIZER.read_bytes())
     next(piece for piece in proto.pieces if piece.piece == "\u2581").piece = "\u2581qq"
     (root / "manifest.json").unlink()
     (root / "tokenizer.model").write_bytes(proto.SerializeToString())
-    assert "no piece for a space alone" in failed(root)["tokenizer"]
+    assert "no piece for a single space" in failed(root)["tokenizer"]
 
 
-def test_another_tokenizer_of_the_same_size_is_caught(root, tmp_path):
+def test_another_tokenizer_of_the_same_size_is_found(root, tmp_path):
     other = tokenizer("challenge bpe")
     assert other.vocab_size == 512
     path = tmp_path / "other.model"
@@ -187,7 +201,7 @@ def test_another_tokenizer_of_the_same_size_is_caught(root, tmp_path):
     assert "re-encoding" in failed(tmp_path, tokenizer=path)
 
 
-def test_validation_documents_in_the_training_split_are_caught(root):
+def test_validation_documents_in_the_training_split_are_found(root):
     """--val-docs 10000 against a validation split of 50,000 put the rest into training (#2127)."""
     leaked = ShardReader(find_shards(root, "val")).read(0, 3000)
     starts = np.flatnonzero(leaked == 1)
@@ -195,33 +209,34 @@ def test_validation_documents_in_the_training_split_are_caught(root):
     assert failed(root)["held out"].startswith("3 training documents are equal to one of 20")
 
 
-def test_missing_begin_of_sequence_is_caught(root):
+def test_missing_begin_of_sequence_is_found(root):
     """The first version of that exporter left it out (#2127)."""
-    rewrite(root, "train", lambda tokens: tokens[tokens != 1])
+    for shard in range(len(find_shards(root, "train"))):
+        rewrite(root, "train", lambda tokens: tokens[tokens != 1], shard)
     assert "train does not start with a begin-of-sequence" in failed(root)["documents"]
 
 
-def test_a_document_of_nothing_is_caught(root):
+def test_an_empty_document_is_found(root):
     rewrite(root, "train", lambda tokens: np.insert(tokens, 0, [1, 1]).astype(np.uint16))
     assert "train has 2 documents without a token" in failed(root)["documents"]
 
 
-def test_a_split_cut_short_is_caught(root):
+def test_a_split_cut_short_is_found(root):
     """A shard of 9.66 instead of 62 million tokens (#1923); a count changed without notice (#837)."""
     path = max(root.glob("x_val_00*.bin"))
     tokens = np.fromfile(path, dtype="<u2")[512:]
     write_shard(path, tokens[:-9])
-    write_shard(root / path.name.replace("val_", "val_bytes_"), np.zeros(tokens.size - 9, dtype=np.uint16))
+    write_shard(path.with_suffix(".bytes"), np.zeros(tokens.size - 9, dtype=np.uint16))
     found = failed(root)
-    assert "has other contents" in found["sha256"] and "listed are" in found["counts"]
+    assert "has other contents" in found["sha256"] and "are listed" in found["counts"]
     path.unlink()
-    (root / path.name.replace("val_", "val_bytes_")).unlink()
+    path.with_suffix(".bytes").unlink()
     found = failed(root)
     assert f"{path.name} is missing" in found["files of manifest.json"]
     assert "val has" in found["counts"] and "val has" in found["documents"]
 
 
-def test_documents_in_another_order_are_caught(root):
+def test_documents_in_another_order_are_found(root):
     """Preparation in parallel changed the order (#2109)."""
 
     def swapped(tokens):
@@ -233,15 +248,15 @@ def test_documents_in_another_order_are_caught(root):
     assert list(failed(root)) == ["sha256"]
 
 
-def test_ids_outside_the_vocabulary_are_caught(root):
+def test_ids_outside_the_vocabulary_are_found(root):
     rewrite(root, "train", lambda tokens: np.append(tokens, 512).astype(np.uint16))
     assert failed(root)["ids"] == "up to 512, of 512"
 
 
-def test_broken_files_are_caught(root):
+def test_broken_files_are_found(root):
     path = root / "x_train_000000.bin"
     whole = path.read_bytes()
-    for content, message in [(whole[:-1], "size must be"), (b"\0" * 2000, "is no token shard")]:
+    for content, message in [(whole[:-1], "size must be"), (b"\0" * 2000, "is not a token shard")]:
         path.write_bytes(content)
         assert message in failed(root)["headers and sizes"]
     path.write_bytes(whole)
@@ -253,12 +268,12 @@ def test_broken_files_are_caught(root):
     "content",
     ["{", "[]", "{}", '{"format": 2}', '{"format": 1}', '{"format": 1, "name": 7}'],
 )
-def test_a_broken_manifest_is_caught(root, content):
+def test_a_broken_manifest_is_found(root, content):
     (root / "manifest.json").write_text(content)
     assert str(root / "manifest.json") in failed(root)["manifest"]
 
 
-def test_a_manifest_that_lies_is_caught(root):
+def test_wrong_numbers_in_a_manifest_are_found(root):
     manifest = json.loads((root / "manifest.json").read_text())
 
     def failed_with(change) -> dict[str, str]:
@@ -278,14 +293,14 @@ def test_a_manifest_that_lies_is_caught(root):
         assert list(failed_with(lambda wrong, new=changes: wrong["tokenizer"].update(new))) == ["tokenizer"]
     for changes in ({"tokens": 5}, {"bytes": 5}):
         found = failed_with(lambda wrong, new=changes: wrong["splits"]["train"]["shards"][0].update(new))
-        assert "listed are other numbers" in found["files of manifest.json"]
+        assert "other numbers are listed" in found["files of manifest.json"]
     for changes in ({}, {"train": manifest["splits"]["train"]}):
         found = failed_with(lambda wrong, new=changes: wrong.update(splits=new))
         assert "splits must be train and val" in found["manifest"]
 
 
-def test_side_cars_that_count_what_is_no_text_are_caught(root):
-    path = root / "x_val_bytes_000000.bin"
+def test_side_cars_that_count_a_begin_of_sequence_are_found(root):
+    path = root / "x_val_000000.bytes"
     counts = np.fromfile(path, dtype="<u2")[512:]
     counts[0] += 1
     write_shard(path, counts)
@@ -298,13 +313,13 @@ def test_side_cars_of_a_lossless_tokenizer_must_be_its_bytes(tmp_path):
     write_shard(tmp_path / "x_val_000000.bin", tokens)
     write_shard(tmp_path / "x_train_000000.bin", tokens[:5])
     (tmp_path / "tokenizer.json").write_bytes(made_by.to_bytes())
-    write_shard(tmp_path / "x_val_bytes_000000.bin", np.array([0, *[7] * 9], dtype=np.uint16))
+    write_shard(tmp_path / "x_val_000000.bytes", np.array([0, *[7] * 9], dtype=np.uint16))
     assert "9 tokens of a lossless tokenizer" in failed(tmp_path)["byte side-cars"]
-    write_shard(tmp_path / "x_val_bytes_000000.bin", np.array([0, *[1] * 9], dtype=np.uint16))
+    write_shard(tmp_path / "x_val_000000.bytes", np.array([0, *[1] * 9], dtype=np.uint16))
     assert failed(tmp_path) == {}
 
 
-def test_a_lossless_model_used_without_its_care_for_a_first_space_is_caught(tmp_path):
+def test_a_first_space_that_was_not_encoded_as_a_byte_is_found(tmp_path):
     """The challenge's rule counts no byte for a document's first space: here it was one, and it was lost."""
     made_by = tokenizer("lossless bpe")
     assert isinstance(made_by, SentencePieceTokenizer)

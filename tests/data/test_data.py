@@ -44,7 +44,7 @@ def test_training_batches_are_the_references(name):
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=5), data=st.data())
-def test_reader_is_the_endless_concatenation(tmp_path_factory, sizes, data):
+def test_reader_repeats_the_concatenated_shards(tmp_path_factory, sizes, data):
     folder = tmp_path_factory.mktemp("shards")
     total = sum(sizes)
     tokens = np.arange(total, dtype=np.uint16)
@@ -53,7 +53,7 @@ def test_reader_is_the_endless_concatenation(tmp_path_factory, sizes, data):
     shards = ShardReader(find_shards(folder, "train"), vocab_size=total + 1)
     start, count = data.draw(st.integers(0, 50)), data.draw(st.integers(0, 40))
     if total == 0 and count:
-        with pytest.raises(ValueError, match="holds no tokens"):
+        with pytest.raises(ValueError, match="has no tokens"):
             shards.read(start, count)
     else:
         expected = [tokens[(start + i) % total] for i in range(count)]
@@ -151,10 +151,10 @@ def test_bad_shards_are_refused_by_name(tmp_path):
     for content, message in [
         (whole[:-1], "size must be 1224 bytes for the 100 tokens in its header, got 1223"),
         (whole + b"\0", "got 1225"),
-        (b"\0" * 1224, "is no token shard"),
-        (whole[:100], "is no token shard"),
-        (whole[:3], "is no token shard"),
-        (b"", "is no token shard"),
+        (b"\0" * 1224, "is not a token shard"),
+        (whole[:100], "is not a token shard"),
+        (whole[:3], "is not a token shard"),
+        (b"", "is not a token shard"),
     ]:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=message) as error:
@@ -166,13 +166,14 @@ def test_bad_shards_are_refused_by_name(tmp_path):
         find_shards(tmp_path, "val")
 
 
-def test_byte_side_cars_are_no_shards_and_go_with_the_tokens(tmp_path):
+@pytest.mark.parametrize("name", ["a_val_000000.bytes", "a_val_bytes_000000.bin"])
+def test_byte_side_cars_are_read_beside_their_shards(tmp_path, name):
     write_shard(tmp_path / "a_val_000000.bin", np.arange(10, dtype=np.uint16))
-    write_shard(tmp_path / "a_val_bytes_000000.bin", np.arange(100, 110, dtype=np.uint16))
+    write_shard(tmp_path / name, np.arange(100, 110, dtype=np.uint16))
     shards = find_shards(tmp_path, "val")
     assert [s.path.name for s in shards] == ["a_val_000000.bin"]
     side_cars = find_side_cars(tmp_path, "val", shards)
-    assert [s.path.name for s in side_cars] == ["a_val_bytes_000000.bin"]
+    assert [s.path.name for s in side_cars] == [name]
     split = ValidationSplit(
         ShardReader(shards, vocab_size=10), seq_len=3, batch_sequences=2, raw_bytes=ShardReader(side_cars)
     )
@@ -181,7 +182,7 @@ def test_byte_side_cars_are_no_shards_and_go_with_the_tokens(tmp_path):
     assert first.raw_bytes.tolist() == [[101, 102, 103], [104, 105, 106]]
     assert last.raw_bytes.tolist() == [[107, 108, 109], [0, 0, 0]] and last.num_sequences == 1
     assert find_side_cars(tmp_path, "train", []) == []
-    write_shard(tmp_path / "a_val_bytes_000000.bin", np.arange(9, dtype=np.uint16))
+    write_shard(tmp_path / name, np.arange(9, dtype=np.uint16))
     with pytest.raises(ValueError, match=r"a count for each token, got \[9\] counts for \[10\] tokens"):
         find_side_cars(tmp_path, "val", shards)
 
@@ -194,7 +195,7 @@ def test_reader_names_ids_outside_the_vocabulary_and_shrunk_files(tmp_path):
     with pytest.raises(ValueError, match="below vocab_size 99, got 99 near token 99"):
         source.read(50, 50)
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(ValueError, match=r"a\.bin: was written to after it was opened"):
+    with pytest.raises(ValueError, match=r"a\.bin: has changed since it was opened"):
         source.read(50, 50)
 
 
@@ -216,7 +217,7 @@ def test_loader_prefetches_in_order_and_reports_errors():
     assert made[:5] == [2, 3, 4, 5, 6]
 
 
-def test_loader_makes_the_next_batches_while_nobody_asks():
+def test_loader_prepares_the_next_batches_in_the_background():
     ahead, threads = Event(), []
 
     def make(index):
@@ -232,7 +233,7 @@ def test_loader_makes_the_next_batches_while_nobody_asks():
     assert len(threads) >= 4 and all(name.startswith("batches") for name in threads)
 
 
-def test_a_loader_that_is_closed_drops_what_is_not_begun(monkeypatch):
+def test_a_closed_loader_cancels_batches_that_have_not_started(monkeypatch):
     made, begun, closing, end = [], Event(), Event(), ThreadPoolExecutor.shutdown
 
     def make(index):

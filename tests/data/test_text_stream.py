@@ -8,9 +8,10 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from plgolf.data.tokenizer import SentencePieceTokenizer, TextStream, load_tokenizer
 
-# Whether a space is put in front of a text and dropped again, and whether all spaces there are dropped.
+# A space is added before a text and dropped again; all spaces before a text are dropped.
 SPACES = {"first": (True, False), "extra": (False, True), "both": (True, True)}
-KINDS = ["lossless bpe", "lossless unigram", "byte", "challenge bpe", "golden", *SPACES]
+BYTE_LEVEL = ["byte", "tiktoken", "tokenizers"]
+KINDS = ["lossless bpe", "lossless unigram", *BYTE_LEVEL, "challenge bpe", "golden", *SPACES]
 ALL = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -30,8 +31,8 @@ def pushed(made_by, ids):
     return "".join([*(stream.push(index) for index in ids), stream.flush()])
 
 
-def test_the_tokenizers_differ_in_what_they_drop():
-    """Else the tests below would not test it."""
+def test_the_tokenizers_drop_different_spaces():
+    """The tests below need these differences."""
     said = {}
     for kind in SPACES:
         made_by = made(kind)
@@ -44,12 +45,12 @@ def test_the_tokenizers_differ_in_what_they_drop():
 @ALL
 @settings(max_examples=200)
 @given(data=st.data())
-def test_any_ids_pushed_one_by_one_are_what_they_are_decoded_to(kind, data):
+def test_any_ids_pushed_one_by_one_give_the_decoded_text(kind, data):
     made_by = made(kind)
     spaces = [i for i in range(made_by.vocab_size) if not made_by.decode([i]).strip()][:8]
-    byte_ids = [i for i in range(made_by.vocab_size) if made_by.byte_of(i) is not None]
-    # Bytes that begin characters or go on with them, far more often than chance would have it.
-    tricky = [i for i in byte_ids if made_by.byte_of(i) >= 0x80][::3]
+    # Parts of characters, far more often than by chance.
+    pieces = {i: made_by.bytes_of(i) for i in range(made_by.vocab_size)}
+    tricky = [i for i, piece in pieces.items() if piece and max(piece) >= 0x80][::3]
     ids = st.integers(0, made_by.vocab_size - 1)
     ids = st.lists(ids | st.sampled_from(spaces) | st.sampled_from(tricky or spaces), max_size=30)
     drawn = data.draw(ids)
@@ -68,7 +69,7 @@ def test_any_text_streams(kind, text):
 
 
 @ALL
-def test_nothing_is_held_back_but_a_character_that_is_not_whole(kind):
+def test_only_an_incomplete_character_is_held_back(kind):
     made_by = made(kind)
     stream, so_far = TextStream(made_by), []
     text = "".join(some_texts())[:2000] + "é\u3000\U0001f600 日本"
@@ -76,12 +77,12 @@ def test_nothing_is_held_back_but_a_character_that_is_not_whole(kind):
     for index in made_by.encode(text).tolist():
         said += stream.push(index)
         so_far.append(index)
-        # A cut character is shown by decode as U+FFFD, one or several, and by the stream not yet.
+        # Decode shows an incomplete character as one or several U+FFFD, the stream does not show it yet.
         assert made_by.decode(so_far).rstrip("\ufffd") == said
     assert stream.flush() == ""
 
 
-def test_bytes_become_a_character_with_the_last_of_them():
+def test_a_character_is_returned_with_its_last_byte():
     made_by = tokenizer("lossless bpe")
     ids = made_by.encode("\U0001f600").tolist()
     stream = TextStream(made_by)
@@ -94,9 +95,9 @@ def test_bytes_become_a_character_with_the_last_of_them():
 
 @ALL
 def test_the_time_of_a_push_does_not_grow_with_the_text(kind):
-    """Ids of every kind, those that give no text among them, long after each other."""
+    """Long runs of ids of every kind, also of ids without text."""
     made_by = made(kind)
-    tricky = [i for i in range(made_by.vocab_size) if made_by.byte_of(i) in (0x80, 0xE2)]
+    tricky = [i for i in range(made_by.vocab_size) if made_by.bytes_of(i) in (b"\x80", b"\xe2")]
     silent = [i for i in range(made_by.vocab_size) if not made_by.decode([i]).strip()]
     decoded = []
 
@@ -105,7 +106,7 @@ def test_the_time_of_a_push_does_not_grow_with_the_text(kind):
             decoded.append(len(ids))
             return made_by.decode(ids)
 
-        byte_of, byte_counts = made_by.byte_of, made_by.byte_counts
+        bytes_of, byte_counts, byte_level = made_by.bytes_of, made_by.byte_counts, made_by.byte_level
 
     for ids in (tricky * 500, silent * 50, np.arange(made_by.vocab_size).tolist()):
         decoded.clear()

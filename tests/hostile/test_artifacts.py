@@ -237,12 +237,12 @@ def test_a_carried_file_that_is_no_tokenizer_costs_one_line(obj, tmp_path):
     path = tmp_path / "a.ptz"
     model = (GOLDEN / "tied" / "tokenizer.model").read_bytes()
     for content, message in [
-        (b"{", "its tokenizer is no JSON"),
-        (b"{}", "its tokenizer is not the description of the 260-id byte tokenizer"),
-        (b"\0", "its tokenizer is no SentencePiece model"),
-        (b"[" * 100_000, "its tokenizer is no SentencePiece model"),
-        (b'{"a":' * 100_000, "its tokenizer is no JSON"),
-        (model[:-3], "its tokenizer is no SentencePiece model"),
+        (b"{", "its tokenizer must be JSON"),
+        (b"{}", "its tokenizer must be a tokenizer.json of Hugging Face"),
+        (b"\0", "its tokenizer must be a SentencePiece model"),
+        (b"[" * 100_000, "its tokenizer must be a SentencePiece model"),
+        (b'{"a":' * 100_000, "its tokenizer must be JSON"),
+        (model[:-3], "its tokenizer must be a SentencePiece model"),
         (model, "the tokenizer must have the 300 ids of the model"),
     ]:
         path.write_bytes(pack(carried(content)(obj)))

@@ -1,4 +1,4 @@
-"""Manifests that are damaged, absurd, or name what is not theirs."""
+"""Manifests that are damaged, have absurd values, or name files of others."""
 
 import json
 import os
@@ -55,8 +55,8 @@ FILE = ("splits", "val", "shards", 0)
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ((), [], "is no dataset manifest"),
-        (("format",), 2, "it has no format: 1"),
+        ((), [], "is not a dataset manifest"),
+        (("format",), 2, "format must be 1"),
         (("format",), True, "format must be of type int, got True"),
         (("extra",), 1, "extra is not a setting of Manifest"),
         (("splits",), {}, "splits must be train and val, got none"),
@@ -72,17 +72,21 @@ FILE = ("splits", "val", "shards", 0)
         ((*FILE, "file"), "..", "file must be a name in its folder"),
         ((*FILE, "file"), "", "file must be a name in its folder"),
         ((*FILE, "file"), "a\0b", "file must be a name in its folder"),
-        (("tokenizer", "file"), "/etc/passwd", "tokenizer.file must be in its folder, or below"),
-        (("tokenizer", "file"), "../../../etc/passwd", "tokenizer.file must be in its folder, or below"),
-        (("tokenizer", "file"), "a/../../../../b", "tokenizer.file must be in its folder, or below"),
-        (("tokenizer", "file"), "../..", "tokenizer.file must be in its folder, or below"),
-        (("tokenizer", "file"), "a\0.model", "tokenizer.file must be in its folder, or below"),
+        (("tokenizer", "file"), "/etc/passwd", "tokenizer.file must be in its folder or in one beside"),
+        (
+            ("tokenizer", "file"),
+            "../../../etc/passwd",
+            "tokenizer.file must be in its folder or in one beside",
+        ),
+        (("tokenizer", "file"), "a/../../../../b", "tokenizer.file must be in its folder or in one beside"),
+        (("tokenizer", "file"), "../..", "tokenizer.file must be in its folder or in one beside"),
+        (("tokenizer", "file"), "a\0.model", "tokenizer.file must be in its folder or in one beside"),
         (("tokenizer", "vocab_size"), 2**40, "tokenizer.vocab_size must be from 1 to 65536"),
         (("tokenizer", "lossless"), 1, "tokenizer.lossless must be of type bool, got 1"),
         (("name",), ["x"] * 10**5, "name must be of type str, got ['x', 'x', 'x', 'x', 'x', 'x', ...]"),
     ],
 )
-def test_absurd_manifests_cost_one_line(tmp_path, content, path, value, message):
+def test_absurd_manifests_are_refused_in_one_line(tmp_path, content, path, value, message):
     (tmp_path / MANIFEST).write_text(json.dumps(replaced(content, path, value)))
     with pytest.raises(UserError) as error:
         read_manifest(tmp_path)
@@ -100,12 +104,12 @@ def test_the_shared_tokenizer_of_downloads_is_found(tmp_path, content):
     assert find_tokenizer(root, read_manifest(root)).vocab_size == 260
 
 
-def test_what_is_no_manifest_costs_one_line(tmp_path):
+def test_other_files_than_manifests_are_refused_in_one_line(tmp_path):
     path = tmp_path / MANIFEST
     assert read_manifest(tmp_path) is None
     for data in (b"", b"{", b"\xff", b"[" * 10**6, b"9" * 10**5, b'{"format": NaN}'):
         path.write_bytes(data)
-        with pytest.raises(UserError, match="is no JSON|is no dataset manifest"):
+        with pytest.raises(UserError, match="is not valid JSON|is not a dataset manifest"):
             read_manifest(tmp_path)
     with path.open("wb") as file:
         file.truncate(MAX_BYTES + 1)

@@ -1,4 +1,4 @@
-"""Token shards and byte side-cars that are damaged, or no files at all."""
+"""Token shards and byte side-cars that are damaged or not regular files."""
 
 import os
 
@@ -22,8 +22,8 @@ def header(magic=20240520, version=1, num_tokens=300, size=1024) -> bytes:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "is no token shard"),
-        (header(size=1023), "is no token shard"),
+        (b"", "is not a token shard"),
+        (header(size=1023), "is not a token shard"),
         (header(magic=0) + bytes(600), "must start with 20240520, 1, got 0, 1 in 1624 bytes"),
         (header(version=2) + bytes(600), "got 20240520, 2 in 1624 bytes"),
         (header(num_tokens=-1) + bytes(600), "for the -1 tokens in its header"),
@@ -33,7 +33,7 @@ def header(magic=20240520, version=1, num_tokens=300, size=1024) -> bytes:
         (header() + bytes(602), "got 1626"),
     ],
 )
-def test_damaged_shards_cost_one_line(tmp_path, data, message):
+def test_damaged_shards_are_refused_in_one_line(tmp_path, data, message):
     path = tmp_path / "x_val_000000.bin"
     path.write_bytes(data)
     with pytest.raises(UserError) as error:
@@ -42,8 +42,8 @@ def test_damaged_shards_cost_one_line(tmp_path, data, message):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device", "socket to nowhere"])
-@pytest.mark.parametrize("name", ["x_val_000000.bin", "x_val_bytes_000000.bin"])
-def test_what_is_no_file_is_not_waited_for(tmp_path, kind, name):
+@pytest.mark.parametrize("name", ["x_val_000000.bin", "x_val_000000.bytes", "x_val_bytes_000000.bin"])
+def test_pipes_folders_and_devices_are_refused_without_waiting(tmp_path, kind, name):
     write_shard(tmp_path / "a_val_000000.bin", TOKENS)
     path = tmp_path / name
     if kind == "pipe":

@@ -147,9 +147,7 @@ def test_what_would_change_the_batch_is_refused(plgolf, tmp_path, capfd):
     callback = "lightning.pytorch.callbacks.GradientAccumulationScheduler"
     settings = {"callbacks": [{"class_path": callback, "init_args": {"scheduling": {0: 2}}}]}
     assert plgolf("fit", trainer=settings) == 2
-    message = (
-        "cannot be used, accumulation follows from data.global_batch_tokens"
-    )
+    message = "cannot be used, accumulation follows from data.global_batch_tokens"
     assert message in capfd.readouterr().err
     assert not RUN.exists()
     fit = trainer(tmp_path, GradientAccumulationScheduler({0: 2}), max_steps=1)

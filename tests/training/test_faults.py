@@ -193,11 +193,8 @@ class Broken(GolfModule):
     def micro_batch_loss(self, batch):
         loss, index = super().micro_batch_loss(batch), self.next_micro_batch
         self.next_micro_batch += 1
-        if (self.trainer.global_step + 1, self.global_rank, index) != (
-            self.step,
-            self.rank,
-            self.micro_batch,
-        ):
+        here = self.trainer.global_step + 1, self.global_rank, index
+        if here != (self.step, self.rank, self.micro_batch):
             return loss
         if self.what == "loss":
             return loss * math.nan
@@ -384,7 +381,7 @@ def test_a_shard_that_changes_ends_the_run_by_name(change, world_size, golden_re
     wait_for(tmp_path / "run" / "step-000002.ckpt", *started)
     if change == "cut":
         os.truncate(path, 2000)
-        expected = f"{path}: was written to after it was opened"
+        expected = f"{path}: has changed since it was opened"
     else:
         for rank in started:  # Files that are open stay readable: it is the next run that misses it.
             os.kill(rank.pid, signal.SIGTERM)

@@ -1,9 +1,10 @@
-"""What every tokenizer can do."""
+"""The interface of all tokenizers."""
 
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -15,20 +16,25 @@ Ids = NDArray[np.integer[Any]]
 
 
 class Tokenizer(ABC):
-    """Text to ids and back; every method is safe to call from several threads.
+    """Encodes text to ids and decodes them; every method is safe to call from several threads.
 
     Attributes:
-        kind: ``sentencepiece`` or ``byte``.
-        vocab_size: ids are below it.
-        bos_id: begin-of-sequence, before each document.
-        lossless: decoding gives back every text, and ``byte_counts`` sum up to exactly its UTF-8 bytes.
-        file_name: what the file is called inside a dataset.
+        kind: ``sentencepiece``, ``byte``, ``tiktoken`` or ``tokenizers``.
+        vocab_size: number of ids.
+        bos_id: id before each document: begin-of-sequence, or the end-of-sequence id of a vocabulary that
+            separates documents with it.
+        unknown_id: id of all text outside the vocabulary; None if every text is in it.
+        lossless: decoding returns every text unchanged, and ``byte_counts`` sum to exactly its UTF-8 bytes.
+        byte_level: ``decode`` is the UTF-8 decoding of ``bytes_of`` its ids.
+        file_name: name of the tokenizer's file inside a dataset.
     """
 
     kind: str
     vocab_size: int
     bos_id: int
+    unknown_id: int | None = None
     lossless: bool
+    byte_level: bool = False
     file_name: str
 
     @abstractmethod
@@ -37,18 +43,18 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
-        """Decodes ids; what is not UTF-8, as where a text is cut inside a character, becomes U+FFFD.
+        """Decodes ids; invalid UTF-8, such as a character that is cut off, becomes U+FFFD.
 
-        An id that stands for no text cuts it, too.
+        An id without text ends a character, too.
         """
 
     @abstractmethod
-    def byte_of(self, index: int) -> int | None:
-        """Returns the byte that an id stands for, None if it is of a piece of text or of none."""
+    def bytes_of(self, index: int) -> bytes | None:
+        """Returns the bytes that an id always stands for; None if it has no text or its text is not fixed."""
 
     @abstractmethod
     def normalize(self, text: str) -> str:
-        """Returns what the ids of a text depend on; texts of equal ids have equal normal forms."""
+        """Returns a form of the text that determines its ids: texts with equal ids have equal forms."""
 
     @cached_property
     @abstractmethod
@@ -57,15 +63,15 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def raw_bytes(self, text: str, ids: Ids) -> NDArray[np.int64]:
-        """Shares the UTF-8 bytes of a text among its tokens.
+        """Distributes the UTF-8 bytes of a text over its tokens.
 
         Args:
             text: the text.
-            ids: what it is encoded as, at least one.
+            ids: its encoding, at least one id.
 
         Returns:
-            One count a token, int64; they sum up to the bytes of the text, also where the tokenizer rewrites
-            or drops some of it.
+            One count per token, int64; they sum to the bytes of the text, also if the tokenizer rewrites or
+            drops some of it.
         """
 
     @abstractmethod
@@ -76,22 +82,63 @@ class Tokenizer(ABC):
         """Encodes one text, without begin-of-sequence."""
         return self.encode_batch([text])[0]
 
+    def count_unknown(self, tokens: NDArray[np.generic]) -> int:
+        """Returns the number of tokens that stand for text outside the vocabulary."""
+        return 0 if self.unknown_id is None else int(np.count_nonzero(tokens == self.unknown_id))
+
     @property
     def sha256(self) -> str:
         """Hash of the tokenizer's file."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def decode_documents(self, tokens: NDArray[np.generic]) -> list[str]:
-        """Decodes a stream with the begin-of-sequence id before each document.
+        """Decodes a stream that has the begin-of-sequence id before each document.
 
         Args:
-            tokens: (n,); what comes before the first begin-of-sequence counts as a document.
+            tokens: (n,); tokens before the first begin-of-sequence count as a document.
 
         Returns:
-            The documents' texts, empty ones left out.
+            The texts of all documents that are not empty.
         """
         documents = np.split(tokens, np.flatnonzero(tokens == self.bos_id))
-        # Without what stands for no text: SentencePiece would print a sign for each unknown piece.
-        speaks = np.logical_not(self.byte_counts.is_boundary)
-        texts = (self.decode(document[speaks[document]].tolist()) for document in documents)
+        # Ids without text are left out: SentencePiece would print a sign for each unknown piece.
+        has_text = np.logical_not(self.byte_counts.is_boundary)
+        texts = (self.decode(document[has_text[document]].tolist()) for document in documents)
         return [text for text in texts if text]
+
+
+class ByteLevelTokenizer(Tokenizer):
+    """A tokenizer whose ids stand for fixed bytes each, or for no text.
+
+    Args:
+        pieces: bytes of each id; None for an id without text, such as begin-of-sequence.
+        bos_id: id before each document.
+    """
+
+    byte_level = True
+    lossless = True
+
+    def __init__(self, pieces: Sequence[bytes | None], bos_id: int) -> None:
+        self.pieces = pieces
+        self.vocab_size = len(pieces)
+        self.bos_id = bos_id
+
+    def decode(self, ids: Iterable[int]) -> str:
+        runs = groupby(map(self.bytes_of, ids), key=lambda piece: piece is not None)
+        texts = (b"".join(filter(None, run)).decode(errors="replace") for has_text, run in runs if has_text)
+        return "".join(texts)
+
+    def bytes_of(self, index: int) -> bytes | None:
+        return self.pieces[index]
+
+    def normalize(self, text: str) -> str:
+        return text
+
+    @cached_property
+    def byte_counts(self) -> ByteCounts[NDArray[np.generic]]:
+        sizes = np.array([len(piece or b"") for piece in self.pieces], dtype=np.int32)
+        has_no_text = np.array([piece is None for piece in self.pieces])
+        return ByteCounts(sizes, np.zeros(sizes.size, dtype=np.bool_), has_no_text)
+
+    def raw_bytes(self, text: str, ids: Ids) -> NDArray[np.int64]:  # noqa: ARG002
+        return np.asarray(self.byte_counts.base_bytes[ids], dtype=np.int64)

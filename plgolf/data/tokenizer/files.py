@@ -1,6 +1,7 @@
 """Tokenizers in files."""
 
 import json
+import re
 from pathlib import Path
 
 from plgolf.data.tokenizer.base import Tokenizer
@@ -10,48 +11,69 @@ from plgolf.errors import UserError
 from plgolf.regular_files import read_regular
 
 FILE_NAMES = (SentencePieceTokenizer.file_name, ByteTokenizer.file_name)
-"""What a tokenizer's file is called beside what it belongs to."""
+"""Names of a tokenizer's file beside a dataset or an artifact."""
 MAX_FILE_BYTES = 2**24
-"""Bound on a tokenizer's file. One of 65,536 pieces, the most that shards can hold, has some 1.5 MB."""
+"""Largest size of a tokenizer's file. One of 65,536 pieces, the most that shards can hold, has some 4 MB."""
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Loads a tokenizer's file.
+    """Loads a tokenizer.
 
     Args:
-        path: a SentencePiece ``.model``, or the ``.json`` of the byte tokenizer.
+        path: a SentencePiece ``.model``; a ``.json`` of plgolf, or a ``tokenizer.json`` of Hugging Face with
+            byte-level BPE; a ``.tiktoken`` file with its ``.json`` beside it; or the name of an encoding of
+            ``tiktoken``, such as ``gpt2``.
 
     Returns:
         The tokenizer.
 
     Raises:
-        UserError: the file is missing or is no tokenizer.
+        UserError: the file is missing or malformed, or its package is not installed.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no tokenizer there")
-    content = read_regular(path, max_bytes=MAX_FILE_BYTES)
     try:
-        return _byte_tokenizer(content) if path.suffix == ".json" else SentencePieceTokenizer(content)
+        if path.suffix == ".tiktoken" and path.is_file():
+            from plgolf.data.tokenizer.tiktoken_bpe import TiktokenTokenizer  # noqa: PLC0415 (an extra)
+
+            return TiktokenTokenizer.from_ranks_file(path, max_bytes=MAX_FILE_BYTES)
+        if not path.exists() and re.fullmatch(r"[a-z0-9_]+", str(path)):
+            from plgolf.data.tokenizer.tiktoken_bpe import TiktokenTokenizer  # noqa: PLC0415
+
+            return TiktokenTokenizer.named(str(path))
+        if not path.is_file():
+            raise UserError("no tokenizer there")
+        content = read_regular(path, max_bytes=MAX_FILE_BYTES)
+        return _from_json(content) if path.suffix == ".json" else SentencePieceTokenizer(content)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
 
 
 def tokenizer_of(content: bytes) -> Tokenizer:
-    """Makes a tokenizer of the contents of a file without a name.
+    """Makes a tokenizer from the contents of a file whose name is unknown.
 
     Raises:
-        UserError: they are of no tokenizer.
+        UserError: the contents are malformed, or the tokenizer's package is not installed.
     """
-    # No SentencePiece model begins so: a brace would be a field that it does not have.
-    return _byte_tokenizer(content) if content.startswith(b"{") else SentencePieceTokenizer(content)
+    # A SentencePiece model never starts with a brace: it would be a field that the format does not have.
+    return _from_json(content) if content.startswith(b"{") else SentencePieceTokenizer(content)
 
 
-def _byte_tokenizer(content: bytes) -> Tokenizer:
-    tokenizer = ByteTokenizer()
+def _from_json(content: bytes) -> Tokenizer:
     try:
-        same = json.loads(content) == json.loads(tokenizer.to_bytes())
+        parsed = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise UserError("is no JSON") from error
-    if not same:
-        raise UserError("is not the description of the 260-id byte tokenizer")
+        raise UserError("must be JSON") from error
+    if isinstance(parsed, dict) and "model" in parsed:
+        from plgolf.data.tokenizer.hugging_face import HuggingFaceTokenizer  # noqa: PLC0415 (an extra)
+
+        return HuggingFaceTokenizer(content, parsed)
+    if isinstance(parsed, dict) and parsed.get("tokenizer_type") == "tiktoken":
+        from plgolf.data.tokenizer.tiktoken_bpe import TiktokenTokenizer  # noqa: PLC0415
+
+        return TiktokenTokenizer.from_dict(parsed)
+    tokenizer = ByteTokenizer()
+    if parsed != json.loads(tokenizer.to_bytes()):
+        raise UserError(
+            "must be a tokenizer.json of Hugging Face, or plgolf's file of a tiktoken vocabulary or of the "
+            "260-id byte tokenizer"
+        )
     return tokenizer

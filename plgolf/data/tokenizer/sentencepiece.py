@@ -1,4 +1,4 @@
-"""SentencePiece models, and what makes one lossless."""
+"""SentencePiece models."""
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -13,52 +13,56 @@ from plgolf.errors import UserError
 
 SPACE = "\u2581"
 """SentencePiece's mark for a space, at the start of a piece or inside it."""
-
-
+NO_BYTE_FALLBACK = "the tokenizer has no byte fallback, so text outside its vocabulary counts 0 scored bytes"
+"""Explanation of unknown pieces."""
 _FATAL = 3
 
 
 class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece model.
 
-    A model that neither normalises nor adds or removes spaces, and falls back to bytes, is lossless but for
-    what SentencePiece's own marks stand in the way of: a document's first space (whose byte the challenge's
-    rule would not count) and U+2581 (which would come back as a space). Those are encoded as bytes here.
+    A model is lossless if it falls back to bytes and neither normalises nor adds or removes spaces. Two cases
+    are then encoded as byte pieces here: a document's first space, whose byte the challenge's rule would not
+    count, and U+2581, which would be decoded as a space.
 
     Args:
         model: contents of a ``.model`` file.
 
     Raises:
-        UserError: they are no SentencePiece model, or one without a begin-of-sequence id.
+        UserError: the contents are not a SentencePiece model, or it has neither a begin-of-sequence nor an
+            end-of-sequence piece.
     """
 
     kind = "sentencepiece"
     file_name = "tokenizer.model"
 
     def __init__(self, model: bytes) -> None:
-        # What it has to say of a broken file is said by the error.
+        # The error below reports a broken file.
         set_min_log_level(_FATAL)
         try:
             if not model:
                 raise ValueError("empty")
             self.processor = SentencePieceProcessor(model_proto=model)
-            # Every piece once: one that is no UTF-8 is an error only where it is asked for.
+            # Reads every piece: a piece that is not UTF-8 raises only when it is read.
             self.processor.id_to_piece(list(range(self.processor.get_piece_size())))
-        except Exception as error:  # Of the C++ library, which does not document which.
-            raise UserError("is no SentencePiece model") from error
+        except Exception as error:  # The C++ library does not document which.
+            raise UserError("must be a SentencePiece model") from error
         self._model = model
         self.vocab_size = self.processor.get_piece_size()
-        self.bos_id = self.processor.bos_id()
-        if not 0 <= self.bos_id < self.vocab_size:
-            raise UserError("has no begin-of-sequence piece")
+        # A model without begin-of-sequence separates documents with end-of-sequence.
+        separators = (self.processor.bos_id(), self.processor.eos_id())
+        self.bos_id = next((index for index in separators if 0 <= index < self.vocab_size), -1)
+        if self.bos_id < 0:
+            raise UserError("must have a begin-of-sequence or an end-of-sequence piece")
         self.has_space = not self.processor.is_unknown(self.processor.piece_to_id(SPACE))
-        """Whether a space alone is a piece. Else it falls back to the three bytes of its mark, for good."""
+        """A space alone is a piece. Without it, a space would become the three bytes of its mark."""
         ids = [i for i in range(self.vocab_size) if self.processor.is_byte(i)]
         self._byte_ids = np.array(ids, dtype=np.int32)
+        self.unknown_id = None if len(ids) == 256 else self.processor.unk_id()
 
     @cached_property
     def lossless(self) -> bool:  # type: ignore[override]
-        # Only this takes protobuf, and training on shards asks for it nowhere.
+        # Only this property needs protobuf, and training on shards does not use it.
         from sentencepiece.sentencepiece_model_pb2 import ModelProto  # noqa: PLC0415
 
         normalizer = ModelProto.FromString(self._model).normalizer_spec
@@ -94,21 +98,21 @@ class SentencePieceTokenizer(Tokenizer):
         text: str = self.processor.decode(list(ids))
         return text
 
-    def byte_of(self, index: int) -> int | None:
+    def bytes_of(self, index: int) -> bytes | None:
         return self._bytes.get(index)
 
     def normalize(self, text: str) -> str:
         if self.lossless:
             return text
-        if not self._byte_ids.size:  # All that is not in the vocabulary is one id.
+        if self.unknown_id is not None:  # Different texts outside the vocabulary have the same id.
             return " ".join(map(str, self.encode(text).tolist()))
         normal: str = self.processor.normalize(text)
         return normal
 
     @cached_property
-    def _bytes(self) -> dict[int, int]:
-        # They are called <0x00> to <0xFF>.
-        return {i: int(self.processor.id_to_piece(i)[3:5], base=16) for i in self._byte_ids.tolist()}
+    def _bytes(self) -> dict[int, bytes]:
+        # Their names are <0x00> to <0xFF>.
+        return {i: bytes.fromhex(self.processor.id_to_piece(i)[3:5]) for i in self._byte_ids.tolist()}
 
     @cached_property
     def byte_counts(self) -> ByteCounts[NDArray[np.generic]]:
@@ -132,8 +136,8 @@ class SentencePieceTokenizer(Tokenizer):
         if self.lossless:
             return self.byte_counts.of_stream(ids).astype(np.int64)
         found = self.processor.encode(text, return_type="offset_mapping", return_bytes=True)
-        # From where a token's surface starts to where the next one's does: what is dropped between or after
-        # two tokens belongs to the first, and what is dropped in front of all of them to the first, too.
+        # From the start of a token's surface to the start of the next one's: text dropped after a token
+        # belongs to it, and text dropped before all of them to the first.
         starts = np.array([start for start, _ in found["offsets"]], dtype=np.int64)
         starts[0] = 0
         return np.diff(starts, append=len(text.encode()))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from plgolf.console import Console, Countdown, Terminal
+from plgolf.console import Console, ProgressLine, Terminal
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -73,7 +73,7 @@ def show(renderable: "RenderableType") -> None:
     _screen().show(renderable)
 
 
-def progress(label: str, total: int, noun: str) -> Countdown:
+def progress(label: str, total: int, noun: str) -> ProgressLine:
     """Returns what shows on rank 0 how far a job of a run is.
 
     Args:
@@ -81,4 +81,4 @@ def progress(label: str, total: int, noun: str) -> Countdown:
         total: parts to do.
         noun: what a part is.
     """
-    return Countdown(_screen(), label, total, noun)
+    return ProgressLine(_screen(), label, total, noun)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lightning.pytorch import Callback, Trainer
 
-from plgolf.console import Countdown
+from plgolf.console import ProgressLine
 from plgolf.errors import UserError
 from plgolf.evaluate.score import Score
 from plgolf.training.finish.export import ArtifactExport
@@ -43,7 +43,7 @@ class ConsoleLog(Callback):
         self.first_steps = first_steps
         self._bar: TimeBar | None = None
         self._said_step = 0
-        self._validating: Countdown | None = None
+        self._validating: ProgressLine | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._said_step = trainer.global_step

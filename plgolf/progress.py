@@ -18,3 +18,17 @@ class RunProgress:
     elapsed_seconds: float
     max_steps: int | None = None
     max_seconds: float | None = None
+
+    @property
+    def fraction(self) -> float | None:
+        """Share of the run that is done, by the limit that is nearer; None without limits.
+
+        >>> RunProgress(step=30, elapsed_seconds=5.0, max_steps=100, max_seconds=10.0).fraction
+        0.5
+        """
+        shares = []
+        if self.max_steps is not None:
+            shares.append(self.step / max(self.max_steps, 1))
+        if self.max_seconds is not None:
+            shares.append(self.elapsed_seconds / self.max_seconds)
+        return min(max(shares), 1.0) if shares else None

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 
-from plgolf.errors import at_least
+from plgolf.errors import UserError, at_least
 from plgolf.progress import RunProgress
 
 
@@ -34,9 +34,11 @@ class Warmdown(Schedule):
 
     Args:
         steps: length of the warm-down in optimizer steps; 0 for none.
+        fraction: length as a share of the run instead, by whichever limit is nearer: 1 for the whole run, so
+            that it is independent of the machine's speed; null for ``steps``.
 
     Raises:
-        UserError: the length is negative.
+        UserError: the length is negative, or the share not between 0 and 1.
 
     >>> [
     ...     Warmdown(4).factor(RunProgress(step=step, elapsed_seconds=0.0, max_steps=10))
@@ -45,13 +47,20 @@ class Warmdown(Schedule):
     [1.0, 1.0, 0.5, 0.25]
     >>> Warmdown(4).factor(RunProgress(step=90, elapsed_seconds=90.0, max_seconds=92.0))
     0.5
+    >>> Warmdown(fraction=0.5).factor(RunProgress(step=9, elapsed_seconds=75.0, max_seconds=100.0))
+    0.5
     """
 
-    def __init__(self, steps: int = 3000) -> None:
+    def __init__(self, steps: int = 3000, fraction: float | None = None) -> None:
         at_least("schedule.steps", steps, 0)
-        self.steps = steps
+        if fraction is not None and not 0 < fraction <= 1:
+            raise UserError(f"schedule.fraction must be above 0 and at most 1, got {fraction}")
+        self.steps, self.fraction = steps, fraction
 
     def factor(self, progress: RunProgress) -> float:
+        if self.fraction is not None:
+            done = progress.fraction
+            return 1.0 if done is None else min((1.0 - done) / self.fraction, 1.0)
         if self.steps <= 0:
             return 1.0
         if progress.max_seconds is not None:

@@ -7,22 +7,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from plgolf.config import config_to_dict
-from plgolf.data.byte_counts import ByteCounts
 from plgolf.data.stream import Batch
 from plgolf.distributed import all_gather_floats
 from plgolf.errors import UserError
-from plgolf.evaluate import BitsPerByte
-from plgolf.evaluate.score import Score, ScoredBatch, score_batch
-from plgolf.model import GPT, GPTConfig, flash
+from plgolf.model import GPTConfig, flash
 from plgolf.optim import MuonAdam, Schedule, Warmdown
-from plgolf.roles import param_groups
 from plgolf.training.checkpoints import resume
 from plgolf.training.checkpoints.counters import reset_loop_counters, reset_scheduler_state
 from plgolf.training.checkpoints.files import CheckpointFiles
@@ -33,16 +29,18 @@ from plgolf.training.optimizer_settings import (
     apply_changed_settings,
     factor_of,
     group_settings,
+    make_optimizer,
     set_learning_rates,
     set_mode,
 )
 from plgolf.training.randomness import seed_generators
-from plgolf.training.requirements import check_module, check_optimization, check_optimizer, check_trainer
+from plgolf.training.requirements import check_module, check_optimization, check_trainer
 from plgolf.training.run import Run
+from plgolf.training.scoring import ScoringModule
 from plgolf.training.warmup import CompileWarmup
 
 
-class GolfModule(LightningModule):
+class GolfModule(ScoringModule):
     """Trains and scores a GPT.
 
     A batch of the training loader is one optimizer step: a sequence of micro-batches, whose gradients are
@@ -70,30 +68,20 @@ class GolfModule(LightningModule):
         gradient_clip_norm: float | None = None,
         nonfinite: Literal["stop", "skip"] = "stop",
     ) -> None:
-        super().__init__()
+        super().__init__(gpt)
         if gradient_clip_norm is not None and not gradient_clip_norm > 0:
             raise UserError(f"model.gradient_clip_norm must be positive, got {gradient_clip_norm}")
         self.automatic_optimization = False
-        self.gpt = GPT(gpt)
         self.optimizer = optimizer
         self.schedule = schedule or Warmdown()
         self.compiled = compile
         self.gradient_clip_norm = gradient_clip_norm
         self.nonfinite = nonfinite
-        self.bits_per_byte = BitsPerByte()
-        self.run = Run([])
-        self._byte_counts: ByteCounts[Tensor] | None = None
         self._configured = False
         self._factor: Callable[[int], float] = lambda step: 1.0  # noqa: ARG005
         self._group_settings: list[dict[str, Any]] = []
         self._resumed = False
         self._seed: int | None = None
-        self._validated_step = -1
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """Returns logits (batch, time, vocab), float32 after the soft cap, for token ids (batch, time)."""
-        logits: Tensor = self.gpt(input_ids.long())
-        return logits
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "GolfModule":
@@ -146,18 +134,8 @@ class GolfModule(LightningModule):
             # In place, so that the names in the state dict stay as they are.
             self.gpt.compile(dynamic=False, fullgraph=True)
 
-    def _make_optimizer(self) -> Optimizer:
-        try:
-            optimizer = self.optimizer(param_groups(self.gpt))
-        except UserError:
-            raise
-        except (ValueError, TypeError) as error:
-            raise UserError(f"model.optimizer: {' '.join(str(error).split())}") from error
-        check_optimizer(optimizer)
-        return optimizer
-
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = self._make_optimizer()
+        optimizer = make_optimizer(self.optimizer, self.gpt)
         clock, trainer, schedule = self.run.clock, self.trainer, self.schedule
 
         def factor(step: int) -> float:
@@ -190,7 +168,7 @@ class GolfModule(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         check_optimization(self.trainer)  # Callbacks may have changed what configure_optimizers made.
-        self._set_mode(training=True)
+        set_mode(self.trainer.optimizers, training=True)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         assert self._seed is not None
@@ -270,71 +248,22 @@ class GolfModule(LightningModule):
         self.run.clock.end_if_stopped(self.trainer)
 
     def on_validation_start(self) -> None:
-        self._set_mode(training=False)
-
-    def on_validation_epoch_start(self) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        counts = getattr(data, "byte_counts", None)
-        if counts is None:
-            raise UserError("bits per byte need a datamodule with byte_counts, such as ShardDataModule")
-        tables = (counts.base_bytes, counts.has_leading_space, counts.is_boundary)
-        self._byte_counts = ByteCounts(*(torch.as_tensor(table, device=self.device) for table in tables))
-
-    def add_score(self, batch: Batch, metric: BitsPerByte) -> ScoredBatch:
-        """Scores a validation batch with the current weights, as ``score_batch`` does."""
-        assert self._byte_counts is not None
-        return score_batch(self.gpt, self._byte_counts, batch, metric)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.add_score(batch, self.bits_per_byte)
-
-    def on_validation_epoch_end(self) -> None:
-        score, checking = Score.of(self.bits_per_byte), self.trainer.sanity_checking
-        self.bits_per_byte.reset()
-        # A sanity check of the whole split is the score of step 0; one of a few batches is no score.
-        if checking and self.trainer.num_sanity_val_steps != float("inf"):
-            return
-        self.run.val_score = score
-        if not checking:
-            self._validated_step = self.trainer.global_step
-        record(self, score.named("val"))
+        set_mode(self.trainer.optimizers, training=False)
 
     def on_validation_end(self) -> None:
         if self.trainer.state.fn == "fit":
             self.run.clock.end_if_stopped(self.trainer)
-            self._set_mode(training=True)
-
-    def on_test_epoch_start(self) -> None:
-        self.on_validation_epoch_start()
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.add_score(batch, self.bits_per_byte)
-
-    def on_test_epoch_end(self) -> None:
-        score = Score.of(self.bits_per_byte)
-        self.bits_per_byte.reset()
-        record(self, score.named("test"))
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Returns the loss of each target in nats, float32 (sequences, seq_len)."""
-        real = slice(batch.num_sequences)
-        inputs, targets = batch.input_ids[real].long(), batch.target_ids[real].long()
-        nats: Tensor = self.gpt(inputs, targets, reduction="none")
-        return nats
+            set_mode(self.trainer.optimizers, training=True)
 
     def on_train_epoch_end(self) -> None:
         self.run.statistics.read_all(self.trainer)  # The run may end between two readings.
-        self._set_mode(training=False)
+        set_mode(self.trainer.optimizers, training=False)
 
     def on_train_end(self) -> None:
         # The export is complete. A signal that came during it ends the run now.
         clock = self.run.clock
         clock.agree_to_stop(self.device)
         clock.end_if_stopped(self.trainer)
-
-    def _set_mode(self, *, training: bool) -> None:
-        for optimizer in self.trainer.optimizers:
-            set_mode(optimizer, training=training)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.trainer.state.fn == "fit" and self.trainer.state.status == "running":
@@ -355,9 +284,9 @@ class GolfModule(LightningModule):
             checkpoint.pop("loops", None)
             return
         if type(self).configure_optimizers is GolfModule.configure_optimizers:
-            optimizer = self._make_optimizer()
+            optimizer = make_optimizer(self.optimizer, self.gpt)
             before = resume.saved_group_settings(checkpoint, optimizer)
-            resume.check_optimizer_state(checkpoint, self._make_optimizer())
+            resume.check_optimizer_state(checkpoint, make_optimizer(self.optimizer, self.gpt))
             [saved] = checkpoint["optimizer_states"]
             apply_changed_settings(saved["param_groups"], optimizer, before)
             reset_scheduler_state(checkpoint, num_groups=len(optimizer.param_groups))

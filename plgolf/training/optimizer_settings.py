@@ -1,12 +1,17 @@
 """An optimizer's groups and mode: what the schedule sets, and what a resumed run takes from where."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+from plgolf.errors import UserError
+from plgolf.model import GPT
+from plgolf.roles import param_groups
+from plgolf.training.requirements import check_optimizer
 
 _OF_MUON_ADAM = {"betas", "eps"}
 """Group settings of ``MuonAdam`` that come from the configurations its constructor takes."""
@@ -27,14 +32,35 @@ def set_learning_rates(optimizer: Optimizer, factor: float) -> None:
             group["lr"] = group["initial_lr"] * factor
 
 
-def set_mode(optimizer: Optimizer, *, training: bool) -> None:
-    """Switches an optimizer between the weights that it trains and those that it wants evaluated.
+def make_optimizer(make: Callable[[Any], Optimizer], gpt: GPT) -> Optimizer:
+    """Makes the optimizer of a model.
+
+    Args:
+        make: makes it from groups of parameters by role.
+        gpt: the model.
+
+    Raises:
+        UserError: its settings are refused, or it needs a closure.
+    """
+    try:
+        optimizer = make(param_groups(gpt))
+    except UserError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise UserError(f"model.optimizer: {' '.join(str(error).split())}") from error
+    check_optimizer(optimizer)
+    return optimizer
+
+
+def set_mode(optimizers: Iterable[Optimizer], *, training: bool) -> None:
+    """Switches optimizers between the weights that they train and those that they want evaluated.
 
     Schedule-free optimizers (https://arxiv.org/abs/2405.15682) have ``train`` and ``eval`` for that.
     """
-    switch = getattr(optimizer, "train" if training else "eval", None)
-    if callable(switch):
-        switch()
+    for optimizer in optimizers:
+        switch = getattr(optimizer, "train" if training else "eval", None)
+        if callable(switch):
+            switch()
 
 
 def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:

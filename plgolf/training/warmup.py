@@ -53,7 +53,7 @@ class CompileWarmup(Callback):
         if self.steps:
             say(f"warm-up: {self.steps} steps")
         optimizer = trainer.optimizers[0]
-        set_mode(optimizer, training=True)
+        set_mode([optimizer], training=True)
         weights = {name: tensor.clone() for name, tensor in pl_module.state_dict().items()}
         state = copy.deepcopy(optimizer.state_dict())
         # A generator of its own leaves the run's random numbers as they are.

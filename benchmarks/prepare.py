@@ -74,7 +74,7 @@ def prepare_here(source: Path, tokenizer: Path, threads: int, holdout: Holdout) 
         prepare(
             [str(source)],
             Path(folder) / "set",
-            reading=Reading(separator=SEPARATOR),
+            reading=Reading(separator=SEPARATOR if source.suffix == ".txt" else None),
             holdout=holdout,
             recipe=TokenizerRecipe(tokenizer=str(tokenizer)),
             output=Output(workers=threads),

@@ -58,7 +58,6 @@ def draw_sample(
     if not heap:
         raise UserError(
             f"the tokenizer must have a document to train on: all {train} training documents are equal to a "
-            f"validation document or longer than {longest} bytes (--separator cuts text files, --tokenizer "
-            "takes a ready one)"
+            f"validation document or longer than {longest} bytes (see --separator, or use --tokenizer)"
         )
     return [text for _, _, text in sorted(heap, key=lambda item: -item[1])]

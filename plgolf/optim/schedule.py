@@ -59,9 +59,8 @@ class Warmdown(Schedule):
 
     def factor(self, progress: RunProgress) -> float:
         if self.fraction is not None:
-            done = progress.fraction
-            return 1.0 if done is None else min((1.0 - done) / self.fraction, 1.0)
-        if self.steps <= 0:
+            return min((1.0 - (progress.fraction or 0.0)) / self.fraction, 1.0)
+        if self.steps <= 0 or (progress.max_seconds is None and progress.max_steps is None):
             return 1.0
         if progress.max_seconds is not None:
             step_seconds = progress.elapsed_seconds / max(progress.step, 1)
@@ -70,8 +69,7 @@ class Warmdown(Schedule):
             if left_seconds > warmdown_seconds:
                 return 1.0
             return left_seconds / max(warmdown_seconds, 1e-12)
-        if progress.max_steps is None:
-            return 1.0
+        assert progress.max_steps is not None
         if not max(progress.max_steps - self.steps, 0) <= progress.step < progress.max_steps:
             return 1.0
         return (progress.max_steps - progress.step) / self.steps

@@ -83,11 +83,11 @@ class ByHand:
         self.made += 1
         if clock.is_due(self.trainer):
             unread = statistics.take()
-            by_rank = all_gather_floats(statistics.stacked(unread), clock.facts())
+            by_rank = all_gather_floats(statistics.stacked(unread), clock.reading())
             clock.agree(by_rank)
             statistics.read(self.trainer, unread, [row[2:] for row in by_rank])
         else:
-            clock.go_on()
+            clock.advance()
         self.rates.step()
 
 

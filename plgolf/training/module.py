@@ -226,12 +226,12 @@ class GolfModule(ScoringModule):
         run.statistics.end()
         if run.clock.is_due(trainer) or has_row(trainer):
             unread = run.statistics.take()
-            by_rank = all_gather_floats(run.statistics.stacked(unread), run.clock.facts())
+            by_rank = all_gather_floats(run.statistics.stacked(unread), run.clock.reading())
             run.clock.agree(by_rank)
             values = [row[2:] for row in by_rank]
             run.train_loss, run.gradient_norm = run.statistics.read(trainer, unread, values)
         else:
-            run.clock.go_on()
+            run.clock.advance()
         run.lr_factor = factor_of(trainer.optimizers[0])
         for config in trainer.lr_scheduler_configs:
             config.scheduler.step()  # type: ignore[call-arg]

@@ -1,4 +1,4 @@
-"""Compile warm-up: full steps before the clock starts, after which nothing is left of them."""
+"""Compile warm-up: full steps before the clock starts, without any effect on the run."""
 
 import copy
 import gc
@@ -18,15 +18,15 @@ from plgolf.training.run import Run
 class CompileWarmup(Callback):
     """Runs full steps on random tokens, then restores weights and optimizer state.
 
-    It goes through the strategy, so that communication is warmed up as well: DDP cuts gradients into other
-    buckets from the second backward pass on, and with them the order of sums. A run on several ranks
-    therefore has at least one warm-up step, or it would not go on from a checkpoint exactly as without.
+    They use the strategy, which warms up communication too. DDP splits gradients into other buckets from the
+    second backward pass on, which changes the order of sums. A run on several ranks therefore makes at least
+    one warm-up step: otherwise a resumed run would differ from an uninterrupted one.
 
-    What there is by then (modules, compiled code) stays for the run, so that the garbage collector no longer
-    looks through it: with PyTorch and Lightning loaded that takes it tenths of a second.
+    Afterwards the garbage collector ignores the objects that exist (modules, compiled code), which stay for
+    the run anyway: with PyTorch and Lightning loaded a full collection takes tenths of a second.
 
     Args:
-        steps: steps before the clock starts; 0 for none on a single rank.
+        steps: number of steps before the clock starts; 0 for none on a single rank.
     """
 
     def __init__(self, steps: int = 0) -> None:

@@ -29,7 +29,7 @@ def walk(pace, seconds_per_step, end):
         if pace.is_due:
             pace.read(seconds)
         else:
-            pace.go_on()
+            pace.advance()
     return read
 
 
@@ -68,7 +68,7 @@ def test_a_run_never_goes_far_beyond_its_end(apart, steps, end):
                 return
             since = 0
         else:
-            pace.go_on()
+            pace.advance()
     raise AssertionError(seconds)
 
 
@@ -78,7 +78,7 @@ def test_the_pace_is_the_mean_between_readings():
         assert pace.read(0.1 * (number + 1)) == 1
     taken = 0
     while not pace.is_due:
-        pace.go_on()
+        pace.advance()
         taken += 1
     assert taken == 4
     assert pace.read(1.0 + 0.2 * 5) == 5
@@ -200,7 +200,7 @@ def test_the_clock_is_read_when_the_device_is_done(monkeypatch):
     clock.on_train_batch_start()
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: seconds.append(seconds.pop() + 5.0))
-    assert clock.facts() == [5.0, 0]
+    assert clock.reading() == [5.0, 0]
 
 
 def test_a_checkpoint_may_be_saved_while_ranks_share_their_numbers(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The one clock of a run: training seconds, the same on every rank."""
+"""The clock of a run: training seconds, the same on every rank."""
 
 import math
 import signal
@@ -18,25 +18,24 @@ from plgolf.training.timing.signals import StopSignals
 
 
 class TrainClock(Callback):
-    """Counts training seconds and ends the run: by them, by ``trainer.max_steps``, or by a signal.
+    """Counts training seconds, and ends the run after them, after ``trainer.max_steps`` or after a signal.
 
-    The clock starts with the first batch, after compile warm-up. It stands while the run validates or
-    writes a checkpoint, from the start of either to the next batch. All ranks go by rank 0's reading, so that
-    they apply the same learning rate and stop after the same step; Lightning then validates once more. The
-    reading is saved in checkpoints: a resumed run keeps what is left.
+    The clock starts with the first batch, after compile warm-up. It pauses while the run validates or writes
+    a checkpoint, until the next batch. All ranks use rank 0's reading, so that they apply the same learning
+    rate and stop after the same step; then Lightning validates once more. Checkpoints hold the reading: a
+    resumed run keeps the time that is left.
 
-    To share the reading, and the losses with it, is to wait for the device. A CPU is waited for anyway; on a
-    GPU it happens every two seconds, and after the first steps, the last ones and those that somebody reads.
-    In between the clock goes on at the pace of the interval before.
+    Sharing the reading, and the losses with it, waits for the device. A CPU is waited for anyway. On a GPU
+    it happens every two seconds, after the first and the last steps, and after steps that a callback reads.
+    In between the clock advances at the pace of the interval before.
 
-    SIGTERM or SIGINT on any rank ends the run on all of them after the step, or the validation, that they
-    are in, on several GPUs after the next reading: with ``StoppedBySignal``, once the callbacks had their
-    turn and ``RunCheckpoint`` has saved.
+    A stop signal on any rank ends the run on all ranks after the current step or validation, on several GPUs
+    after the next reading, with ``StoppedBySignal``: the callbacks run first and ``RunCheckpoint`` saves.
 
     Args:
         max_seconds: training seconds after which the run ends; null for no limit.
-        agree_seconds: training seconds between two readings that are shared; null for 2 on a GPU and each
-            step on a CPU. There are 32 steps between them at most.
+        agree_seconds: training seconds between two shared readings; null for 2 on a GPU and every step on a
+            CPU. There are at most 32 steps between two readings.
     """
 
     def __init__(self, max_seconds: float | None = None, agree_seconds: float | None = None) -> None:
@@ -48,14 +47,14 @@ class TrainClock(Callback):
         self.agree_seconds = agree_seconds
         self.now: Callable[[], float] = time.perf_counter
         self.elapsed_seconds = 0.0
-        """Rank 0's training seconds at the end of the last optimizer step, as all ranks have them."""
+        """Training seconds at the end of the last optimizer step, by rank 0's clock."""
         self.phase_seconds = {"warmup": 0.0, "validate": 0.0, "export": 0.0, "roundtrip": 0.0}
-        """This rank's seconds outside training."""
+        """Seconds of this rank outside training, by phase."""
         self.signals = StopSignals()
         self.stopped_by = 0
-        """The signal that all ranks agree to stop for; 0 for none."""
+        """Number of the signal that all ranks stop for; 0 for none."""
         self.step_seconds: list[float] = []
-        """What each optimizer step of this fit took, by rank 0's reading."""
+        """Seconds of each optimizer step of this fit, by rank 0's clock."""
         self._pace = Pace()
         self._reached_steps: int | None = None
         self._banked_seconds = 0.0
@@ -71,7 +70,7 @@ class TrainClock(Callback):
         raise LookupError("the trainer has no TrainClock")
 
     def progress(self, step: int, max_steps: int) -> RunProgress:
-        """Says how far the run is after ``step`` optimizer steps; ``max_steps`` is -1 for no limit."""
+        """Returns the progress of the run after ``step`` steps; ``max_steps`` is -1 for no limit."""
         return RunProgress(
             step=step,
             elapsed_seconds=self.elapsed_seconds,
@@ -80,50 +79,50 @@ class TrainClock(Callback):
         )
 
     def is_due(self, trainer: Trainer) -> bool:
-        """Says whether the ranks agree after the step just made; the same on all of them."""
+        """Returns True if the ranks share a reading after the current step; the same on all ranks."""
         if self._pace.is_due or trainer.global_step == trainer.max_steps:
             return True
         if self.signals.received and trainer.world_size == 1:
             return True
-        # Not isinstance, which takes a microsecond or ten to look through a protocol.
+        # isinstance takes some 10 microseconds for a protocol.
         readers: Iterable[ReadsSteps]
         readers = (c for c in trainer.callbacks if hasattr(c, "reads_step"))  # type: ignore[attr-defined]
         return any(reader.reads_step(trainer.global_step) for reader in readers)
 
-    def facts(self) -> list[float]:
-        """Returns what this rank has to tell: its reading, once the device is done, and the signal it got."""
+    def reading(self) -> list[float]:
+        """Returns this rank's reading, after waiting for the device, and the number of its signal."""
         _wait_for_device()
         return [self._read(), self.signals.received]
 
-    def agree(self, everyones: Sequence[Sequence[float]]) -> None:
-        """Takes the facts of all ranks after a step, so that all of them go on alike.
+    def agree(self, by_rank: Sequence[Sequence[float]]) -> None:
+        """Takes over the readings of all ranks after a step.
 
         Args:
-            everyones: by rank; what comes behind is not the clock's.
+            by_rank: values that start with ``reading``, by rank.
         """
-        steps = self._pace.read(everyones[0][0])
-        # Those that were counted at the pace before are among them.
+        steps = self._pace.read(by_rank[0][0])
+        # Replaces the times of steps that were counted at the pace before.
         self.step_seconds[len(self.step_seconds) + 1 - steps :] = [self._pace.seconds_per_step] * steps
-        self.elapsed_seconds = everyones[0][0]
-        self._take_signals(everyones)
+        self.elapsed_seconds = by_rank[0][0]
+        self._take_signals(by_rank)
 
-    def go_on(self) -> None:
-        """Counts a step after which the ranks do not agree."""
-        self._pace.go_on()
+    def advance(self) -> None:
+        """Counts a step after which the ranks do not share a reading."""
+        self._pace.advance()
         self.step_seconds.append(self._pace.seconds_per_step)
         self.elapsed_seconds += self._pace.seconds_per_step
 
     def agree_to_stop(self, device: torch.device) -> None:
-        """Shares the signals alone, where no step has ended; every rank calls it at the same time."""
-        self._take_signals(all_gather_floats(torch.empty(0, device=device), self.facts()))
+        """Shares signals outside a step; every rank calls it at the same time."""
+        self._take_signals(all_gather_floats(torch.empty(0, device=device), self.reading()))
 
-    def _take_signals(self, everyones: Sequence[Sequence[float]]) -> None:
+    def _take_signals(self, by_rank: Sequence[Sequence[float]]) -> None:
         self.stopped_by = 0
-        for _, signum, *_ in everyones:
+        for _, signum, *_ in by_rank:
             self.stopped_by = self.stopped_by or int(signum)
 
     def end_if_stopped(self, trainer: Trainer) -> None:
-        """Raises StoppedBySignal on all ranks if one of them got a signal."""
+        """Raises StoppedBySignal on all ranks if one of them received a signal."""
         if self.stopped_by:
             name = signal.Signals(self.stopped_by).name
             message = f"stopped by {name} after step {trainer.global_step}"
@@ -149,7 +148,7 @@ class TrainClock(Callback):
             self._started = None
 
     def check(self, trainer: Trainer) -> None:
-        """Raises a UserError if nothing would end a fit, or nothing would begin one."""
+        """Raises a UserError if nothing would end a fit, or if it would have no step."""
         if trainer.max_steps == 0:
             raise UserError("trainer.max_steps must be at least 1, or -1 for no limit, got 0")
         # The training stream has no end, and so no epochs but those of limit_train_batches.
@@ -162,9 +161,9 @@ class TrainClock(Callback):
         return self.max_seconds is not None and self.elapsed_seconds >= self.max_seconds
 
     def start_at(self, step: int, trainer: Trainer) -> None:
-        """Prepares for a run that goes on after ``step`` steps, which may have been its last."""
+        """Prepares for a run that resumes after ``step`` steps, which may have been its last."""
         if 0 <= trainer.max_steps <= step:
-            # Lightning would not begin a run without steps, nor end it: there is an export to do.
+            # Lightning would skip a fit without steps, and with it the export.
             self._reached_steps = trainer.max_steps
             trainer.fit_loop.epoch_loop.max_steps = -1
 
@@ -172,7 +171,7 @@ class TrainClock(Callback):
         if stage == "fit":
             self.check(trainer)
             self.signals.install_for(trainer)
-            # Of an earlier fit; a checkpoint's are restored later.
+            # Values of an earlier fit. Those of a checkpoint are restored later.
             self.stopped_by, self._reached_steps, self._started = 0, None, None
             self.elapsed_seconds = self._banked_seconds = 0.0
             self.step_seconds = []
@@ -194,7 +193,7 @@ class TrainClock(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if self._is_over or 0 <= trainer.max_steps <= trainer.global_step:
-            # Unlike reaching max_steps by itself, this makes Lightning validate once more.
+            # Reaching max_steps alone does not make Lightning validate once more; this does.
             trainer.should_stop = True
 
     def on_validation_start(self, *_: Any) -> None:
@@ -211,8 +210,7 @@ class TrainClock(Callback):
         self._pause()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        # After a signal the other callbacks have farewells to say, which another one must not cut short;
-        # Lightning puts the handlers back behind them.
+        # After a signal the other callbacks still have work to do, which a second signal must not interrupt.
         if not isinstance(exception, StoppedBySignal):
             self.signals.restore()
 
@@ -220,9 +218,9 @@ class TrainClock(Callback):
         self.signals.restore()
 
     def state_dict(self) -> dict[str, Any]:
-        # Lightning asks for it first when it takes a checkpoint, which is no training.
+        # Lightning calls this first when it makes a checkpoint, which is not training time.
         self._pause()
-        # What the next step's learning rate depends on, and what the budget goes on with: a bit more.
+        # The next learning rate depends on the first; the budget continues from the second, a little later.
         return {"elapsed_seconds": self.elapsed_seconds, "banked_seconds": self._banked_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -265,3 +265,5 @@ class ShardDataModule(LightningDataModule):
             module: Any = trainer.lightning_module
             allowed = module.run.allowed_changes
             resume.check_same({"data": state_dict}, {"data": self.state_dict()}, allowed=allowed)
+        elif trainer is not None:
+            resume.check_same_tokenizer(state_dict, self.tokenizer.sha256, trainer)

@@ -1,7 +1,7 @@
 """Checkpoints and artifacts as files: written whole or not at all, and read without running code."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,21 @@ from plgolf.tensor_file import load_tensors
 
 class CannotWriteError(UserError):
     """The file system refuses a checkpoint: it is full, for example."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a file says about the model in it.
+
+    Args:
+        config: the architecture, which the file's weights fit.
+        seq_len: tokens of the sequences it was trained on; None if the file does not say.
+        tokenizer_sha256: hash of its tokenizer's file; None if the file does not say.
+    """
+
+    config: GPTConfig
+    seq_len: int | None
+    tokenizer_sha256: str | None
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -65,21 +80,18 @@ class CheckpointFiles(TorchCheckpointIO):
             raise UserError(f"{path}: is no checkpoint: it holds a {type(checkpoint).__name__}")
         return checkpoint
 
-    def saved_architecture(self, path: str, otherwise: GPTConfig) -> GPTConfig:
-        """Reads from a file what model it holds; an artifact is kept for ``load_checkpoint``, once.
+    def read_saved(self, path: str, otherwise: GPTConfig) -> Saved:
+        """Reads what a file says about its model; keeps an artifact for one call of ``load_checkpoint``.
 
         Args:
             path: an artifact or a checkpoint.
-            otherwise: says what the weights of a reference artifact do not show: rotary base and soft cap.
-
-        Returns:
-            The architecture, which the file's weights fit.
+            otherwise: dtype, rotary base and soft cap for a reference artifact, whose weights do not show them.
 
         Raises:
-            UserError: the file is malformed or not plgolf's.
+            UserError: the file is malformed or plgolf did not write it.
         """
         if not path.endswith(SUFFIX):
-            return _architecture_of(read_checkpoint(path), path)
+            return _saved_in_checkpoint(read_checkpoint(path), path)
         artifact = read_artifact(path)
         try:
             config = artifact.config or _inferred(artifact.weights, otherwise)
@@ -87,13 +99,14 @@ class CheckpointFiles(TorchCheckpointIO):
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
         self._artifacts[path] = artifact
-        return config
+        return Saved(config, artifact.seq_len, artifact.tokenizer_sha256)
 
 
 def _inferred(weights: Mapping[str, Tensor], otherwise: GPTConfig) -> GPTConfig:
     config = gpt_config_from_weights(weights_to_reference(weights))
     return replace(
         config,
+        compute_dtype=otherwise.compute_dtype,
         attention=replace(config.attention, rope_base=otherwise.attention.rope_base),
         head=replace(config.head, softcap=otherwise.head.softcap),
     )
@@ -105,20 +118,27 @@ def _as_checkpoint(artifact: Artifact) -> dict[str, Any]:
         "pytorch-lightning_version": version("lightning"),
         "epoch": 0,
         "global_step": 0,
+        **({"ShardDataModule": {"tokenizer": artifact.tokenizer_sha256}} if artifact.tokenizer_sha256 else {}),
     }
 
 
-def _architecture_of(checkpoint: dict[str, Any], path: str) -> GPTConfig:
+def _saved_in_checkpoint(checkpoint: dict[str, Any], path: str) -> Saved:
     try:
         config = config_from_dict(GPTConfig, checkpoint["gpt_config"])
         weights = checkpoint["state_dict"]
         if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
             raise UserError("state_dict must hold tensors by name")
-        # Before a model of that size is made.
+        # Before a model of that size is built.
         check_weights_fit(config, {name.removeprefix("gpt."): weight for name, weight in weights.items()})
+        data = checkpoint.get("ShardDataModule", {})
+        if not isinstance(data, dict):
+            raise UserError("ShardDataModule must hold facts by name")
+        seq_len, sha256 = data.get("seq_len"), data.get("tokenizer")
+        if not isinstance(seq_len, int | None) or not isinstance(sha256, str | None):
+            raise UserError("ShardDataModule must have a seq_len and the hash of a tokenizer")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    return config
+    return Saved(config, seq_len, sha256)
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:

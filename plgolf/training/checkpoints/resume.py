@@ -67,6 +67,21 @@ def check_same_model(checkpoint: Mapping[str, Any], config: GPTConfig, *, allowe
     check_same({"model": {"gpt": saved}}, {"model": {"gpt": config_to_dict(config)}}, allowed=allowed)
 
 
+def check_same_tokenizer(saved: Mapping[str, Any], sha256: str, trainer: Trainer) -> None:
+    """Raises a UserError with both hashes if a file to score was trained with another tokenizer.
+
+    Args:
+        saved: what the file says of its data.
+        sha256: hash of the dataset's tokenizer.
+        trainer: its ``checkpoint.allow_changed`` may allow another one.
+    """
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    allowed = [name for callback in callbacks for name in getattr(callback, "allow_changed", ())]
+    if saved.get("tokenizer") is not None:
+        tokenizers = ({"data": {"tokenizer": value}} for value in (saved["tokenizer"], sha256))
+        check_same(*tokenizers, allowed=allowed)
+
+
 def check_weights(checkpoint: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
     """Raises a UserError if a checkpoint's weights have other names, shapes or dtypes than a module's."""
     saved = checkpoint.get("state_dict")

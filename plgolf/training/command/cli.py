@@ -1,6 +1,7 @@
 """``plgolf fit`` and ``plgolf validate``: LightningCLI, artifacts as checkpoints, a record of every run."""
 
 import errno
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,12 @@ from plgolf.training import (
     ShardDataModule,
     TrainClock,
 )
-from plgolf.training.checkpoints.files import CheckpointFiles
-from plgolf.training.checkpoints.resume import check_resume
+from plgolf.training.checkpoints.files import CheckpointFiles, Saved
+from plgolf.training.checkpoints.resume import check_resume, check_same_tokenizer
 from plgolf.training.checkpoints.run_checkpoint import LIGHTNINGS_WORDS, find_checkpoint
 from plgolf.training.command.allowed_classes import check_allowed_classes
 from plgolf.training.command.parser import GolfParser, overrides
+from plgolf.training.command.flags import check_flags_agree
 from plgolf.training.command.profiling import profiler_named
 from plgolf.training.command.quiet import quiet_libraries
 from plgolf.training.finish.provenance import Provenance
@@ -40,6 +42,7 @@ from plgolf.training.logs.console.log import spelled_out
 from plgolf.training.logs.run_config import SaveRunConfig
 from plgolf.version import __version__
 
+_DEFAULT_SEQ_LEN = inspect.signature(ShardDataModule).parameters["seq_len"].default
 _REFUSALS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO),
     *(errno.EACCES, errno.ENAMETOOLONG),
@@ -54,6 +57,8 @@ class GolfCLI(LightningCLI):
         self.arguments = args
         self.parent_pid = parent_pid
         self.files = CheckpointFiles()
+        self.saved: Saved | None = None
+        """What the file that ``validate`` scores says of its model."""
         strict = {"allow_abbrev": False}
         super().__init__(
             GolfModule,
@@ -114,10 +119,13 @@ class GolfCLI(LightningCLI):
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         assert isinstance(parser, GolfParser)
         parser.finish(subcommand)
+        if subcommand == "validate":
+            parser.set_defaults({"data.seq_len": None})
+            parser.describe({"data.seq_len": "tokens in a sequence; null for what the file was trained with"})
         return parser
 
     def _parse_ckpt_path(self) -> None:
-        """Finds the checkpoint; one that is to be validated says of what architecture it is."""
+        """Finds the checkpoint; for ``validate`` the file decides the architecture."""
         settings = self.config[self.config.subcommand]
         folder = Path(settings.checkpoint.dir or settings.trainer.default_root_dir)
         path = find_checkpoint(folder, settings.ckpt_path, settings.get("resume"))
@@ -126,9 +134,12 @@ class GolfCLI(LightningCLI):
             if not path:
                 raise UserError("ckpt_path must name the checkpoint or artifact to validate")
             described = config_from_dict(GPTConfig, settings.model.gpt.as_dict())
-            saved = self.files.saved_architecture(path, described)
-            settings.model.gpt = dict_to_namespace(config_to_dict(saved))
-            settings.data.vocab_size = saved.vocab_size
+            saved = self.saved = self.files.read_saved(path, described)
+            check_flags_agree(overrides(self.arguments), settings.model.gpt, saved.config, path)
+            settings.model.gpt = dict_to_namespace(config_to_dict(saved.config))
+            settings.data.vocab_size = saved.config.vocab_size
+        if self.config.subcommand == "validate" and settings.data.seq_len is None:
+            settings.data.seq_len = (self.saved and self.saved.seq_len) or _DEFAULT_SEQ_LEN
 
     def instantiate_classes(self) -> None:
         try:
@@ -141,8 +152,7 @@ class GolfCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._get(self.config_init, "trainer")
-        if settings.logger in (None, True):
-            kwargs["logger"] = CSVLogger(settings.default_root_dir, name="logs")
+        kwargs["logger"] = self._loggers(settings.logger, settings.default_root_dir)
         if isinstance(settings.profiler, str):
             kwargs["profiler"] = profiler_named(settings.profiler, settings.default_root_dir)
         plugins = settings.plugins or []
@@ -151,6 +161,16 @@ class GolfCLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError) as error:  # An unknown strategy, accelerator, precision, device.
             raise UserError(f"trainer: {error}") from error
+
+    def _loggers(self, wanted: Any, folder: str) -> Any:
+        """Adds CSV files to the loggers of a fit; ``validate`` writes only to loggers that are named."""
+        if self.config.subcommand == "validate":
+            return False if wanted in (None, True) else wanted
+        if wanted is False:
+            return False
+        named = [] if wanted in (None, True) else wanted if isinstance(wanted, list) else [wanted]
+        has_csv = any(isinstance(logger, CSVLogger) for logger in named)
+        return named if has_csv else [*named, CSVLogger(folder, name="logs")]
 
     def _instantiate_trainer(self, config: Any, callbacks: list[Any]) -> Trainer:
         if config.get("enable_checkpointing") is False:
@@ -167,6 +187,7 @@ class GolfCLI(LightningCLI):
         if self.trainer.is_global_zero:
             self.datamodule.build()
             self.datamodule.check(training=subcommand == "fit", world_size=self.trainer.world_size)
+            self._check_tokenizer()
             if subcommand == "fit" and self.config.fit.ckpt_path not in (None, *LIGHTNINGS_WORDS):
                 check_resume(
                     self.config.fit.ckpt_path,
@@ -176,6 +197,15 @@ class GolfCLI(LightningCLI):
                     allowed=RunCheckpoint.allowed_changes(self.trainer),
                 )
         super()._run_subcommand(subcommand)
+
+    def _check_tokenizer(self) -> None:
+        """Raises a UserError if the file to validate has another tokenizer than the dataset."""
+        if self.saved and self.saved.tokenizer_sha256:
+            saved = {"tokenizer": self.saved.tokenizer_sha256}
+            try:
+                check_same_tokenizer(saved, self.datamodule.tokenizer.sha256, self.trainer)
+            except UserError as error:
+                raise UserError(f"{self.config.validate.ckpt_path}: {error}") from error
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)

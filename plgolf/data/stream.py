@@ -204,6 +204,11 @@ class ValidationSplit:
         """Number of targets scored over all ranks."""
         return self.num_sequences * self.seq_len
 
+    @property
+    def all_tokens(self) -> int:
+        """Number of targets in the whole split, also where ``max_tokens`` leaves some out."""
+        return (self.reader.num_tokens - 1) // self.seq_len * self.seq_len
+
     def __len__(self) -> int:
         """Number of batches of this rank."""
         return math.ceil((self.last - self.first) / self.batch_sequences)

@@ -86,6 +86,7 @@ class Result(Record):
     val_tokens: int | None = None
     val_bytes: int | None = None
     val_raw_bytes: int | None = None
+    val_share: float = 1.0
     tokenizer_bytes: int = 0
     compressors_bpb: dict[str, float] = field(default_factory=dict)
     hardware: str | None = None

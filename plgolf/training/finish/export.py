@@ -20,6 +20,7 @@ from plgolf.reference.int8_zlib import QuantizeStats
 from plgolf.submission import BUDGET_BYTES, Ledger, pack_code
 from plgolf.training.finish.provenance import Provenance
 from plgolf.training.finish.result import compare_compressors, describe_bytes, describe_run, describe_scores
+from plgolf.training.logs.metrics_row import share_scored
 from plgolf.training.logs.run_config import log_ledger
 from plgolf.training.logs.screen import progress, say
 from plgolf.training.module import GolfModule
@@ -121,9 +122,9 @@ class ArtifactExport(Callback):
             )
             self.result = {
                 **describe_run(trainer, pl_module, self.provenance),
-                **describe_scores(before, after),
+                **describe_scores(before, after, share_scored(trainer, after)),
                 **describe_bytes(path, ledger, pl_module, stats),
-                "compressors_bpb": compare_compressors(trainer, self.compressors),
+                "compressors_bpb": compare_compressors(trainer, self.compressors, after),
                 "metrics": [_relative(Path(file), path.parent) for file in self._metrics],
             }
             _write(path.parent / "analysis.json", json.dumps(analysed))

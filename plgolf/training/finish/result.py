@@ -47,8 +47,14 @@ def describe_run(trainer: Trainer, module: GolfModule, provenance: Provenance) -
     }
 
 
-def describe_scores(before: Score, after: Score) -> dict[str, Any]:
-    """Says what was reached: with the trained weights, and with those that the file holds."""
+def describe_scores(before: Score, after: Score, share: float) -> dict[str, Any]:
+    """Describes the scores.
+
+    Args:
+        before: with the trained weights.
+        after: with the weights in the file.
+        share: part of the validation split that was scored.
+    """
     return {
         "val_loss": before.loss,
         "val_bpb": before.bpb,
@@ -59,6 +65,7 @@ def describe_scores(before: Score, after: Score) -> dict[str, Any]:
         "val_tokens": after.num_tokens,
         "val_bytes": after.num_bytes,
         "val_raw_bytes": after.num_raw_bytes or None,
+        "val_share": share,
     }
 
 
@@ -82,9 +89,13 @@ def describe_bytes(path: Path, ledger: Ledger, module: GolfModule, stats: Quanti
     }
 
 
-def compare_compressors(trainer: Trainer, names: Sequence[str]) -> dict[str, float]:
-    """Measures general compressors on the validation text; bits per byte by name."""
-    if not names:
+def compare_compressors(trainer: Trainer, names: Sequence[str], score: Score) -> dict[str, float]:
+    """Measures general compressors on the text that a score is of.
+
+    Returns:
+        Bits per byte by name; empty if ``limit_val_batches`` cut the text, since each rank scored a part.
+    """
+    if not names or score.num_tokens != trainer.datamodule.val_split.num_tokens:  # type: ignore[attr-defined]
         return {}
     return compressor_bits_per_byte(trainer.datamodule.val_bytes(), names)  # type: ignore[attr-defined]
 

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch.optim import Optimizer
 
+from plgolf.evaluate.score import Score
 from plgolf.roles import Role
 
 
@@ -26,6 +27,21 @@ def record(module: Any, values: dict[str, float]) -> None:
     row = {**values, "train/seconds": module.run.clock.elapsed_seconds}
     for logger in trainer.loggers:
         logger.log_metrics(row, step=trainer.global_step)
+
+
+def share_scored(trainer: Trainer, score: Score) -> float:
+    """Returns the share of the validation split that a score is of; 1.0 if the split's size is unknown."""
+    split = getattr(trainer.datamodule, "val_split", None)  # type: ignore[attr-defined]
+    return score.num_tokens / split.all_tokens if split else 1.0
+
+
+def percent(share: float) -> str:
+    """Formats a share for people.
+
+    >>> percent(0.12345), percent(0.9999)
+    ('12.3 %', '99.9 %')
+    """
+    return f"{min(100 * share, 99.9):.3g} %"
 
 
 def has_row(trainer: Trainer) -> bool:

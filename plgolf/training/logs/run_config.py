@@ -72,6 +72,7 @@ def log_ledger(loggers: Sequence[Logger], result: Mapping[str, Any], scores: Map
     values = {
         **scores,
         "export/bytes": float(result["total_bytes"]),
+        **({"export/val_share": result["val_share"]} if result["val_share"] < 1 else {}),
         **{f"export/{name}": float(value) for name, value in parts.items() if name != "total_bytes"},
     }
 

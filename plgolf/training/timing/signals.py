@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT are notes to the run, which ends at its next safe point."""
+"""Turns SIGTERM, SIGINT and SIGHUP into a note that the run reads at its next safe point."""
 
 import os
 import signal
@@ -8,39 +8,46 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+_OUTPUTS = (1, 2)
+"""File descriptors of standard output and standard error."""
+
 
 class StopSignals:
-    """Notes the first SIGTERM or SIGINT instead of dying of it.
+    """Notes the first SIGTERM, SIGINT or SIGHUP (the terminal was closed) instead of dying of it.
 
-    Schedulers and launchers send a signal several times, and to several processes of a run: all but the
-    first are ignored, except that a later SIGINT (somebody presses Ctrl-C) ends the process at once.
+    Schedulers and launchers send a signal several times, and to several processes of a run: later ones are
+    ignored, except that a later SIGINT (Ctrl-C) ends the process at once. Under ``nohup``, which ignores
+    SIGHUP, it stays ignored.
     """
 
     def __init__(self) -> None:
         self.received = 0
-        """The first signal's number, 0 before."""
+        """Number of the first signal; 0 before."""
         self._loud = True
+        self._terminals: set[int] = set()
         self._previous: dict[int, Any] = {}
 
     def install(self, *, loud: bool = True) -> None:
-        """Takes the handlers over, from whoever has them now; may be called again to take them back.
+        """Replaces the current handlers; may be called again after another library replaced them.
 
         Args:
             loud: answers a signal with a line at once.
         """
         self._loud = loud
         if threading.current_thread() is not threading.main_thread():
-            return  # Python allows handlers in the main thread alone.
-        for signum in (signal.SIGTERM, signal.SIGINT):
+            return  # Python allows handlers only in the main thread.
+        self._terminals |= {fd for fd in _OUTPUTS if os.isatty(fd)}
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             handler = signal.getsignal(signum)
-            if handler != self._note:
-                self._previous.setdefault(signum, handler)
-                signal.signal(signum, self._note)
+            if handler == self._note or (signum == signal.SIGHUP and handler is signal.SIG_IGN):
+                continue
+            self._previous.setdefault(signum, handler)
+            signal.signal(signum, self._note)
 
     def install_for(self, trainer: Trainer) -> None:
-        """Takes the handlers over for a fit, and back from Lightning, which takes SIGTERM before it trains.
+        """Installs the handlers for a fit, and again after Lightning has installed its own.
 
-        Its handler talks to other ranks from within, whatever they are talking about just then.
+        Lightning's handler of SIGTERM talks to other ranks at once, in the middle of whatever they exchange.
         """
         self.received = 0
         self.install(loud=trainer.is_global_zero)
@@ -50,24 +57,34 @@ class StopSignals:
         def register_and_take_back() -> None:
             register(connector)
             self.install(loud=trainer.is_global_zero)
-            # What it will put back when it ends are ours, of now.
+            # Lightning puts these back when the fit ends.
             connector._original_handlers.update(self._previous)
 
         connector.register_signal_handlers = register_and_take_back  # type: ignore[method-assign]
 
     def restore(self) -> None:
-        """Gives the handlers back to whom they were taken from first."""
+        """Puts back the handlers that ``install`` replaced first."""
         for signum, handler in self._previous.items():
             signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
         self._previous = {}
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGHUP:
+            self._leave_closed_terminal()
         if self.received and signum == signal.SIGINT:
             os.write(2, b"plgolf: interrupted again, ending at once\n")
             os._exit(128 + signum)
         if not self.received:
             self.received = signum
             if self._loud:
-                # Not print: its lock may be held by whoever was interrupted.
+                # Not print: the interrupted code may hold its lock.
                 name = signal.Signals(signum).name
                 os.write(2, f"plgolf: {name}: the run ends after this step (Ctrl-C: at once)\n".encode())
+
+    def _leave_closed_terminal(self) -> None:
+        """Sends output nowhere if its terminal is closed: writing to it would raise before the checkpoint."""
+        for fd in self._terminals:
+            if not os.isatty(fd):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, fd)
+                os.close(nowhere)

@@ -5,6 +5,7 @@ from rich.text import Text
 from plgolf.console import clock_time
 from plgolf.evaluate.score import Score
 from plgolf.training.logs.console.facts import StepFacts
+from plgolf.training.logs.metrics_row import percent
 
 
 def step_line(facts: StepFacts) -> Text:
@@ -23,12 +24,14 @@ def step_line(facts: StepFacts) -> Text:
     return line
 
 
-def validation_line(step: int, max_steps: int | None, score: Score) -> Text:
-    """Says what a validation amid a run has found."""
+def validation_line(step: int, max_steps: int | None, score: Score, share: float) -> Text:
+    """Renders the result of a validation during a run, which is of a share of the split."""
     line = _place(step, max_steps)
     line.append(f"  val/loss {score.loss:.4f}  val/bpb {score.bpb:.4f}", "bold green")
     if score.bpb_raw is not None and score.num_raw_bytes != score.num_bytes:
         line.append(f"  val/bpb_raw {score.bpb_raw:.4f}", "green")
+    if share < 1:
+        line.append(f"  (partial: {percent(share)} of the split)", "yellow")
     return line
 
 

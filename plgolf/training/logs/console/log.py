@@ -12,6 +12,7 @@ from plgolf.evaluate.score import Score
 from plgolf.training.finish.export import ArtifactExport
 from plgolf.training.logs.console import reference
 from plgolf.training.logs.console.facts import StepFacts, peak_memory_mib
+from plgolf.training.logs.metrics_row import percent, share_scored
 from plgolf.training.logs.screen import progress, say, show, take_over
 from plgolf.training.timing.clock import TrainClock
 
@@ -95,16 +96,17 @@ class ConsoleLog(Callback):
         score, step = pl_module.run.val_score, trainer.global_step
         if score is None:
             return
+        share = share_scored(trainer, score)
         if trainer.state.fn == "validate":
-            _say_exactly(score)
+            _say_exactly(score, share)
         else:
             elapsed, max_steps = TrainClock.of(trainer).elapsed_seconds, _max_steps(trainer)
             if self.style == "reference":
-                say(reference.validation_line(step, max_steps, score, elapsed))
+                say(reference.validation_line(step, max_steps, score, elapsed, share))
             else:
                 from plgolf.training.logs.console.lines import validation_line  # noqa: PLC0415 (Rich)
 
-                show(validation_line(step, max_steps, score))
+                show(validation_line(step, max_steps, score, share))
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._end_bar()
@@ -158,11 +160,13 @@ def _max_steps(trainer: Trainer) -> int | None:
     return trainer.max_steps if trainer.max_steps >= 0 else None
 
 
-def _say_exactly(score: Score) -> None:
-    say(f"val/loss {score.loss:.8f}\nval/bpb {score.bpb:.8f}")
+def _say_exactly(score: Score, share: float) -> None:
+    partial = " (partial)" if share < 1 else ""
+    say(f"val/loss{partial} {score.loss:.8f}\nval/bpb{partial} {score.bpb:.8f}")
     if score.bpb_raw is not None:
-        say(f"val/bpb_raw {score.bpb_raw:.8f}")
-    say(f"scored {score.num_tokens:,} tokens, {score.num_bytes:,} bytes{_raw_bytes(score)}")
+        say(f"val/bpb_raw{partial} {score.bpb_raw:.8f}")
+    part = f": {percent(share)} of the split" if share < 1 else ""
+    say(f"scored {score.num_tokens:,} tokens, {score.num_bytes:,} bytes{_raw_bytes(score)}{part}")
 
 
 def _raw_bytes(score: Score) -> str:

@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from plgolf.console import printable
+from plgolf.training.logs.metrics_row import percent
 
 _BAR_LETTERS = 40
 _LABEL_LETTERS = 16
@@ -38,11 +39,15 @@ def _row(label: str, value: str, note: str = "", style: str = "") -> Text:
 
 
 def _scores(result: Mapping[str, Any]) -> Iterator[Text]:
-    before, after = result["val_bpb"], result["roundtrip_val_bpb"]
-    yield _row("val/bpb", f"{before:.4f}", f"val/loss {result['val_loss']:.4f}", "bold")
+    before, after, share = result["val_bpb"], result["roundtrip_val_bpb"], result["val_share"]
+    if share < 1:
+        note = f"{percent(share)} of the split: not comparable with scores of all of it"
+        yield _row("partial scores", f"{result['val_tokens']:,} tokens", note, "bold yellow")
+    of_what = "" if share == 1 else " (partial)"
+    yield _row("val/bpb", f"{before:.4f}{of_what}", f"val/loss {result['val_loss']:.4f}", "bold")
     yield _row(
         "round-trip bpb",
-        f"{after:.4f}",
+        f"{after:.4f}{of_what}",
         f"val/loss {result['roundtrip_val_loss']:.4f}, {after - before:+.4f} bpb, of the file on disk",
         "bold green",
     )

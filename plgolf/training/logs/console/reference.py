@@ -22,12 +22,19 @@ def step_line(step: int, max_steps: int | None, loss: float, elapsed_seconds: fl
     return f"step:{step}/{max_steps or 0} train_loss:{loss:.4f} {_times(step, elapsed_seconds)}"
 
 
-def validation_line(step: int, max_steps: int | None, score: Score, elapsed_seconds: float) -> str:
-    """Says what a validation has found."""
+def validation_line(
+    step: int, max_steps: int | None, score: Score, elapsed_seconds: float, share: float
+) -> str:
+    """Formats the result of a validation, which is of a share of the split."""
     return (
         f"step:{step}/{max_steps or 0} val_loss:{score.loss:.4f} val_bpb:{score.bpb:.4f} "
-        f"{_times(step, elapsed_seconds)}"
+        f"{_times(step, elapsed_seconds)}{_partial(share)}"
     )
+
+
+def _partial(share: float) -> str:
+    """Marks a partial score, which the reference program cannot have."""
+    return f" partial:{share:.6f}" if share < 1 else ""
 
 
 def _times(step: int, elapsed_seconds: float) -> str:
@@ -70,6 +77,6 @@ def end_lines(
     )
     yield f"Total submission size int8+zlib: {result['artifact_bytes'] + code} bytes"
     loss, bpb = result["roundtrip_val_loss"], result["roundtrip_val_bpb"]
-    ms = 1000 * result["seconds"]["roundtrip"]
-    yield f"final_int8_zlib_roundtrip val_loss:{loss:.4f} val_bpb:{bpb:.4f} eval_time:{ms:.0f}ms"
-    yield f"final_int8_zlib_roundtrip_exact val_loss:{loss:.8f} val_bpb:{bpb:.8f}"
+    ms, mark = 1000 * result["seconds"]["roundtrip"], _partial(result["val_share"])
+    yield f"final_int8_zlib_roundtrip val_loss:{loss:.4f} val_bpb:{bpb:.4f} eval_time:{ms:.0f}ms{mark}"
+    yield f"final_int8_zlib_roundtrip_exact val_loss:{loss:.8f} val_bpb:{bpb:.8f}{mark}"

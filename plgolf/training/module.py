@@ -22,6 +22,7 @@ from plgolf.optim import MuonAdam, Schedule, Warmdown
 from plgolf.training.checkpoints import resume
 from plgolf.training.checkpoints.counters import reset_loop_counters, reset_scheduler_state
 from plgolf.training.checkpoints.files import CheckpointFiles
+from plgolf.training.health.monitors import check_monitors
 from plgolf.training.health.nonfinite import StepStatistics, check_finite
 from plgolf.training.health.peers import PeerWatch
 from plgolf.training.logs.metrics_row import has_row, record, training_row
@@ -150,6 +151,8 @@ class GolfModule(ScoringModule):
         }
 
     def setup(self, stage: str) -> None:
+        if stage == "fit":
+            check_monitors(self.trainer, self, self.trainer.datamodule)  # type: ignore[attr-defined]
         # Stepping the optimizer before ModelCheckpoint saves is what is wanted here.
         warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization")
         self._seed, self._resumed = None, False  # Until a checkpoint sets them.

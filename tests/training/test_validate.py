@@ -41,7 +41,7 @@ def validate(run, monkeypatch, capfd):
 
 
 def shown_bpb(said: str) -> float:
-    return float(said.split("val/bpb ")[1].split()[0])
+    return float(said.split("val/bpb ")[1].split(maxsplit=1)[0])
 
 
 def without_a_recipe(file: str) -> list[str]:

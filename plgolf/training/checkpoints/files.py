@@ -118,7 +118,9 @@ def _as_checkpoint(artifact: Artifact) -> dict[str, Any]:
         "pytorch-lightning_version": version("lightning"),
         "epoch": 0,
         "global_step": 0,
-        **({"ShardDataModule": {"tokenizer": artifact.tokenizer_sha256}} if artifact.tokenizer_sha256 else {}),
+        **(
+            {"ShardDataModule": {"tokenizer": artifact.tokenizer_sha256}} if artifact.tokenizer_sha256 else {}
+        ),
     }
 
 

@@ -32,11 +32,12 @@ from plgolf.training.checkpoints.files import CheckpointFiles, Saved
 from plgolf.training.checkpoints.resume import check_resume, check_same_tokenizer
 from plgolf.training.checkpoints.run_checkpoint import LIGHTNINGS_WORDS, find_checkpoint
 from plgolf.training.command.allowed_classes import check_allowed_classes
-from plgolf.training.command.parser import GolfParser, overrides
 from plgolf.training.command.flags import check_flags_agree
+from plgolf.training.command.parser import GolfParser, overrides
 from plgolf.training.command.profiling import profiler_named
 from plgolf.training.command.quiet import quiet_libraries
 from plgolf.training.finish.provenance import Provenance
+from plgolf.training.health.monitors import check_monitors
 from plgolf.training.health.peers import end_with_launcher
 from plgolf.training.logs.console.log import spelled_out
 from plgolf.training.logs.run_config import SaveRunConfig
@@ -188,6 +189,8 @@ class GolfCLI(LightningCLI):
             self.datamodule.build()
             self.datamodule.check(training=subcommand == "fit", world_size=self.trainer.world_size)
             self._check_tokenizer()
+            if subcommand == "fit":
+                check_monitors(self.trainer, self.model, self.datamodule)
             if subcommand == "fit" and self.config.fit.ckpt_path not in (None, *LIGHTNINGS_WORDS):
                 check_resume(
                     self.config.fit.ckpt_path,

@@ -8,10 +8,11 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 
 from plgolf.artifact import load_gpt, save_artifact
-from plgolf.errors import UserError
+from plgolf.errors import RunError, UserError
 from plgolf.evaluate import BitsPerByte
 from plgolf.evaluate.analysis import ScoreAnalysis
 from plgolf.evaluate.score import Score
@@ -65,6 +66,7 @@ class ArtifactExport(Callback):
         self.provenance = Provenance()
         self.result: dict[str, Any] = {}
         """What ``result.json`` holds, on rank 0, once written."""
+        self._began = False
         self._earlier_metrics: list[str] = []
         self._metrics: list[str] = []
 
@@ -80,7 +82,7 @@ class ArtifactExport(Callback):
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         if stage == "fit":
-            self.result, self._earlier_metrics = {}, []
+            self.result, self._earlier_metrics, self._began = {}, [], False
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero:
@@ -102,12 +104,13 @@ class ArtifactExport(Callback):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         assert isinstance(pl_module, GolfModule)
+        self._began = True
         clock, data = TrainClock.of(trainer), trainer.datamodule  # type: ignore[attr-defined]
         path = self.folder(trainer) / "model.int8.ptz"
         with clock.phase("export"):
-            before = pl_module.run.val_score or _score(trainer, pl_module)
             stats = self._export(trainer, pl_module, path)
             say(f"export: wrote {path}, scoring what it holds")
+            before = pl_module.run.val_score or _score(trainer, pl_module)
         analysis = ScoreAnalysis(data.val_split, data.tokenizer, num_documents=self.hardest_documents)
         with clock.phase("roundtrip"):
             after = _score_file(trainer, pl_module, path, analysis)
@@ -131,22 +134,48 @@ class ArtifactExport(Callback):
             _write(path.parent / "result.json", json.dumps(self.result, indent=2))
             log_ledger(trainer.loggers, self.result, after.named("roundtrip"))
 
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Exports if a callback failed after the last step: its mistake must not cost the run."""
+        over = trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
+        failed = isinstance(exception, Exception) and not isinstance(exception, RunError)
+        if trainer.state.fn != "fit" or self._began or not (over and failed):
+            return
+        averages = [c for c in trainer.callbacks if isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
+        if averages and trainer.validating and pl_module.run.val_score is None:
+            return  # The averaged weights are swapped in; only a resumed run can tell them apart.
+        say("a callback failed after the last step: exporting first, then its error follows")
+        try:
+            for callback in averages:  # The export is of the averages, which become the weights at the end.
+                callback.on_train_end(trainer, pl_module)
+            if trainer.world_size == 1:
+                self.on_train_end(trainer, pl_module)
+            elif trainer.is_global_zero:  # The other ranks may be anywhere, so nothing is scored.
+                path = self.folder(trainer) / "model.int8.ptz"
+                self._write_files(trainer, pl_module, path)
+                say(f"export: wrote {path}; plgolf validate scores it")
+        except Exception as error:
+            say(f"export: {type(error).__name__}: {error}")
+
     def _export(self, trainer: Trainer, module: GolfModule, path: Path) -> QuantizeStats | None:
         stats, failure = None, None
         if trainer.is_global_zero:
             try:
-                data = trainer.datamodule  # type: ignore[attr-defined]
-                content, inside = data.tokenizer.to_bytes(), self.tokenizer == "inside"
-                stats = save_artifact(
-                    module.gpt, path, seq_len=data.seq_len, tokenizer=content, carry_tokenizer=inside
-                )
-                write_whole(path.parent / data.tokenizer.file_name, content)
-                write_whole(path.parent / "code.tar.xz", self._code())
+                stats = self._write_files(trainer, module, path)
             except OSError as error:
                 failure = f"{path}: cannot be written: {error.strerror}"
             except UserError as error:
                 failure = f"{path}: {error}"
         _fail_together(trainer, failure)
+        return stats
+
+    def _write_files(self, trainer: Trainer, module: GolfModule, path: Path) -> QuantizeStats:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        content, inside = data.tokenizer.to_bytes(), self.tokenizer == "inside"
+        stats = save_artifact(
+            module.gpt, path, seq_len=data.seq_len, tokenizer=content, carry_tokenizer=inside
+        )
+        write_whole(path.parent / data.tokenizer.file_name, content)
+        write_whole(path.parent / "code.tar.xz", self._code())
         return stats
 
     def _code(self) -> bytes:

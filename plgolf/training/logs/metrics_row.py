@@ -1,4 +1,4 @@
-"""What loggers and callbacks are told of a run: a row of values, numbered by completed steps."""
+"""Rows of metrics for loggers and callbacks, numbered by completed optimizer steps."""
 
 from typing import Any
 
@@ -9,6 +9,12 @@ from torch.optim import Optimizer
 from plgolf.evaluate.score import Score
 from plgolf.roles import Role
 
+VALIDATION_METRICS = ("val/bpb", "val/loss")
+"""Metrics of each validation; ``val/bpb_raw`` comes with byte side-cars."""
+
+TRAINING_METRICS = ("train/loss", "train/gradient_norm", "train/step_ms", "train/lr_factor", "train/momentum")
+"""Metrics of a training row; ``train/momentum`` only if the optimizer has one for matrices."""
+
 
 def record(module: Any, values: dict[str, float]) -> None:
     """Gives values to callbacks, loggers and, outside a fit, to the caller of the Trainer.
@@ -17,13 +23,16 @@ def record(module: Any, values: dict[str, float]) -> None:
 
     Args:
         module: the module, in a hook where Lightning lets it log.
-        values: values by name; loggers get the training seconds too.
+        values: metrics by name. Loggers also get the training seconds; callbacks get the metrics of the last
+            step with those of a validation, for callbacks that monitor them there.
     """
     trainer = module.trainer
     if trainer.state.fn != "fit":
         module.log_dict(values)
         return
-    trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
+    latest = training_row(trainer, module) if trainer.validating else {}
+    told = {**latest, **values}
+    trainer.callback_metrics.update({name: torch.tensor(value) for name, value in told.items()})
     row = {**values, "train/seconds": module.run.clock.elapsed_seconds}
     for logger in trainer.loggers:
         logger.log_metrics(row, step=trainer.global_step)
@@ -45,13 +54,13 @@ def percent(share: float) -> str:
 
 
 def has_row(trainer: Trainer) -> bool:
-    """Says whether the step just made gets a row."""
+    """Returns True if the last step gets a row."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     return every > 0 and trainer.global_step % every == 0
 
 
 def training_row(trainer: Trainer, module: Any) -> dict[str, float]:
-    """Returns the values of the step just made, and the mean time of those since the row before."""
+    """Returns the metrics of the last step, and the mean time of the steps since the last row."""
     recent = module.run.clock.step_seconds[-trainer.log_every_n_steps :]  # type: ignore[attr-defined]
     row = {
         "train/loss": module.run.train_loss,
@@ -64,6 +73,6 @@ def training_row(trainer: Trainer, module: Any) -> dict[str, float]:
 
 
 def _momentum(optimizer: Optimizer) -> float | None:
-    """Returns that of the matrices, where the optimizer has one."""
+    """Returns the momentum of the matrices; None if the optimizer has none."""
     groups = (group for group in optimizer.param_groups if group.get("role") == Role.MATRIX)
     return next((float(group["momentum"]) for group in groups if "momentum" in group), None)

@@ -17,7 +17,8 @@ from plgolf.data.shards import MAX_VOCAB_SIZE, ShardReader, find_shards, find_si
 from plgolf.data.stream import Batch, BatchPlan, TrainStream, ValidationSplit, plan_batches
 from plgolf.data.tokenizer import Tokenizer
 from plgolf.errors import UserError
-from plgolf.training.checkpoints import resume
+from plgolf.training.checkpoints import compare
+from plgolf.training.next_steps import how_to_get
 
 _ENDLESS = 2**40
 """Steps of a run: more than any clock allows. Lightning reads ahead of a loader without a length."""
@@ -126,7 +127,7 @@ class ShardDataModule(LightningDataModule):
             UserError: a file is missing or malformed, or the settings do not fit it or each other.
         """
         if not self.root.is_dir():
-            raise UserError(f"{self.root}: no such folder (data.root)")
+            raise UserError(f"{self.root}: no such folder (data.root): {how_to_get(self.root)}")
         manifest = read_manifest(self.root)
         self.tokenizer = find_tokenizer(self.root, manifest, self.tokenizer_path)
         if self.tokenizer.vocab_size != self.vocab_size:
@@ -260,10 +261,7 @@ class ShardDataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raises a UserError if a run would go on with other data; where in it follows from the step."""
-        trainer = self.trainer
-        if trainer is not None and trainer.state.fn == "fit":
-            module: Any = trainer.lightning_module
-            allowed = module.run.allowed_changes
-            resume.check_same({"data": state_dict}, {"data": self.state_dict()}, allowed=allowed)
-        elif trainer is not None:
-            resume.check_same_tokenizer(state_dict, self.tokenizer.sha256, trainer)
+        if self.trainer is not None and self.trainer.state.fn == "fit":
+            compare.check_same_data(state_dict, self.state_dict(), self.trainer)
+        elif self.trainer is not None:
+            compare.check_same_tokenizer(state_dict, self.tokenizer.sha256, self.trainer)

@@ -19,7 +19,8 @@ from plgolf.distributed import all_gather_floats
 from plgolf.errors import UserError
 from plgolf.model import GPTConfig, flash
 from plgolf.optim import MuonAdam, Schedule, Warmdown
-from plgolf.training.checkpoints import resume
+from plgolf.roles import param_groups
+from plgolf.training.checkpoints import compare, resume
 from plgolf.training.checkpoints.counters import reset_loop_counters, reset_scheduler_state
 from plgolf.training.checkpoints.files import CheckpointFiles
 from plgolf.training.health.monitors import check_monitors
@@ -103,7 +104,7 @@ class GolfModule(ScoringModule):
                 "load_from_checkpoint takes the architecture from the file, and keyword arguments"
             )
         files, path = CheckpointFiles(), str(Path(checkpoint_path))
-        module = cls(gpt=files.saved_architecture(path, GPTConfig()), **kwargs)
+        module = cls(gpt=files.read_saved(path, GPTConfig()).config, **kwargs)
         weights = files.load_checkpoint(path)
         resume.check_weights(weights, module.state_dict())
         module.load_state_dict(weights["state_dict"])
@@ -281,7 +282,7 @@ class GolfModule(ScoringModule):
         fit = self.trainer.state.fn == "fit"
         if fit or "gpt_config" in checkpoint:  # The reference's artifacts have none.
             allowed = self.run.allowed_changes if fit else []
-            resume.check_same_model(checkpoint, self.gpt.config, allowed=allowed)
+            compare.check_same_model(checkpoint, self.gpt.config, allowed=allowed)
         resume.check_weights(checkpoint, self.state_dict())
         if not fit:
             checkpoint.pop("loops", None)

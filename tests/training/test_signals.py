@@ -50,7 +50,7 @@ def test_a_closed_terminal_ends_a_run_with_a_checkpoint(style, golden_recipe, tm
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 (no threads hold locks)
     )
     os.close(theirs)
     end = time.monotonic() + 120

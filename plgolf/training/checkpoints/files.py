@@ -1,5 +1,6 @@
 """Checkpoints and artifacts as files: written whole or not at all, and read without running code."""
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -56,13 +57,16 @@ class CheckpointFiles(TorchCheckpointIO):
                 # What would be refused when it is needed is refused now, and never takes its place.
                 load_tensors(file, map_location="meta", verify=False)
         except UserError as error:
-            raise UserError(f"{path}: would be no checkpoint that can be read back: {error}") from error
-        except (OSError, RuntimeError) as error:
-            # torch's writer answers a file system that refuses with an error of its own.
+            raise UserError(f"{path}: {_unsaveable(checkpoint)}cannot be saved: {error}") from error
+        except Exception as error:
+            # torch's writer raises an error of its own if the file system refuses.
             cause = error if isinstance(error, OSError) else error.__context__
-            if not isinstance(cause, OSError):
+            if isinstance(cause, OSError):
+                raise CannotWriteError(f"{path}: cannot be written: {cause.strerror}") from error
+            culprit = _unsaveable(checkpoint)
+            if not culprit:
                 raise
-            raise CannotWriteError(f"{path}: cannot be written: {cause.strerror}") from error
+            raise UserError(f"{path}: {culprit}cannot be saved: {error}") from error
 
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: Any = None
@@ -85,7 +89,8 @@ class CheckpointFiles(TorchCheckpointIO):
 
         Args:
             path: an artifact or a checkpoint.
-            otherwise: dtype, rotary base and soft cap for a reference artifact, whose weights do not show them.
+            otherwise: dtype, rotary base and soft cap of a reference artifact, whose weights do not show
+                them.
 
         Raises:
             UserError: the file is malformed or plgolf did not write it.
@@ -100,6 +105,21 @@ class CheckpointFiles(TorchCheckpointIO):
             raise UserError(f"{path}: {error}") from error
         self._artifacts[path] = artifact
         return Saved(config, artifact.seq_len, artifact.tokenizer_sha256)
+
+
+def _unsaveable(checkpoint: Mapping[str, Any]) -> str:
+    """Names the callback, or the key, whose state cannot be written and read back; empty if all can be."""
+    callbacks = checkpoint.get("callbacks") or {}
+    parts = {f"the state of the callback {name.split('{')[0]} ": state for name, state in callbacks.items()}
+    parts |= {f"{key} ": value for key, value in checkpoint.items() if key not in ("callbacks", "state_dict")}
+    for name, part in parts.items():
+        file = io.BytesIO()
+        try:
+            torch.save({"part": part}, file)
+            load_tensors(file, map_location="meta", verify=False)
+        except Exception:
+            return name
+    return ""
 
 
 def _inferred(weights: Mapping[str, Tensor], otherwise: GPTConfig) -> GPTConfig:

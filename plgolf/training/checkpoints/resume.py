@@ -9,77 +9,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from plgolf.artifact import SUFFIX
-from plgolf.config import config_to_dict
 from plgolf.distributed import all_gather_floats
 from plgolf.errors import UserError
 from plgolf.model import GPTConfig
+from plgolf.training.checkpoints.compare import check_same, check_same_model, short
 from plgolf.training.checkpoints.files import read_checkpoint
 
 _MOST = 2**53
 _MOST_STEPS = 2**32
 """No run counts further."""
-
-
-def check_same(saved: Mapping[str, Any], ours: Mapping[str, Any], *, allowed: Sequence[str]) -> None:
-    """Compares what a checkpoint was made with to what is to go on with it.
-
-    Args:
-        saved: nested settings and facts of the checkpoint.
-        ours: the same of this run.
-        allowed: dotted names that may differ, with all below them.
-
-    Raises:
-        UserError: one differs; the message has both values.
-
-    >>> check_same({"data": {"seq_len": 64}}, {"data": {"seq_len": 128}}, allowed=["data.seq_len"])
-    """
-    before, now = _flat(saved), _flat(ours)
-    for name in dict.fromkeys([*now, *before]):
-        if any(name == free or name.startswith(f"{free}.") for free in allowed):
-            continue
-        then, here = before.get(name), now.get(name)
-        if type(then) is not type(here) or then != here:
-            raise UserError(
-                f"{name} must be the checkpoint's {_short(then)}, got {_short(here)} "
-                f"(--checkpoint.allow_changed=[{name}] goes on all the same)"
-            )
-
-
-def _short(value: Any) -> str:
-    return " ".join(f"{value}"[:200].split())
-
-
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update({f"{key}.{name}": leaf for name, leaf in _flat(value).items()})
-        else:
-            flat[key] = value
-    return flat
-
-
-def check_same_model(checkpoint: Mapping[str, Any], config: GPTConfig, *, allowed: Sequence[str]) -> None:
-    """Raises a UserError that names both values if a checkpoint is of another architecture."""
-    saved = checkpoint.get("gpt_config")
-    if not isinstance(saved, Mapping):
-        raise UserError("is no checkpoint of plgolf: it has no gpt_config")
-    check_same({"model": {"gpt": saved}}, {"model": {"gpt": config_to_dict(config)}}, allowed=allowed)
-
-
-def check_same_tokenizer(saved: Mapping[str, Any], sha256: str, trainer: Trainer) -> None:
-    """Raises a UserError with both hashes if a file to score was trained with another tokenizer.
-
-    Args:
-        saved: what the file says of its data.
-        sha256: hash of the dataset's tokenizer.
-        trainer: its ``checkpoint.allow_changed`` may allow another one.
-    """
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    allowed = [name for callback in callbacks for name in getattr(callback, "allow_changed", ())]
-    if saved.get("tokenizer") is not None:
-        tokenizers = ({"data": {"tokenizer": value}} for value in (saved["tokenizer"], sha256))
-        check_same(*tokenizers, allowed=allowed)
 
 
 def check_weights(checkpoint: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
@@ -146,7 +84,7 @@ def count_of(
     """Reads an integer of a checkpoint; raises a UserError if it is none, or out of range."""
     count = values.get(name, default)
     if type(count) is not int or not least <= count <= most:
-        raise UserError(f"the checkpoint's {name} must be an integer from {least}, got {_short(count)}")
+        raise UserError(f"the checkpoint's {name} must be an integer from {least}, got {short(count)}")
     return count
 
 
@@ -195,7 +133,7 @@ def check_optimizer_state(checkpoint: Mapping[str, Any], optimizer: Optimizer) -
 
 def _check_moments(state: Any, p: Tensor, *, fused: bool) -> None:
     if not isinstance(state, dict):
-        raise UserError(f"the checkpoint's optimizer state must hold moments by name, got {_short(state)}")
+        raise UserError(f"the checkpoint's optimizer state must hold moments by name, got {short(state)}")
     for name, value in state.items():
         if not fused:
             fits = isinstance(value, Tensor | int | float)

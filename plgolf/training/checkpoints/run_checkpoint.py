@@ -16,9 +16,6 @@ from plgolf.training.checkpoints.files import CannotWriteError, CheckpointFiles,
 from plgolf.training.logs.screen import say
 from plgolf.training.timing.clock import TrainClock
 
-LIGHTNINGS_WORDS = ("best", "hpc")
-"""Said in the place of a file, which Lightning then finds."""
-
 _NAME = re.compile(r"step-\d{6,}\.ckpt")
 
 
@@ -162,15 +159,16 @@ def _step_of(path: Path) -> int:
 
 
 def find_checkpoint(folder: Path, ckpt_path: str | None, resume: str | None = None) -> str | None:
-    """Turns what a user says of a checkpoint into a file.
+    """Finds the file that a user names as a checkpoint.
 
     Args:
-        folder: where the run keeps its checkpoints.
-        ckpt_path: a file, ``last``, or one of Lightning's own words.
-        resume: ``auto`` for the newest that is whole, if there is one.
+        folder: folder of the run's checkpoints.
+        ckpt_path: a file; ``last`` for the newest one that can be read; ``hpc`` for the newest one that
+            Lightning wrote before it put a job of SLURM back into the queue.
+        resume: ``auto`` for the newest one that can be read, if there is one.
 
     Returns:
-        The file or Lightning's word, None for none.
+        The file; None to begin a new run.
 
     Raises:
         UserError: there is no such checkpoint.
@@ -183,9 +181,24 @@ def find_checkpoint(folder: Path, ckpt_path: str | None, resume: str | None = No
         ckpt_path = _newest(folder)
         if not ckpt_path:
             raise UserError(f"{folder}: holds no checkpoint (ckpt_path: last)")
-    if ckpt_path and ckpt_path not in LIGHTNINGS_WORDS and not Path(ckpt_path).is_file():
+    elif ckpt_path == "hpc":
+        ckpt_path = _newest_requeued(folder)
+    elif ckpt_path == "best" and not Path(ckpt_path).is_file():
+        raise UserError(
+            "ckpt_path must be a file or last, got best: give the file that ModelCheckpoint has written"
+        )
+    if ckpt_path and not Path(ckpt_path).is_file():
         raise UserError(f"{ckpt_path}: no such checkpoint (ckpt_path)")
     return ckpt_path
+
+
+def _newest_requeued(folder: Path) -> str:
+    by_number = {
+        int(path.stem[9:]): path for path in folder.glob("hpc_ckpt_*.ckpt") if path.stem[9:].isdigit()
+    }
+    if not by_number:
+        raise UserError(f"{folder}: holds no hpc_ckpt_<number>.ckpt (ckpt_path: hpc)")
+    return str(by_number[max(by_number)])
 
 
 def _newest(folder: Path) -> str | None:

@@ -1,22 +1,13 @@
 """``plgolf fit`` and ``plgolf validate``: LightningCLI, artifacts as checkpoints, a record of every run."""
 
-import errno
-import inspect
-import re
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import dict_to_namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 from plgolf.arguments import OneLineErrors
-from plgolf.config import config_from_dict, config_to_dict
 from plgolf.errors import UserError
-from plgolf.model import GPTConfig
 from plgolf.training import (
     ArtifactExport,
     CompileWarmup,
@@ -28,27 +19,26 @@ from plgolf.training import (
     ShardDataModule,
     TrainClock,
 )
+from plgolf.training.checkpoints.compare import check_same_tokenizer
 from plgolf.training.checkpoints.files import CheckpointFiles, Saved
-from plgolf.training.checkpoints.resume import check_resume, check_same_tokenizer
-from plgolf.training.checkpoints.run_checkpoint import LIGHTNINGS_WORDS, find_checkpoint
+from plgolf.training.checkpoints.resume import check_resume
+from plgolf.training.checkpoints.run_checkpoint import find_checkpoint
 from plgolf.training.command.allowed_classes import check_allowed_classes
-from plgolf.training.command.flags import check_flags_agree
+from plgolf.training.command.loggers import run_loggers
+from plgolf.training.command.one_line import one_line_errors
 from plgolf.training.command.parser import GolfParser, overrides
 from plgolf.training.command.profiling import profiler_named
 from plgolf.training.command.quiet import quiet_libraries
+from plgolf.training.command.refused import check_settings, with_plain_enums
+from plgolf.training.command.saved_model import take_model
 from plgolf.training.finish.provenance import Provenance
+from plgolf.training.health.meeting import announce_waiting
 from plgolf.training.health.monitors import check_monitors
 from plgolf.training.health.peers import end_with_launcher
 from plgolf.training.logs.console.log import spelled_out
 from plgolf.training.logs.run_config import SaveRunConfig
+from plgolf.training.unsupported import check_callbacks
 from plgolf.version import __version__
-
-_DEFAULT_SEQ_LEN = inspect.signature(ShardDataModule).parameters["seq_len"].default
-_REFUSALS = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO),
-    *(errno.EACCES, errno.ENAMETOOLONG),
-)
-"""What a file system says no with, to a logger for example."""
 
 
 class GolfCLI(LightningCLI):
@@ -112,7 +102,9 @@ class GolfCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
-        check_allowed_classes(self.config[self.config.subcommand])
+        settings = with_plain_enums(self.config[self.config.subcommand])
+        check_allowed_classes(settings)
+        check_settings(settings)
 
     def _prepare_subcommand_parser(
         self, klass: Any, subcommand: str, **kwargs: Any
@@ -131,51 +123,34 @@ class GolfCLI(LightningCLI):
         folder = Path(settings.checkpoint.dir or settings.trainer.default_root_dir)
         path = find_checkpoint(folder, settings.ckpt_path, settings.get("resume"))
         settings.ckpt_path = path
-        if self.config.subcommand == "validate" and path not in LIGHTNINGS_WORDS:
+        if self.config.subcommand == "validate":
             if not path:
-                raise UserError("ckpt_path must name the checkpoint or artifact to validate")
-            described = config_from_dict(GPTConfig, settings.model.gpt.as_dict())
-            saved = self.saved = self.files.read_saved(path, described)
-            check_flags_agree(overrides(self.arguments), settings.model.gpt, saved.config, path)
-            settings.model.gpt = dict_to_namespace(config_to_dict(saved.config))
-            settings.data.vocab_size = saved.config.vocab_size
-        if self.config.subcommand == "validate" and settings.data.seq_len is None:
-            settings.data.seq_len = (self.saved and self.saved.seq_len) or _DEFAULT_SEQ_LEN
-
-    def instantiate_classes(self) -> None:
-        try:
-            super().instantiate_classes()
-        except (ValueError, ModuleNotFoundError) as error:
-            missing = re.search(r"Requirement .* not met.*|No module named .*", str(error))
-            if isinstance(error, UserError) or not missing:
-                raise
-            raise UserError(f"a class of the configuration needs more: {missing[0]}") from error
+                raise UserError(
+                    "ckpt_path must name the checkpoint or artifact to validate, such as "
+                    f"--ckpt_path={folder / 'model.int8.ptz'}"
+                )
+            self.saved = take_model(settings, path, self.files, flags=overrides(self.arguments))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._get(self.config_init, "trainer")
-        kwargs["logger"] = self._loggers(settings.logger, settings.default_root_dir)
+        training = self.config.subcommand == "fit"
+        kwargs["logger"] = run_loggers(settings.logger, settings.default_root_dir, training=training)
         if isinstance(settings.profiler, str):
             kwargs["profiler"] = profiler_named(settings.profiler, settings.default_root_dir)
         plugins = settings.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), self.files]
         try:
             return super().instantiate_trainer(**kwargs)
+        except UserError:
+            raise
         except (ValueError, TypeError) as error:  # An unknown strategy, accelerator, precision, device.
             raise UserError(f"trainer: {error}") from error
-
-    def _loggers(self, wanted: Any, folder: str) -> Any:
-        """Adds CSV files to the loggers of a fit; ``validate`` writes only to loggers that are named."""
-        if self.config.subcommand == "validate":
-            return False if wanted in (None, True) else wanted
-        if wanted is False:
-            return False
-        named = [] if wanted in (None, True) else wanted if isinstance(wanted, list) else [wanted]
-        has_csv = any(isinstance(logger, CSVLogger) for logger in named)
-        return named if has_csv else [*named, CSVLogger(folder, name="logs")]
 
     def _instantiate_trainer(self, config: Any, callbacks: list[Any]) -> Trainer:
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, RunCheckpoint)]
+        named = config.get("callbacks") or []
+        check_callbacks([*callbacks, *(named if isinstance(named, list) else [named])])
         return super()._instantiate_trainer(config, callbacks)
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -191,7 +166,7 @@ class GolfCLI(LightningCLI):
             self._check_tokenizer()
             if subcommand == "fit":
                 check_monitors(self.trainer, self.model, self.datamodule)
-            if subcommand == "fit" and self.config.fit.ckpt_path not in (None, *LIGHTNINGS_WORDS):
+            if subcommand == "fit" and self.config.fit.ckpt_path:
                 check_resume(
                     self.config.fit.ckpt_path,
                     config=self.model.gpt.config,
@@ -199,7 +174,8 @@ class GolfCLI(LightningCLI):
                     max_steps=self.trainer.max_steps,
                     allowed=RunCheckpoint.allowed_changes(self.trainer),
                 )
-        super()._run_subcommand(subcommand)
+        with announce_waiting(self.trainer):
+            super()._run_subcommand(subcommand)
 
     def _check_tokenizer(self) -> None:
         """Raises a UserError if the file to validate has another tokenizer than the dataset."""
@@ -269,12 +245,5 @@ def run(words: list[str], *, parent_pid: int) -> None:
         StoppedBySignal: a signal has ended it.
     """
     quiet_libraries()
-    try:
+    with one_line_errors():
         GolfCLI(spelled_out(words), parent_pid=parent_pid)
-    except (UserError, MisconfigurationException) as error:
-        rank = getattr(rank_zero_only, "rank", 0)
-        raise UserError(f"rank {rank}: {error}" if rank else str(error)) from error
-    except OSError as error:
-        if error.errno not in _REFUSALS:
-            raise
-        raise UserError(f"{error.filename or 'a file of the run'}: {error.strerror}") from error

@@ -21,5 +21,7 @@ def quiet_libraries() -> None:
         warn(False)
     # Of sharded layers, which there are none of.
     warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with a model")
+    # plgolf's own metrics are the same on every rank before they are logged.
+    warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\('(train|val)/")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message=r"(?s).*deprecated in v4\.", category=DeprecationWarning)

@@ -1,0 +1,82 @@
+"""Compares a checkpoint's settings and data with those of the run that continues from it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from plgolf.config import config_from_dict, config_to_dict
+from plgolf.errors import UserError
+from plgolf.model import GPTConfig
+
+
+def check_same(saved: Mapping[str, Any], ours: Mapping[str, Any], *, allowed: Sequence[str]) -> None:
+    """Compares what a checkpoint was made with to what is to go on with it.
+
+    Args:
+        saved: nested settings and facts of the checkpoint.
+        ours: the same of this run.
+        allowed: dotted names that may differ, with all below them.
+
+    Raises:
+        UserError: one differs; the message has both values.
+
+    >>> check_same({"data": {"seq_len": 64}}, {"data": {"seq_len": 128}}, allowed=["data.seq_len"])
+    """
+    before, now = _flat(saved), _flat(ours)
+    for name in dict.fromkeys([*now, *before]):
+        if any(name == free or name.startswith(f"{free}.") for free in allowed):
+            continue
+        then, here = before.get(name), now.get(name)
+        if type(then) is not type(here) or then != here:
+            raise UserError(
+                f"{name} must be the checkpoint's {short(then)}, got {short(here)} "
+                f"(--checkpoint.allow_changed=[{name}] goes on all the same)"
+            )
+
+
+def short(value: Any) -> str:
+    """Formats a value of a checkpoint on one line, cut to 200 characters."""
+    return " ".join(f"{value}"[:200].split())
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{key}.{name}": leaf for name, leaf in _flat(value).items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def check_same_model(checkpoint: Mapping[str, Any], config: GPTConfig, *, allowed: Sequence[str]) -> None:
+    """Raises a UserError that names both values if a checkpoint is of another architecture."""
+    saved = checkpoint.get("gpt_config")
+    if not isinstance(saved, Mapping):
+        raise UserError("is not a checkpoint of plgolf: it has no gpt_config")
+    # As a configuration of today: a field that is newer than the checkpoint has its default.
+    try:
+        before = config_to_dict(config_from_dict(GPTConfig, saved, where="model.gpt"))
+    except UserError as error:
+        raise UserError(f"the checkpoint's gpt_config is malformed: {error}") from error
+    check_same({"model": {"gpt": before}}, {"model": {"gpt": config_to_dict(config)}}, allowed=allowed)
+
+
+def check_same_data(saved: Mapping[str, Any], ours: Mapping[str, Any], trainer: Trainer) -> None:
+    """Raises a UserError if data differ in what ``checkpoint.allow_changed`` does not allow to differ."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    allowed = [name for callback in callbacks for name in getattr(callback, "allow_changed", ())]
+    check_same({"data": saved}, {"data": ours}, allowed=allowed)
+
+
+def check_same_tokenizer(saved: Mapping[str, Any], sha256: str, trainer: Trainer) -> None:
+    """Raises a UserError with both hashes if a file to score was trained with another tokenizer.
+
+    Args:
+        saved: what the file says of its data.
+        sha256: hash of the dataset's tokenizer.
+        trainer: its ``checkpoint.allow_changed`` may allow another one.
+    """
+    if saved.get("tokenizer") is not None:
+        check_same_data({"tokenizer": saved["tokenizer"]}, {"tokenizer": sha256}, trainer)

@@ -329,10 +329,10 @@ def test_going_on_from_an_artifact_or_a_stranger_is_refused(golden_recipe, tmp_p
     for command, path, message in [
         ("fit", "a.ptz", "fit cannot go on from an artifact"),
         ("validate", "a.ptz", "a.ptz: is no zlib stream"),
-        ("validate", "a.ckpt", "a.ckpt: is no checkpoint: "),
-        ("fit", "a.ckpt", "a.ckpt: is no checkpoint: "),
-        ("validate", "b.ckpt", "b.ckpt: is no checkpoint of plgolf: it has no gpt_config"),
-        ("fit", "b.ckpt", "b.ckpt: is no checkpoint of plgolf: it has no gpt_config"),
+        ("validate", "a.ckpt", "a.ckpt: is not a checkpoint: "),
+        ("fit", "a.ckpt", "a.ckpt: is not a checkpoint: "),
+        ("validate", "b.ckpt", "b.ckpt: is not a checkpoint of plgolf: it has no gpt_config"),
+        ("fit", "b.ckpt", "b.ckpt: is not a checkpoint of plgolf: it has no gpt_config"),
         ("validate", "", "ckpt_path must name the checkpoint or artifact to validate"),
     ]:
         assert main([command, "-c", golden_recipe.name, f"--ckpt_path={path}"]) == 2

@@ -53,7 +53,7 @@ STATE = "optimizer_states/0/state/"
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        ("global_step", 10**30, "is no checkpoint: its integers must have at most 8 bytes"),
+        ("global_step", 10**30, "is not a checkpoint: its integers must have at most 8 bytes"),
         (
             "global_step",
             2**60,
@@ -149,7 +149,7 @@ def test_damaged_files_are_no_checkpoints_and_nothing_runs(saved, tmp_path):
         pickle.dumps(Attack()),
     ):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"bad\.ckpt: is no checkpoint: ") as error:
+        with pytest.raises(UserError, match=r"bad\.ckpt: is not a checkpoint: ") as error:
             read_checkpoint(str(path))
         assert "\n" not in str(error.value)
     path.write_bytes(hostile.getvalue())

@@ -316,7 +316,7 @@ def test_a_broken_newest_checkpoint_is_passed_over_and_halves_go(golden_recipe, 
     (tmp_path / ".step-000004.ckpt.partial").write_bytes(b"half")
     assert find_checkpoint(tmp_path, "last") == str(before)
     said = capfd.readouterr().out
-    assert f"{newest}: is no checkpoint" in said and said.endswith(": passed over\n")
+    assert f"{newest}: is not a checkpoint" in said and said.endswith(": passed over\n")
     fit(golden_recipe, 1, *steps, "--resume=auto", folder=tmp_path)
     assert not list(tmp_path.glob(".*"))
     assert json.loads((tmp_path / "result.json").read_text())["steps"] == 3
@@ -351,7 +351,7 @@ def test_a_full_disk_at_a_checkpoint_keeps_the_ones_before_and_the_run(golden_re
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     full = "disk/step-000006.ckpt: cannot be written: No space left on device"
-    assert f"{full}: the run goes on, earlier checkpoints are whole\n" in done.stdout
+    assert f"{full}: the run continues, earlier checkpoints are whole\n" in done.stdout
     assert [path.name for path in checkpoints(tmp_path / "kept")] == ["step-000004.ckpt", "step-000002.ckpt"]
     assert read_checkpoint(str(tmp_path / "kept/step-000004.ckpt"))["global_step"] == 4
     assert json.loads((tmp_path / "kept/result.json").read_text())["steps"] == 6

@@ -198,7 +198,7 @@ def test_auto_never_starts_anew_over_checkpoints_that_it_cannot_read(golden_reci
     capfd.readouterr()
     assert main([*words, "--resume=auto"]) == 2
     said = capfd.readouterr()
-    refused = f"{tmp_path}: none of its 2 checkpoints can be read: move them to start anew"
+    refused = f"{tmp_path}: none of its 2 checkpoints can be read: move them away to start a new run"
     assert said.err == f"plgolf: error: {refused}\n"
     assert said.out.count(": passed over\n") == 2
     assert {path: path.read_bytes() for path in checkpoints(tmp_path)} == damaged

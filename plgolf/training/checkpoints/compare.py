@@ -11,15 +11,15 @@ from plgolf.model import GPTConfig
 
 
 def check_same(saved: Mapping[str, Any], ours: Mapping[str, Any], *, allowed: Sequence[str]) -> None:
-    """Compares what a checkpoint was made with to what is to go on with it.
+    """Compares the settings and data of a checkpoint with those of the run that continues from it.
 
     Args:
-        saved: nested settings and facts of the checkpoint.
-        ours: the same of this run.
-        allowed: dotted names that may differ, with all below them.
+        saved: nested values of the checkpoint.
+        ours: nested values of this run.
+        allowed: dotted names that may differ, including everything below them.
 
     Raises:
-        UserError: one differs; the message has both values.
+        UserError: a value differs; the message has both.
 
     >>> check_same({"data": {"seq_len": 64}}, {"data": {"seq_len": 128}}, allowed=["data.seq_len"])
     """
@@ -31,7 +31,7 @@ def check_same(saved: Mapping[str, Any], ours: Mapping[str, Any], *, allowed: Se
         if type(then) is not type(here) or then != here:
             raise UserError(
                 f"{name} must be the checkpoint's {short(then)}, got {short(here)} "
-                f"(--checkpoint.allow_changed=[{name}] goes on all the same)"
+                f"(--checkpoint.allow_changed=[{name}] continues anyway)"
             )
 
 
@@ -51,7 +51,7 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_same_model(checkpoint: Mapping[str, Any], config: GPTConfig, *, allowed: Sequence[str]) -> None:
-    """Raises a UserError that names both values if a checkpoint is of another architecture."""
+    """Raises a UserError with both values if a checkpoint has another architecture."""
     saved = checkpoint.get("gpt_config")
     if not isinstance(saved, Mapping):
         raise UserError("is not a checkpoint of plgolf: it has no gpt_config")

@@ -1,4 +1,4 @@
-"""Checkpoints and artifacts as files: written whole or not at all, and read without running code."""
+"""Reads and writes checkpoint files: atomic writes, and reads that never run code from the file."""
 
 import io
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from plgolf.tensor_file import load_tensors
 
 
 class CannotWriteError(UserError):
-    """The file system refuses a checkpoint: it is full, for example."""
+    """The file system refuses a checkpoint, for example because it is full."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Saved:
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes checkpoints whole, reads them as plain tensors, and artifacts as if they were checkpoints."""
+    """Writes checkpoints atomically, reads them as plain tensors, and reads artifacts as checkpoints."""
 
     def __init__(self) -> None:
         self._artifacts: dict[str, Artifact] = {}
@@ -54,7 +54,7 @@ class CheckpointFiles(TorchCheckpointIO):
         try:
             with whole_file(Path(path)) as file:
                 torch.save(checkpoint, file)
-                # What would be refused when it is needed is refused now, and never takes its place.
+                # A file that a resume would refuse must not replace a good one.
                 load_tensors(file, map_location="meta", verify=False)
         except UserError as error:
             raise UserError(f"{path}: {_unsaveable(checkpoint)}cannot be saved: {error}") from error
@@ -76,12 +76,12 @@ class CheckpointFiles(TorchCheckpointIO):
             return _as_checkpoint(self._artifacts.pop(str(path)) if found else read_artifact(path))
         try:
             with open_regular(Path(path)) as file:
-                # Whatever Lightning asks for: a checkpoint is data, and goes to the CPU first.
+                # Always as plain data to the CPU, whatever Lightning asks for.
                 checkpoint = load_tensors(file, map_location="meta" if map_location == "meta" else "cpu")
         except UserError as error:
-            raise UserError(f"{path}: is no checkpoint: {error}") from error
+            raise UserError(f"{path}: is not a checkpoint: {error}") from error
         if not isinstance(checkpoint, dict):
-            raise UserError(f"{path}: is no checkpoint: it holds a {type(checkpoint).__name__}")
+            raise UserError(f"{path}: is not a checkpoint: it holds a {type(checkpoint).__name__}")
         return checkpoint
 
     def read_saved(self, path: str, otherwise: GPTConfig) -> Saved:
@@ -167,10 +167,10 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     """Reads a checkpoint of a fit without the data of its tensors.
 
     Raises:
-        UserError: the file is no checkpoint of plgolf's.
+        UserError: plgolf did not write the file.
     """
     checkpoint = CheckpointFiles().load_checkpoint(path, map_location="meta")
     for key in ("state_dict", "gpt_config", "global_step", "optimizer_states"):
         if key not in checkpoint:
-            raise UserError(f"{path}: is no checkpoint of plgolf: it has no {key}")
+            raise UserError(f"{path}: is not a checkpoint of plgolf: it has no {key}")
     return checkpoint

@@ -1,4 +1,4 @@
-"""Resuming from a checkpoint: what must be as it was."""
+"""Checks a checkpoint before a run continues from it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from plgolf.training.checkpoints.files import read_checkpoint
 
 _MOST = 2**53
 _MOST_STEPS = 2**32
-"""No run counts further."""
+"""Bounds on counters in a checkpoint; no run reaches them."""
 
 
 def check_weights(checkpoint: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
@@ -40,20 +40,20 @@ def check_resume(
     max_steps: int,
     allowed: Sequence[str],
 ) -> None:
-    """Says what keeps a fit from going on, before it has overwritten anything of the earlier one.
+    """Raises if a fit cannot continue from a checkpoint, before any file of the earlier run is touched.
 
     Args:
         path: the checkpoint.
-        config: the architecture of the fit to be.
-        data: what must be as it was of its data.
-        max_steps: its steps; -1 for no limit.
-        allowed: what may differ all the same.
+        config: architecture of the new fit.
+        data: facts about its data that must equal the checkpoint's.
+        max_steps: step limit of the new fit; -1 for no limit.
+        allowed: dotted names that may differ.
 
     Raises:
-        UserError: the checkpoint is malformed, or of another run than this one.
+        UserError: the checkpoint is malformed, or its model or data differ from this run's.
     """
     if path.endswith(SUFFIX):
-        raise UserError(f"{path}: fit cannot go on from an artifact, it holds no optimizer state")
+        raise UserError(f"{path}: fit cannot continue from an artifact, which has no optimizer state")
     checkpoint = read_checkpoint(path)
     try:
         check_same_model(checkpoint, config, allowed=allowed)
@@ -67,7 +67,7 @@ def check_resume(
 
 
 def check_same_start(trainer: Trainer) -> None:
-    """Raises a UserError if ranks are not at the same step: if one could not see the checkpoint."""
+    """Raises a UserError if the ranks are not at the same step, because one did not see the checkpoint."""
     here = torch.tensor([trainer.global_step], dtype=torch.float64, device=trainer.strategy.root_device)
     steps = [int(step) for [step] in all_gather_floats(here)]
     other = next((rank for rank, step in enumerate(steps) if step != steps[0]), 0)
@@ -81,7 +81,7 @@ def check_same_start(trainer: Trainer) -> None:
 def count_of(
     values: Mapping[str, Any], name: str, *, least: int = 0, most: int = _MOST, default: int | None = None
 ) -> int:
-    """Reads an integer of a checkpoint; raises a UserError if it is none, or out of range."""
+    """Returns an integer of a checkpoint; raises a UserError if it is not one or out of range."""
     count = values.get(name, default)
     if type(count) is not int or not least <= count <= most:
         raise UserError(f"the checkpoint's {name} must be an integer from {least}, got {short(count)}")
@@ -89,7 +89,7 @@ def count_of(
 
 
 def step_of(checkpoint: Mapping[str, Any]) -> int:
-    """Reads how many optimizer steps a checkpoint comes after; raises a UserError if it does not say."""
+    """Returns the optimizer steps of a checkpoint; raises a UserError if it has none."""
     return count_of(checkpoint, "global_step", most=_MOST_STEPS)
 
 
@@ -111,18 +111,18 @@ def saved_group_settings(
 
 
 def check_optimizer_state(checkpoint: Mapping[str, Any], optimizer: Optimizer) -> None:
-    """Tries a checkpoint's optimizer state on an optimizer like the one it is meant for.
+    """Loads a checkpoint's optimizer state into a spare optimizer, to see that it fits.
 
     Raises:
         UserError: it does not fit.
     """
-    # Fused kernels, MuonAdam's among them, do not look at shapes; other optimizers have moments of any.
+    # Fused kernels, such as MuonAdam's, do not check shapes; other optimizers may have moments of any shape.
     fused = any(group.get("fused") for group in optimizer.param_groups)
     try:
         [saved] = checkpoint["optimizer_states"]
         optimizer.load_state_dict(saved)
     except Exception as error:
-        # Optimizers take it for granted that they have written it, and fail in any way if they have not.
+        # Optimizers trust a state to be their own, and fail in any way if it is not.
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"the checkpoint's optimizer state does not fit: {reason}") from error
     for group in optimizer.param_groups:

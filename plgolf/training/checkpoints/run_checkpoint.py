@@ -1,4 +1,4 @@
-"""Checkpoints: when one is written, how many stay, which is the newest that is whole."""
+"""Decides when checkpoints are written and deleted, and finds the newest one that can be read."""
 
 import contextlib
 import os
@@ -20,20 +20,20 @@ _NAME = re.compile(r"step-\d{6,}\.ckpt")
 
 
 class RunCheckpoint(Checkpoint):
-    """Saves all that a run needs to go on exactly as if it had not been interrupted.
+    """Saves everything that a run needs to continue exactly as if it had not been interrupted.
 
-    A checkpoint appears whole or not at all; the run's older ones go once it is there, those of earlier runs
+    A checkpoint is written whole or not at all. Then the run's older ones are deleted; those of earlier runs
     in the same folder stay. The last step gets one before it is validated and exported, and so does the step
-    that a signal ends the run after. If one cannot be written, the run says so and goes on. Only one run at
-    a time has the folder.
+    at which a signal ends the run. If one cannot be written, the run prints that and continues. Only one run
+    at a time may use the folder.
 
     Args:
-        every_seconds: training seconds between checkpoints; null for none by time.
-        every_steps: steps between checkpoints; null for none by steps.
-        keep: how many stay.
+        every_seconds: training seconds between checkpoints; null for no limit by time.
+        every_steps: steps between checkpoints; null for no limit by steps.
+        keep: number of checkpoints that stay.
         dir: folder to write to; by default ``trainer.default_root_dir``.
-        allow_changed: what may differ from the checkpoint that a run goes on from; as its refusal calls it:
-            ``data.seq_len``, or ``data.train_shards`` with all of them.
+        allow_changed: names of what may differ from the checkpoint, as the error names it: ``data.seq_len``,
+            or ``data.train_shards`` for all shards; for ``validate``, ``data.tokenizer``.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class RunCheckpoint(Checkpoint):
 
     @staticmethod
     def allowed_changes(trainer: Trainer) -> list[str]:
-        """Returns what the trainer's ``RunCheckpoint`` allows to differ on resuming."""
+        """Returns the names that the trainer's ``RunCheckpoint`` allows to differ on a resume."""
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         return [name for c in callbacks if isinstance(c, RunCheckpoint) for name in c.allow_changed]
 
     def folder(self, trainer: Trainer) -> Path:
-        """Returns where the checkpoints are."""
+        """Returns the folder of the checkpoints."""
         return Path(self.dir or trainer.default_root_dir)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -78,7 +78,7 @@ class RunCheckpoint(Checkpoint):
             self._lock = lock_folder(folder)
         except BlockingIOError as error:
             raise UserError(f"{folder}: another run is at work there (trainer.default_root_dir)") from error
-        for left in folder.glob(".step-*.ckpt.partial"):  # By whoever was killed there.
+        for left in folder.glob(".step-*.ckpt.partial"):  # Left by a killed process.
             left.unlink(missing_ok=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -98,7 +98,7 @@ class RunCheckpoint(Checkpoint):
         resumed, folder = Path(str(trainer.ckpt_path or "")), self.folder(trainer)
         self._own = []
         if resumed.name and resumed.parent.resolve() == folder.resolve():
-            # This run has written the earlier ones too, before it was interrupted.
+            # This run wrote the earlier ones, too, before it was interrupted.
             earlier = [path for path in checkpoints(folder) if _step_of(path) < trainer.global_step]
             self._own = [folder / resumed.name, *earlier]
 
@@ -113,7 +113,7 @@ class RunCheckpoint(Checkpoint):
             self._save(trainer)
 
     def reads_step(self, step: int) -> bool:
-        """Says whether this step is one to save, so that its loss is looked at first."""
+        """Returns True if this step is saved, so that its loss is checked first."""
         return self.every_steps is not None and step % self.every_steps == 0
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -132,9 +132,9 @@ class RunCheckpoint(Checkpoint):
         try:
             trainer.save_checkpoint(path)
         except CannotWriteError as error:
-            # Rank 0 alone writes; the others wait for it behind that.
+            # Only rank 0 writes; the others wait at the barrier behind it.
             trainer.strategy.barrier()
-            say(f"{error}: the run goes on, earlier checkpoints are whole")
+            say(f"{error}: the run continues, earlier checkpoints are whole")
             return
         self._own = [path, *(old for old in self._own if old != path)]
         if trainer.is_global_zero:
@@ -209,8 +209,8 @@ def _newest(folder: Path) -> str | None:
             return str(path)
         except UserError as error:  # noqa: PERF203 (few)
             say(f"{error}: passed over")
-    if found:  # To start anew would cost them all.
+    if found:  # A new run would overwrite them.
         raise UserError(
-            f"{folder}: none of its {len(found)} checkpoints can be read: move them to start anew"
+            f"{folder}: none of its {len(found)} checkpoints can be read: move them away to start a new run"
         )
     return None

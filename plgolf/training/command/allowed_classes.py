@@ -1,4 +1,4 @@
-"""What a recipe may name: classes, of the kind that the setting is for."""
+"""Checks the classes that a recipe names."""
 
 import inspect
 import pydoc
@@ -14,16 +14,16 @@ _OPTIMIZER = "model.optimizer"
 
 
 def check_allowed_classes(settings: Namespace) -> None:
-    """Refuses functions, before anything is constructed.
+    """Refuses functions, before anything is built.
 
-    Where a setting's type is a class, jsonargparse asks for a subclass. Where it is a callable, as the
-    optimizer's, it would take and call any function, ``os.system`` too.
+    Where the type of a setting is a class, jsonargparse requires a subclass. Where it is a callable, such as
+    the optimizer, it would accept and call any function, including ``os.system``.
 
     Args:
         settings: the parsed settings of a subcommand.
 
     Raises:
-        UserError: a setting names a function, or the optimizer is none.
+        UserError: a setting names a function, or the optimizer is not an optimizer class.
     """
     for key, value in _walk(settings, ""):
         if isinstance(value, Mapping | Namespace) and "class_path" in value:
@@ -35,7 +35,7 @@ def check_allowed_classes(settings: Namespace) -> None:
         if key == _OPTIMIZER and not (isinstance(named, type) and issubclass(named, Optimizer)):
             raise UserError(f"{key} must be a subclass of torch.optim.Optimizer, got {path:.100}")
         if not isinstance(named, type):
-            raise UserError(f"{key} must name a class, got {path:.100}, which is no class")
+            raise UserError(f"{key} must name a class, got {path:.100}")
 
 
 def _walk(value: Any, key: str) -> Iterator[tuple[str, Any]]:

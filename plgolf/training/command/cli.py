@@ -1,4 +1,4 @@
-"""``plgolf fit`` and ``plgolf validate``: LightningCLI, artifacts as checkpoints, a record of every run."""
+"""Commands ``plgolf fit`` and ``plgolf validate``, on LightningCLI."""
 
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,14 @@ from plgolf.training.finish.provenance import Provenance
 from plgolf.training.health.meeting import announce_waiting
 from plgolf.training.health.monitors import check_monitors
 from plgolf.training.health.peers import end_with_launcher
-from plgolf.training.logs.console.log import spelled_out
+from plgolf.training.logs.console.log import expand_console_flag
 from plgolf.training.logs.run_config import SaveRunConfig
 from plgolf.training.unsupported import check_callbacks
 from plgolf.version import __version__
 
 
 class GolfCLI(LightningCLI):
-    """``plgolf fit`` and ``plgolf validate``."""
+    """Parses, checks and runs one of the two commands."""
 
     def __init__(self, args: list[str], *, parent_pid: int) -> None:
         self.arguments = args
@@ -97,7 +97,7 @@ class GolfCLI(LightningCLI):
         parser.add_lightning_class_args(ConsoleLog, "console")
         parser.add_lightning_class_args(SampleLog, "samples")
         parser.link_arguments("model.gpt.vocab_size", "data.vocab_size")
-        # Said, so that its settings are found in the help and set without naming it.
+        # A default, so that the help lists its settings and flags set them without its name.
         parser.set_defaults({"model.schedule": {"class_path": "plgolf.optim.Warmdown"}})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -155,7 +155,7 @@ class GolfCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         end_with_launcher(self.trainer, self.parent_pid)
-        # Before Lightning makes a file, or a process for every rank: one mistake is one line.
+        # Before Lightning writes a file or starts the other ranks, so that a mistake is one line.
         self.model.check(self.trainer)
         if subcommand == "fit":
             TrainClock.of(self.trainer).check(self.trainer)
@@ -215,7 +215,7 @@ class GolfCLI(LightningCLI):
 
 
 class _ParserReady(Exception):  # noqa: N818 (no error)
-    """There is a parser; nothing is to be parsed."""
+    """Carries the finished parser out of the constructor."""
 
 
 class _ParserOnly(GolfCLI):
@@ -224,7 +224,7 @@ class _ParserOnly(GolfCLI):
 
 
 def commands() -> dict[str, OneLineErrors]:
-    """Returns the parsers of the commands, for who wants to know what there is to set."""
+    """Returns the parsers of the commands, by name."""
     try:
         _ParserOnly([], parent_pid=0)
     except _ParserReady as ready:
@@ -240,10 +240,10 @@ def run(words: list[str], *, parent_pid: int) -> None:
         parent_pid: process that has started this one.
 
     Raises:
-        UserError: there is a mistake of the user's; it says on which rank if that is not the first.
-        RunError: the run cannot go on.
-        StoppedBySignal: a signal has ended it.
+        UserError: the user made a mistake; the message names the rank unless it is rank 0.
+        RunError: the run cannot continue.
+        StoppedBySignal: a signal ended the run.
     """
     quiet_libraries()
     with one_line_errors():
-        GolfCLI(spelled_out(words), parent_pid=parent_pid)
+        GolfCLI(expand_console_flag(words), parent_pid=parent_pid)

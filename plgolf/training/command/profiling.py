@@ -15,14 +15,14 @@ _PROFILERS: dict[str, type[SimpleProfiler | AdvancedProfiler | PyTorchProfiler]]
 
 
 def profiler_named(name: str, folder: str) -> Profiler | str:
-    """Makes a profiler that writes ``fit-profile.txt``; Lightning's own would print it to a silent log.
+    """Builds a profiler that writes ``fit-profile.txt``; Lightning's default is a log, which is silenced.
 
     Args:
-        name: as ``trainer.profiler`` has it.
-        folder: where the report goes, and traces beside it.
+        name: value of ``trainer.profiler``.
+        folder: folder for the report and for traces.
 
     Returns:
-        The profiler, or a name that is none of these, for Lightning to judge.
+        The profiler; an unknown name is returned as it is, for Lightning to refuse.
     """
     kind = _PROFILERS.get(name)
     return name if kind is None else kind(dirpath=folder, filename="profile")

@@ -1,4 +1,4 @@
-"""The end of a run: the artifact is written, read back from disk, scored, weighed and recorded."""
+"""Exports at the end of a run: writes the artifact, reads it back, scores it and records the result."""
 
 import json
 from itertools import islice
@@ -31,16 +31,16 @@ from plgolf.training.timing.clock import TrainClock
 class ArtifactExport(Callback):
     """Writes ``model.int8.ptz``, ``code.tar.xz`` and ``result.json`` at the end of a fit.
 
-    The round-trip score is of the file on disk: its weights replace the trained ones for one full
-    validation on all ranks, after which the trained ones come back.
+    The round-trip score is the score of the file on disk: its weights replace the trained ones during one
+    validation on all ranks; then the trained weights are restored.
 
     Args:
         dir: folder to write to; by default ``trainer.default_root_dir``.
-        budget_bytes: what model and packed code together may take.
-        compressors: general compressors to measure on the same validation bytes; for comparison, meant for
-            small validation splits.
-        hardest_documents: documents that ``analysis.json`` shows token by token; the hardest ones.
-        tokenizer: where the tokenizer's file goes; beside the artifact, or also inside of it, where it counts
+        budget_bytes: largest allowed sum of model and packed code.
+        compressors: general compressors to measure on the same validation bytes, for comparison; slow on
+            large splits.
+        hardest_documents: number of documents, the hardest first, that ``analysis.json`` has token by token.
+        tokenizer: place of the tokenizer's file: beside the artifact, or also inside it, where it counts
             against the budget.
     """
 
@@ -65,7 +65,7 @@ class ArtifactExport(Callback):
         self.tokenizer = tokenizer
         self.provenance = Provenance()
         self.result: dict[str, Any] = {}
-        """What ``result.json`` holds, on rank 0, once written."""
+        """Contents of ``result.json`` on rank 0, after it is written."""
         self._began = False
         self._earlier_metrics: list[str] = []
         self._metrics: list[str] = []
@@ -77,7 +77,7 @@ class ArtifactExport(Callback):
         return next((callback for callback in callbacks if isinstance(callback, ArtifactExport)), None)
 
     def folder(self, trainer: Trainer) -> Path:
-        """Returns where the files go."""
+        """Returns the folder of the files."""
         return Path(self.dir or trainer.default_root_dir)
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
@@ -88,10 +88,10 @@ class ArtifactExport(Callback):
         if trainer.is_global_zero:
             logged = [Path(logger.log_dir) for logger in trainer.loggers if isinstance(logger, CSVLogger)]
             paths = [*self._earlier_metrics, *(str(path / "metrics.csv") for path in logged)]
-            self._metrics = list(dict.fromkeys(paths))  # A logger may write over what it wrote before.
+            self._metrics = list(dict.fromkeys(paths))  # A logger may overwrite its earlier file.
 
     def state_dict(self) -> dict[str, Any]:
-        # Lightning's CSV logger begins a new file where a run goes on.
+        # Lightning's CSV logger begins a new file when a run is resumed.
         return {"metrics": self._metrics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -184,7 +184,7 @@ class ArtifactExport(Callback):
 
 
 def _relative(path: Path, folder: Path) -> str:
-    """Names a file as seen from the folder, where it is in it: a run's folder may be moved."""
+    """Returns a path relative to the folder if it lies in it, since a run's folder may be moved."""
     path, folder = path.resolve(), folder.resolve()
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
@@ -197,20 +197,20 @@ def _write(path: Path, text: str) -> None:
 
 
 def _fail_together(trainer: Trainer, failure: str | None) -> None:
-    """Raises rank 0's failure on every rank: the others would wait for it for ever."""
+    """Raises rank 0's failure on every rank: the others would wait for it forever."""
     failure = trainer.strategy.broadcast(failure)
     if failure is not None:
         raise UserError(failure)
 
 
 def _score(trainer: Trainer, module: GolfModule, analysis: ScoreAnalysis | None = None) -> Score:
-    """Validates on all ranks with the weights as they are, outside Lightning's loops."""
+    """Validates on all ranks with the current weights, outside Lightning's loops."""
     metric = BitsPerByte().to(module.device)
     was_training = module.training
     module.eval()
     module.on_validation_epoch_start()
     loader = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
-    limits = trainer.num_val_batches  # A user's limit_val_batches, by loader; empty if none was loaded.
+    limits = trainer.num_val_batches  # From limit_val_batches, by loader; empty before the first validation.
     num_batches = int(min(limits[0], len(loader))) if limits else len(loader)
     shown = progress("scoring", num_batches, "batches")
     with torch.no_grad():
@@ -224,7 +224,7 @@ def _score(trainer: Trainer, module: GolfModule, analysis: ScoreAnalysis | None 
 
 
 def _score_file(trainer: Trainer, module: GolfModule, path: Path, analysis: ScoreAnalysis) -> Score:
-    """Scores the weights in a file that rank 0 can read, then brings the trained ones back."""
+    """Scores the weights of a file that rank 0 reads, then restores the trained ones."""
     trained = {name: tensor.clone() for name, tensor in module.gpt.state_dict().items()}
     failure = None
     if trainer.is_global_zero:
@@ -234,7 +234,7 @@ def _score_file(trainer: Trainer, module: GolfModule, path: Path, analysis: Scor
             failure = str(error)
     _fail_together(trainer, failure)
     if trainer.world_size > 1:
-        # Another machine may not see the file: rank 0's reading is everyone's.
+        # Another machine may not see the file, so rank 0 sends the weights.
         for tensor in module.gpt.state_dict().values():
             dist.broadcast(tensor, src=0)
     try:

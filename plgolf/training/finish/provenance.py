@@ -1,4 +1,4 @@
-"""Where a result comes from: settings, sources, versions, hardware."""
+"""Records the origin of a result: settings, source commit and library versions."""
 
 import platform
 import subprocess
@@ -12,12 +12,12 @@ from plgolf.version import __version__
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a run's settings came from; the command line fills it in.
+    """Origin of a run's settings; the command line fills it in.
 
     Args:
         recipe: configuration files in order.
         overrides: settings given on the command line.
-        seed: of everything random.
+        seed: seed of all random numbers.
         config: the complete configuration as YAML.
     """
 
@@ -40,10 +40,10 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Returns the commit of the sources that run; None if they are no checkout."""
+    """Returns the commit of the running sources; None if they are not a git checkout."""
     here = Path(__file__)
     try:
-        # They may be installed within the checkout of a project that uses them.
+        # They may be installed inside the checkout of another project.
         _git(here.parent, "ls-files", "--error-unmatch", here.name)
         return _git(here.parent, "rev-parse", "HEAD")
     except (OSError, subprocess.CalledProcessError):

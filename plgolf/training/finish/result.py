@@ -1,4 +1,4 @@
-"""``result.json``: what a run was, what it reached and what it weighs."""
+"""Builds ``result.json``: settings, scores and sizes of a run."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -24,7 +24,7 @@ _HISTOGRAM_BINS = 60
 
 
 def describe_run(trainer: Trainer, module: GolfModule, provenance: Provenance) -> dict[str, Any]:
-    """Says what was run: settings, steps, seconds, data, machine, sources."""
+    """Describes a run: settings, steps, seconds, data, machine, source commit."""
     clock, steps = TrainClock.of(trainer), trainer.global_step
     data = trainer.datamodule  # type: ignore[attr-defined]
     return {
@@ -70,7 +70,7 @@ def describe_scores(before: Score, after: Score, share: float) -> dict[str, Any]
 
 
 def describe_bytes(path: Path, ledger: Ledger, module: GolfModule, stats: QuantizeStats) -> dict[str, Any]:
-    """Says what the artifact at ``path`` weighs, tensor by tensor, and what each tensor lost in it."""
+    """Describes the artifact at ``path``: bytes and quantization error by tensor."""
     roles = parameter_roles(module.gpt)
     originals = weights_to_reference(module.gpt.state_dict())
     obj = read_artifact_dict(path)
@@ -101,13 +101,15 @@ def compare_compressors(trainer: Trainer, names: Sequence[str], score: Score) ->
 
 
 def step_times(seconds: Sequence[float]) -> dict[str, Any]:
-    """Says how long the steps of this process took, in ms, given seconds; nothing if it only exported."""
+    """Summarises step times in ms, given seconds; empty if the process made no step."""
     if not seconds:
         return {}
-    ms = np.round(1000 * np.array(seconds), 6)  # No clock is finer; bins between roundings are none.
+    ms = np.round(
+        1000 * np.array(seconds), 6
+    )  # Bins must be wider than a clock's tick.
     names = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
     quantiles = {name: float(np.quantile(ms, share)) for name, share in names.items()}
-    # A few steps that waited for something must not squeeze the others: they are in the last bin.
+    # A few slow steps must not squeeze the others, so they fall into the last bin.
     counts, edges = np.histogram(np.minimum(ms, quantiles["p99"]), bins=_HISTOGRAM_BINS)
     return {
         "step_ms_quantiles": quantiles,

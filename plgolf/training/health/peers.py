@@ -1,4 +1,4 @@
-"""A rank that dies takes the others down, soon and by name, where each of them would wait for it for ever."""
+"""Ends a run on every rank when one rank is gone, where the others would wait for it forever."""
 
 import os
 import secrets
@@ -16,22 +16,23 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from plgolf.errors import RunError, StoppedBySignal, UserError
 
 _MEET_SECONDS = 300.0
-"""Within which all ranks have opened their data and come."""
+"""Time for all ranks to open their data and connect."""
 
 _BEAT_SECONDS = 1.0
 _GRACE_SECONDS = 10.0
-"""What a rank gets to end in good order once another is gone, and rank 0 to be the last to leave."""
+"""Time for a rank to end in good order once another is gone, and for rank 0 to wait for the others."""
 
 
 class PeerWatch(Callback):
     """Ends the run on every rank when one of them is gone: killed, frozen, or ended by an error of its own.
 
-    Every rank keeps a connection to rank 0, apart from those of the collectives, which hang. Where a process
-    has died the connection closes; where it is frozen, or its machine has vanished, nothing comes any more.
-    A single process has nothing to watch.
+    Every rank keeps a connection to rank 0, separate from those of the collectives, which hang. If a process
+    dies, the connection closes; if it freezes or its machine is lost, its heartbeats stop. Heartbeats in a
+    ``TCPStore`` would not do: its requests have no timeout that holds while rank 0 is frozen. A single
+    process has nothing to watch.
 
     Args:
-        timeout_seconds: a rank that is silent for so long is gone; the rest follow within 10 seconds more.
+        timeout_seconds: a rank that is silent this long is gone; the rest end within 10 seconds more.
     """
 
     def __init__(self, timeout_seconds: float = 30.0) -> None:
@@ -61,10 +62,10 @@ class PeerWatch(Callback):
         watch.main_is_ending.set()
         all_of_us = isinstance(exception, StoppedBySignal | RunError)
         its_own = isinstance(exception, UserError)
-        # A collective that fails is not the fault of the rank that it fails on: who is gone will be heard of.
+        # If a collective failed here, the cause is another rank: wait until it is named.
         if not all_of_us and not its_own and watch.concluded.wait(3 * _BEAT_SECONDS):
             watch.leave()
-            for logger in trainer.loggers:  # Lightning does not come to it.
+            for logger in trainer.loggers:  # Lightning does not get to it.
                 logger.finalize("failed")
             raise RunError(watch.verdict, silent=not watch.speaks) from exception
         if not all_of_us:
@@ -73,7 +74,7 @@ class PeerWatch(Callback):
 
 
 class _Watch:
-    """One rank's connections: of rank 0 to all others, of any other to rank 0."""
+    """Connections of one rank: from rank 0 to all others, or from another rank to rank 0."""
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class _Watch:
     ) -> None:
         self.rank, self.timeout_seconds = rank, timeout_seconds
         self.verdict, self.speaks = "", True
-        """Why the run ends, and whether it is this rank's to say so."""
+        """Why the run ends, and whether this rank prints it."""
         self.concluded, self.main_is_ending = threading.Event(), threading.Event()
         self._peers, self._children = peers, children
         self._left, self._lock = threading.Event(), threading.Lock()
@@ -98,7 +99,7 @@ class _Watch:
     def _beat(self) -> None:
         while not self._left.wait(_BEAT_SECONDS):
             self._tell("beat")
-            # Whoever waits in a collective gets an error there, or waits for ever.
+            # A collective may raise an error in the main thread, or wait forever.
             if self.concluded.is_set() and not self.main_is_ending.wait(_GRACE_SECONDS):
                 for child in self._children.values():
                     child.kill()
@@ -131,11 +132,11 @@ class _Watch:
         return "its connection has closed"
 
     def conclude(self, verdict: str, *, said: bool = False) -> None:
-        """Tells everybody why the run ends; what is concluded first counts.
+        """Tells every rank why the run ends; the first verdict counts.
 
         Args:
             verdict: one line.
-            said: the rank that it is about says it for itself.
+            said: the rank that it is about prints its own error.
         """
         with self._lock:
             if self.verdict or self._left.is_set():
@@ -148,11 +149,11 @@ class _Watch:
 
     def _tell(self, line: str) -> None:
         for peer in self._peers.values():
-            with suppress(OSError):  # Its listener finds out.
+            with suppress(OSError):  # Its listener sees it, too.
                 peer.sendall(f"{line}\n".encode(errors="replace"))
 
     def leave(self) -> None:
-        """Says good-bye; rank 0, through whom the others hear of each other, is the last to go."""
+        """Closes the connections; rank 0, which passes messages on, waits for the others first."""
         self._left.set()
         self._tell("left")
         end = time.monotonic() + _GRACE_SECONDS
@@ -163,7 +164,7 @@ class _Watch:
 
 
 def _meet(trainer: Trainer) -> dict[int, socket.socket]:
-    """Connects every rank to rank 0, which must be asked for with a word that only ranks know."""
+    """Connects every rank to rank 0, with a secret word that only ranks know."""
     environment: Any = trainer.strategy.cluster_environment  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         dual = socket.has_dualstack_ipv6()
@@ -199,19 +200,19 @@ def _accept(server: socket.socket, word: str, count: int) -> dict[int, socket.so
 
 
 def end_with_launcher(trainer: Trainer, parent_pid: int) -> None:
-    """Ends a rank when what has launched it on its machine is gone, also before the ranks have met.
+    """Ends a rank when its launcher on this machine is gone, also before the ranks have met.
 
     Args:
         trainer: the trainer.
-        parent_pid: the process that this one's parent was when it began.
+        parent_pid: parent of this process when it began.
     """
-    if trainer.local_rank == 0:  # Maybe the user's own process, which may outlive its shell.
+    if trainer.local_rank == 0:  # It may be the user's own process, which may outlive its shell.
         return
 
     def watch() -> None:
         while os.getppid() == parent_pid:
             time.sleep(_BEAT_SECONDS)
-        # PeerWatch knows better, if it has begun.
+        # PeerWatch, if it has begun, ends the rank with a better message.
         time.sleep(2 * _GRACE_SECONDS)
         os._exit(1)
 
@@ -221,8 +222,8 @@ def end_with_launcher(trainer: Trainer, parent_pid: int) -> None:
 def _take_children(trainer: Trainer) -> dict[int, "Popen[bytes]"]:
     """Takes over the processes that this one has launched, by rank.
 
-    Lightning's own observer looks at their list every five seconds, and if one has ended with another code
-    than 0 it kills all of them with SIGKILL, and this process too, without a word.
+    Lightning's own observer looks at them every five seconds; if one ended with another code than 0, it ends
+    all of them and this process with SIGKILL, without a message.
     """
     processes = getattr(trainer.strategy.launcher, "procs", [])
     children = {trainer.global_rank + index: process for index, process in enumerate(processes, 1)}

@@ -1,1 +1,1 @@
-"""What a run prints and gives to loggers."""
+"""Console output and logger output of a run."""

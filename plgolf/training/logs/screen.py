@@ -1,4 +1,4 @@
-"""What a run says on rank 0: lines that stay, progress that is rewritten, and ``ConsoleLog``'s styles."""
+"""Console output of rank 0: lines that stay, and progress that is rewritten in place."""
 
 import sys
 from typing import TYPE_CHECKING, Protocol
@@ -12,30 +12,30 @@ if TYPE_CHECKING:
 
 
 class Screen(Console, Protocol):
-    """A console that can show what Rich renders."""
+    """Console that also prints Rich renderables."""
 
     def show(self, renderable: "RenderableType") -> None:
         """Prints it."""
 
 
 class _Output(Terminal):
-    """Standard output: in colour on a terminal, plain and unwrapped elsewhere."""
+    """Standard output: coloured on a terminal, plain and unwrapped elsewhere."""
 
     def show(self, renderable: "RenderableType") -> None:
-        # The reference style does without Rich, on a machine that has only what trains.
+        # Imported here: the reference style needs no Rich.
         from rich.console import Console as RichConsole  # noqa: PLC0415
         from rich.panel import Panel  # noqa: PLC0415
 
         self.clear()
         rich = RichConsole(file=self.stream, highlight=False, emoji=False, markup=False)
-        with rich.capture() as captured:  # Where a pipe is closed it would end the process by itself.
+        with rich.capture() as captured:  # On a closed pipe, Rich would end the process.
             rich.print(renderable, soft_wrap=not isinstance(renderable, Panel))
         self.stream.write(captured.get())
         self.stream.flush()
 
 
 class _Silence:
-    """Where the other ranks speak."""
+    """Console of the other ranks, which print nothing."""
 
     def say(self, line: str) -> None:
         pass
@@ -51,7 +51,7 @@ _taken_by: list[Screen] = []
 
 
 def take_over(screen: Screen | None) -> None:
-    """Sends what is said from now on to another screen; None gives it back to standard output."""
+    """Redirects later output to another screen; None restores standard output."""
     if screen is not None:
         _Output(sys.stdout).clear()
     _taken_by[:] = [] if screen is None else [screen]
@@ -69,16 +69,16 @@ def say(line: str) -> None:
 
 
 def show(renderable: "RenderableType") -> None:
-    """Prints what Rich can render, on rank 0."""
+    """Prints a Rich renderable on rank 0."""
     _screen().show(renderable)
 
 
 def progress(label: str, total: int, noun: str) -> ProgressLine:
-    """Returns what shows on rank 0 how far a job of a run is.
+    """Returns a progress line for rank 0.
 
     Args:
-        label: what is being done.
-        total: parts to do.
-        noun: what a part is.
+        label: name of the job.
+        total: number of parts.
+        noun: what a part is called.
     """
     return ProgressLine(_screen(), label, total, noun)

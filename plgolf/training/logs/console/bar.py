@@ -37,7 +37,7 @@ class TimeBar:
     def start(self) -> None:
         """Begins to draw."""
         self._bar.start()
-        # Whoever is killed could not bring it back.
+        # A killed process could not show it again.
         self._bar.console.show_cursor(True)
 
     def stop(self) -> None:
@@ -47,7 +47,7 @@ class TimeBar:
 
     @property
     def is_due(self) -> bool:
-        """Whether the bar would be drawn anew if it were moved: most steps are over sooner."""
+        """True if it is time to redraw the bar: most steps are shorter than that."""
         return time.monotonic() - self._moved >= 1 / _REFRESHES_PER_SECOND
 
     def step(self, facts: StepFacts) -> None:
@@ -70,5 +70,5 @@ class TimeBar:
         self._bar.console.print(renderable)
 
     def live(self, line: str) -> None:
-        """Says beside the bar what is under way, until the next step."""
+        """Shows beside the bar what is being done, until the next step."""
         self._bar.update(self._task, description=printable(line))

@@ -1,4 +1,4 @@
-"""What there is to say of a step, read without waiting for a device."""
+"""Facts about a step, read without waiting for a device."""
 
 import resource
 import sys
@@ -15,7 +15,7 @@ from plgolf.training.timing.clock import TrainClock
 
 @dataclass(frozen=True)
 class StepFacts:
-    """Where a run is after an optimizer step.
+    """State of a run after an optimizer step.
 
     Args:
         step: optimizer steps done.

@@ -1,4 +1,4 @@
-"""A run in aligned lines: for people on a terminal, and for files."""
+"""Renders the progress of a run as aligned lines."""
 
 from rich.text import Text
 
@@ -9,7 +9,7 @@ from plgolf.training.logs.metrics_row import percent
 
 
 def step_line(facts: StepFacts) -> Text:
-    """Says where a run is, in columns as wide as the largest number that is to come."""
+    """Renders the progress after a step, in columns wide enough for the largest number to come."""
     line = _place(facts.step, facts.max_steps)
     line.append(f"  loss {facts.loss:.4f}", "cyan")
     line.append(f"  {facts.recent_ms:8.1f} ms/step  {_short(facts.tokens_per_second):>6} tokens/s")

@@ -1,4 +1,4 @@
-"""The callback that says what a run does."""
+"""Callback that prints the progress of a run."""
 
 import math
 import sys
@@ -23,16 +23,15 @@ Style = Literal["lines", "bar", "reference"]
 
 
 class ConsoleLog(Callback):
-    """Says what a run does: the first steps, then every ``every_steps``-th, each validation and the end.
+    """Prints the first steps, then every ``every_steps``-th one, each validation and the end.
 
-    Nothing here waits for a device: what is said of a step was read when the ranks agreed on it.
+    It never waits for a device: it prints values that the ranks have already shared.
 
     Args:
-        style: what progress looks like; ``lines`` are aligned, in colour on a terminal and plain in a file;
-            ``bar`` is a bar whose length is the time budget, where there is a terminal; ``reference`` is the
-            reference program's log lines, for parsers of those.
-        every_steps: steps between lines.
-        first_steps: the first so many steps get a line each.
+        style: ``lines`` are aligned, coloured on a terminal and plain in a file; ``bar`` is a progress bar
+            over the time budget, only on a terminal; ``reference`` prints the reference program's log lines.
+        every_steps: number of steps between lines.
+        first_steps: number of first steps that get a line each.
     """
 
     def __init__(self, style: Style = "lines", every_steps: int = 200, first_steps: int = 10) -> None:
@@ -63,7 +62,7 @@ class ConsoleLog(Callback):
             self._say_step(trainer, pl_module)
 
     def reads_step(self, step: int) -> bool:
-        """Says whether a line is about this step, so that its loss is read."""
+        """Returns True if this step gets a line, so that its loss is read."""
         return step <= self.first_steps or (self.every_steps > 0 and step % self.every_steps == 0)
 
     def _say_step(self, trainer: Trainer, module: Any) -> None:
@@ -81,7 +80,7 @@ class ConsoleLog(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.should_stop and trainer.global_step > self._said_step:
-            self._say_step(trainer, pl_module)  # The last one, whoever has ended the run.
+            self._say_step(trainer, pl_module)  # The last step, also if a callback ended the run.
         batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
         known = sum(int(number) for number in batches if number != math.inf)
         self._validating = progress("validation", known, "batches")
@@ -139,10 +138,10 @@ class ConsoleLog(Callback):
             self._bar = None
 
 
-def spelled_out(words: list[str]) -> list[str]:
-    """Writes ``--console STYLE`` on a command line as the setting that it is short for.
+def expand_console_flag(words: list[str]) -> list[str]:
+    """Expands ``--console STYLE`` on a command line to the setting that it stands for.
 
-    >>> spelled_out(["fit", "--console", "reference", "--console=bar"])
+    >>> expand_console_flag(["fit", "--console", "reference", "--console=bar"])
     ['fit', '--console.style=reference', '--console.style=bar']
     """
     spelled: list[str] = []
@@ -170,7 +169,7 @@ def _say_exactly(score: Score, share: float) -> None:
 
 
 def _raw_bytes(score: Score) -> str:
-    """Says by how much the bytes that are scored are other than the text's own."""
+    """Formats the difference between scored bytes and bytes of the text; empty if there is none."""
     if score.num_raw_bytes in (0, score.num_bytes):
         return ""
     off = 100 * (score.num_bytes / score.num_raw_bytes - 1)

@@ -1,4 +1,4 @@
-"""How a run ended, in one panel: scores, bytes against the budget, files, and what to do next."""
+"""Renders the end of a run in one panel: scores, bytes against the budget, files, next commands."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ def end_panel(result: Mapping[str, Any], folder: Path, *, framed: bool) -> Rende
     Args:
         result: what ``result.json`` holds.
         folder: where the artifact and the records are.
-        framed: draws a frame around it; a file gets lines alone.
+        framed: draws a frame around it, for a terminal.
     """
     rows = [*_scores(result), Text(), *_bytes(result), Text(), *_files(result, folder)]
     text = Text("\n").join(rows)

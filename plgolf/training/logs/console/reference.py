@@ -1,7 +1,7 @@
-"""A run in the reference program's log lines, character for character: people's parsers read them.
+"""Formats a run as the reference program's log lines, character for character, for existing parsers.
 
-The lines are those of https://github.com/openai/parameter-golf. Where the reference has always a number of
-steps to go, and a run of ours may have none, it is 0.
+The lines are those of https://github.com/openai/parameter-golf. The reference always has a
+number of steps; it is 0 here for a run without a limit.
 """
 
 import io
@@ -18,7 +18,7 @@ from plgolf.reference import weights_to_reference
 
 
 def step_line(step: int, max_steps: int | None, loss: float, elapsed_seconds: float) -> str:
-    """Says where a run is after an optimizer step."""
+    """Formats the progress after an optimizer step."""
     return f"step:{step}/{max_steps or 0} train_loss:{loss:.4f} {_times(step, elapsed_seconds)}"
 
 
@@ -45,7 +45,7 @@ def _times(step: int, elapsed_seconds: float) -> str:
 def end_lines(
     result: Mapping[str, Any], folder: Path, gpt: GPT, *, max_steps: int | None, peak_mib: tuple[int, int]
 ) -> Iterator[str]:
-    """Says how a run ended.
+    """Formats the end of a run.
 
     Args:
         result: what ``result.json`` holds.

@@ -104,9 +104,7 @@ def step_times(seconds: Sequence[float]) -> dict[str, Any]:
     """Summarises step times in ms, given seconds; empty if the process made no step."""
     if not seconds:
         return {}
-    ms = np.round(
-        1000 * np.array(seconds), 6
-    )  # Bins must be wider than a clock's tick.
+    ms = np.round(1000 * np.array(seconds), 6)  # Bins must be wider than a clock's tick.
     names = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
     quantiles = {name: float(np.quantile(ms, share)) for name, share in names.items()}
     # A few slow steps must not squeeze the others, so they fall into the last bin.

@@ -19,7 +19,6 @@ from plgolf.distributed import all_gather_floats
 from plgolf.errors import UserError
 from plgolf.model import GPTConfig, flash
 from plgolf.optim import MuonAdam, Schedule, Warmdown
-from plgolf.roles import param_groups
 from plgolf.training.checkpoints import compare, resume
 from plgolf.training.checkpoints.counters import reset_loop_counters, reset_scheduler_state
 from plgolf.training.checkpoints.files import CheckpointFiles

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from jsonargparse import Namespace
 
-from plgolf.arguments import OneLineErrors
+from plgolf.arguments import SettingsParser
 from plgolf.console import printable
 from plgolf.errors import UserError
 
@@ -26,14 +26,14 @@ def parsed(words: list[str]) -> Namespace:
     """
     # As it is: a parser would take a text for YAML.
     rest, prompt = _without_prompt(words)
-    settings = parser().parse_args(rest if words else ["--help"])
+    settings = parser().parse(rest if words else ["--help"])
     settings.prompt = prompt
     return settings
 
 
-def parser() -> OneLineErrors:
+def parser() -> SettingsParser:
     """Returns the parser of ``plgolf generate``."""
-    parser = OneLineErrors(
+    parser = SettingsParser(
         prog="plgolf generate",
         description="Write text with an artifact. The same seed and settings give the same text.",
         allow_abbrev=False,

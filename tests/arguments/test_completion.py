@@ -1,4 +1,4 @@
-"""What a shell completes: in the shell itself, from a script that imports nothing."""
+"""Completion in the shells themselves, from scripts that start no Python."""
 
 import shutil
 import subprocess
@@ -72,9 +72,9 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
         (["fit", "-c", ""], ["a.yaml", "b.yml", "folder"]),
         (["fit", "-c", "a"], ["a.yaml"]),
         (["fit", "--config=b"], ["b.yml"]),
-        # Files, by readline itself.
-        (["fit", "--ckpt_path", ""], []),
-        (["data", "prepare", "te"], []),
+        (["fit", "--ckpt_path", ""], ["a.yaml", "b.yml", "folder", "text.txt"]),
+        (["fit", "--ckpt_path=te"], ["text.txt"]),
+        (["data", "prepare", "te"], ["text.txt"]),
         (["data", "prepare", "--over"], ["--overwrite"]),
         (["data", "prepare", "--overwrite", "--mod"], ["--model_type"]),
         (["data", "prepare", "--preset", "l"], ["lossless"]),

@@ -1,6 +1,8 @@
 """Reads YAML that cannot hang the reader or fill its memory."""
 
-import sys
+import os
+import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """
     is_stdin = str(path) == STDIN
     where = "stdin" if is_stdin else str(path)
-    data = sys.stdin.buffer.read(_MAX_BYTES + 1) if is_stdin else read_regular(path, max_bytes=_MAX_BYTES)
+    data = _read_stdin() if is_stdin else read_regular(path, max_bytes=_MAX_BYTES)
     try:
         loaded = load_bounded_yaml(data.decode())
     except (UnicodeDecodeError, yaml.YAMLError) as error:
@@ -65,6 +67,19 @@ def load_text(value: Any) -> Any:
         return load_bounded_yaml(value) if isinstance(value, str) else value
     except yaml.YAMLError:
         return value
+
+
+def _read_stdin() -> bytes:
+    """Reads standard input, and leaves it readable again for the processes of further ranks."""
+    try:
+        if not stat.S_ISREG(os.fstat(0).st_mode):
+            with tempfile.TemporaryFile() as copy, open(0, "rb", closefd=False) as pipe:
+                copy.write(pipe.read(_MAX_BYTES + 1))
+                copy.flush()
+                os.dup2(copy.fileno(), 0)
+        return os.pread(0, _MAX_BYTES + 1, 0)
+    except OSError as error:
+        raise UserError(f"stdin: cannot be read: {error.strerror}") from error
 
 
 def check_text(text: str, *, within: str = "") -> None:

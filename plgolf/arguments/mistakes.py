@@ -37,13 +37,17 @@ class SettingsCheck:
         self._positional = [key for key, setting in self.known.items() if setting.positional]
         self._given: set[str] = set()
         self._classes: dict[str, type] = {}
+        self._folder = Path()
 
     def file(self, loaded: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """Checks a recipe and returns its settings without those that only siblings use."""
+        """Checks a recipe; returns its settings and those of files that it names, for this command."""
+        self._folder = Path(where).parent
         try:
             return self._mapping(loaded, "")
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
+        finally:
+            self._folder = Path()
 
     def flag(self, word: str, text: str | None) -> None:
         """Checks a flag without its dashes; its value is ``None`` for a switch."""
@@ -95,12 +99,11 @@ class SettingsCheck:
                 raise UserError(self._unknown(key))
         return kept
 
-    def _group(self, key: str, value: Any) -> Any:
+    def _group(self, key: str, value: Any) -> dict[str, Any]:
         if isinstance(value, Mapping):
             return self._mapping(value, f"{key}.")
         if isinstance(value, str) and Path(value).suffix in (".yaml", ".yml"):
-            self._mapping(read_settings(Path(value)), f"{key}.")
-            return value
+            return self._mapping(read_settings(self._folder / value), f"{key}.")
         raise UserError(f"{key} must hold settings by name, got {_short(value)}")
 
     def _value(self, setting: Setting, value: Any) -> None:

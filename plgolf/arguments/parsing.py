@@ -79,7 +79,7 @@ class SettingsParser(ListingParser):
                 check_text(value or "")
             except OutOfBoundsError as error:
                 raise UserError(f"{name or value:.20}: {error}") from error
-            if value is not None and name == CONFIG:
+            if value is not None and name == CONFIG and self.has_config:
                 self._check_recipe(value, checks)
             elif name:
                 checks.flag(name, value)
@@ -123,7 +123,7 @@ class SettingsParser(ListingParser):
         if words[0] not in self.commands:
             meant = did_you_mean(difflib.get_close_matches(words[0], self.commands, n=1))
             known = ", ".join(self.commands)
-            raise UserError(f"{self.program} has the commands {known}, got {words[0]:.100}{meant}")
+            raise UserError(f"{self.program} must be followed by one of {known}, got {words[0]:.100}{meant}")
         return self.commands[words[0]], words[1:]
 
     def _check_recipe(self, path: str, checks: SettingsCheck) -> None:

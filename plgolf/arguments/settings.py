@@ -92,7 +92,10 @@ class Setting:
         try:
             parser.add_class_arguments(named, self.key, skip=skip, instantiate=False, fail_untyped=False)
         except ValueError as error:
-            raise UserError(f"{self.key} cannot be {named.__name__}: {error}") from error
+            name = named.__name__
+            raise UserError(
+                f"{self.key} must be another class, got {name}, which only Python can make"
+            ) from error
         return [
             group._replace(settings=[replace(each, owner=named.__name__) for each in group.settings])
             for group in parser.setting_groups

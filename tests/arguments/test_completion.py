@@ -88,6 +88,16 @@ def test_bash_completes(words, offered, scripts, tmp_path):
     assert in_bash(scripts, tmp_path, "plgolf", *words) == offered
 
 
+@pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash")
+def test_tab_offers_only_classes_that_work(scripts, tmp_path):
+    optimizers = in_bash(scripts, tmp_path, "plgolf", "fit", "--model.optimizer", "")
+    assert {"MuonAdam", "AdamW"} <= set(optimizers) and not {"Muon", "LBFGS", "SparseAdam"} & set(optimizers)
+    callbacks = in_bash(scripts, tmp_path, "plgolf", "fit", "--trainer.callbacks=")
+    assert {"EarlyStopping", "LearningRateMonitor"} <= set(callbacks)
+    # The last one needs a function.
+    assert not {"TrainClock", "LearningRateFinder", "ThroughputMonitor"} & set(callbacks)
+
+
 @pytest.mark.skipif(not shutil.which("fish"), reason="there is no fish")
 def test_fish_completes(scripts, tmp_path):
     for line, offered in [
@@ -101,7 +111,7 @@ def test_fish_completes(scripts, tmp_path):
         assert sorted(found.split("\t")[0] for found in done.stdout.splitlines()) == offered
 
 
-def test_other_shells_cost_one_line(capfd):
+def test_other_shells_are_refused_in_one_line(capfd):
     assert main(["--print_completion", "csh"]) == 2
     assert capfd.readouterr().err == (
         "plgolf: error: --print_completion must be one of bash, zsh, fish, got csh\n"

@@ -7,7 +7,6 @@ import sys
 import pytest
 import yaml
 
-from plgolf.arguments.settings import Setting
 from plgolf.arguments.wording import describe_type, shorten, strip_markup
 from plgolf.cli import main
 from plgolf.corpus.cli import parser as data_parser

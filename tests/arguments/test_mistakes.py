@@ -52,17 +52,31 @@ FLAGS = [
         "MuonAdam has no setting model.optimizer.matrx.lr (did you mean model.optimizer.matrix.lr?)",
     ),
     (["--model.optimizer.matrix.lr=x"], "model.optimizer.matrix.lr must be a number, such as 0.02, got x"),
-    (["--model.schedule.step=3"], "Warmdown has no setting model.schedule.step (did you mean model.schedule.steps?)"),
+    (
+        ["--model.schedule.step=3"],
+        "Warmdown has no setting model.schedule.step (did you mean model.schedule.steps?)",
+    ),
     (["--model.schedule.steps=3.5"], "model.schedule.steps must be a whole number, such as 3000, got 3.5"),
     (["--trainer.callbacks+=LearningRateMonito"], "(did you mean LearningRateMonitor?)"),
     (["--trainer.callbacks+=EarlyStopping"], "trainer.callbacks.monitor must be given for EarlyStopping"),
+    (
+        ["--trainer.callbacks=ThroughputMonitor"],
+        "batch_size_fn of ThroughputMonitor must be a function, which can be set in Python only",
+    ),
+    (
+        ["--trainer.callbacks=SaveConfigCallback"],
+        "trainer.callbacks must be another class, got SaveConfigCallback, which only Python can make",
+    ),
     (["-c"], "-c must have a value"),
     (["-c", "quickstart"], "quickstart: no such file (-c) (did you mean configs/quickstart.yaml?)"),
     (["-c", "config/baseline.yaml"], "(did you mean configs/baseline.yaml?)"),
     (["-c", "configs/quikstart.yaml"], "(did you mean configs/quickstart.yaml?)"),
     (["-c", "one_gpu.yaml"], "(did you mean configs/hardware/one_gpu.yaml?)"),
     (["configs/quickstart.yaml"], "must follow -c (did you mean -c configs/quickstart.yaml?)"),
-    (["--print_config=ful"], "--print_config must be alone or with =full, in a command with recipes, got --print_config=ful"),
+    (
+        ["--print_config=ful"],
+        "--print_config must be alone or with =full, in a command with recipes, got --print_config=ful",
+    ),
 ]
 FILES = [
     (
@@ -111,7 +125,7 @@ OTHERS = [
     (["validate", "--resume=auto"], "plgolf validate has no setting resume, only plgolf fit has it"),
     (
         ["-c", "configs/quickstart.yaml", "fit"],
-        "a command must come first, got -c; there are fit, validate, generate, report, data",
+        "the first word must be one of fit, validate, generate, report, data, got -c",
     ),
     (["data", "prepare", "x"], "root must be given"),
     (
@@ -119,7 +133,10 @@ OTHERS = [
         "plgolf data prepare has no setting vocab_siz (did you mean --vocab_size?)",
     ),
     (["data", "prepare", "x", "--root=r", "--preset=losless"], "(did you mean lossless?)"),
-    (["data", "verify", "x", "--print_config"], "--print_config must be alone or with =full, in a command with recipes"),
+    (
+        ["data", "verify", "x", "--print_config"],
+        "--print_config must be alone or with =full, in a command with recipes",
+    ),
 ]
 
 

@@ -68,11 +68,15 @@ def test_only_classes_of_the_settings_kind_are_constructed(key, fit, monkeypatch
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("model.optimizer", {"class_path": "os.getcwd"}, "model.optimizer must name a subclass of Optimizer, got os.getcwd"),
+        (
+            "model.optimizer",
+            {"class_path": "os.getcwd"},
+            "model.optimizer must name a subclass of Optimizer, got os.getcwd",
+        ),
         (
             "trainer.callbacks",
             [{"class_path": "LambdaCallback", "init_args": {"on_fit_start": "os.getcwd"}}],
-            "trainer.callbacks.on_fit_start of LambdaCallback must be a function, which can be set in Python only",
+            "on_fit_start of LambdaCallback must be a function, which can be set in Python only",
         ),
         (
             "trainer.callbacks",

@@ -6,6 +6,21 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from plgolf.arguments import SettingsParser
 
+# fmt: off
+NOT_OFFERED = frozenset({
+    # Optimizers for one kind of parameter, or that call the loss again.
+    "LBFGS", "Muon", "SparseAdam",
+    # Callbacks that every run has.
+    "ArtifactExport", "CompileWarmup", "ConsoleLog", "PeerWatch", "RunCheckpoint", "SampleLog", "TrainClock",
+    "SaveConfigCallback", "SaveRunConfig",
+    # Callbacks that search for settings, change the batch or the schedule, or are bases of others.
+    "BatchSizeFinder", "LearningRateFinder", "GradientAccumulationScheduler", "StochasticWeightAveraging",
+    "BaseFinetuning", "BasePredictionWriter", "Checkpoint", "ProgressBar",
+    "DummyLogger",
+})
+# fmt: on
+"""Classes that completion does not offer because they cannot work in ``plgolf fit``."""
+
 _SEED = "seed of all random numbers; true draws one"
 _WEIGHTS_ONLY = "leave it: checkpoints are always read without running code"
 
@@ -36,7 +51,7 @@ _TRAINER_TEXTS = {
     "trainer.logger": "where metrics go: classes; null for CSV in logs/, false for none",
     "trainer.callbacks": "further callbacks: classes, such as LearningRateMonitor",
     "trainer.profiler": "measures where time is spent: simple, advanced, pytorch",
-    "trainer.deterministic": "use only operations that give the same result each time",
+    "trainer.deterministic": "use only deterministic operations",
     "trainer.enable_checkpointing": "false for a run that cannot be resumed",
     "trainer.precision": "leave it: model.gpt.compute_dtype sets the precision",
     "trainer.accumulate_grad_batches": "leave it: it follows from data.global_batch_tokens",

@@ -138,7 +138,7 @@ class ConsoleLog(Callback):
 
 
 def expand_console_flag(words: list[str]) -> list[str]:
-    """Writes ``--console STYLE`` on a command line as the setting that it is short for.
+    """Replaces ``--console STYLE`` on a command line by the setting that it stands for.
 
     >>> expand_console_flag(["fit", "--console", "reference", "--console=bar"])
     ['fit', '--console.style=reference', '--console.style=bar']

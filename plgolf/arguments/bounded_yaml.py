@@ -16,6 +16,7 @@ STDIN = "-"
 _MAX_BYTES = 2**18
 _MAX_VALUES = 10_000
 _MAX_DEPTH = 50
+_TOO_DEEP = f"it must be nested at most {_MAX_DEPTH} deep"
 _MAX_STRING_CHARACTERS = 4096
 _HARMLESS_CHARACTERS = 100
 _load_yaml = get_loader("yaml")
@@ -55,9 +56,9 @@ def load_bounded_yaml(text: str) -> Any:
     if len(text) > _MAX_BYTES:
         raise OutOfBoundsError(f"it must have at most {_MAX_BYTES} characters")
     try:
-        _BoundedLoader(text).get_single_node()
+        _check_tree(text)
         return _load_yaml(text)
-    except (ValueError, RecursionError) as error:  # For example !!int x.
+    except ValueError as error:  # For example !!int x.
         raise yaml.YAMLError(str(error)) from error
 
 
@@ -67,6 +68,59 @@ def load_text(value: Any) -> Any:
         return load_bounded_yaml(value) if isinstance(value, str) else value
     except yaml.YAMLError:
         return value
+
+
+def check_text(text: str) -> None:
+    """Raises an ``OutOfBoundsError`` for a string that is unsafe to load: jsonargparse loads all as YAML."""
+    if len(text) > _MAX_STRING_CHARACTERS:
+        raise OutOfBoundsError(f"a string must have at most {_MAX_STRING_CHARACTERS} characters")
+    try:
+        _check_tree(text)
+    except OutOfBoundsError:
+        raise
+    except yaml.YAMLError:
+        pass  # Plain text.
+
+
+def _check_tree(text: str) -> None:
+    # In Python: libyaml's C code overflows the stack on deep nesting.
+    try:
+        _count_values(yaml.compose(text, Loader=yaml.SafeLoader), text, {}, 1)
+    except RecursionError as error:
+        raise OutOfBoundsError(_TOO_DEEP) from error
+
+
+def _count_values(node: yaml.Node | None, text: str, counted: dict[int, int], depth: int) -> int:
+    """Returns the number of values of a node with aliases written out, after a check of its keys and strings.
+
+    Args:
+        node: the node.
+        text: the YAML that it is from.
+        counted: results by the id of a node; too many while it is counted, so that it cannot hold itself.
+        depth: levels down to the node.
+    """
+    if depth > _MAX_DEPTH:
+        raise OutOfBoundsError(_TOO_DEEP)
+    if id(node) in counted:
+        return counted[id(node)]
+    counted[id(node)], children = _MAX_VALUES, []
+    if isinstance(node, yaml.SequenceNode):
+        children = node.value
+    elif isinstance(node, yaml.MappingNode):
+        children = [child for pair in node.value for child in pair]
+        keys = set[str]()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in keys:
+                line = key.start_mark.line + 1
+                raise yaml.YAMLError(f"the key {key.value:.100} occurs twice, again in line {line}")
+            keys.add(key.value)
+    elif node is not None and len(node.value) > _HARMLESS_CHARACTERS and node.value != text:
+        check_text(node.value)
+    total = 1 + sum(_count_values(child, text, counted, depth + 1) for child in children)
+    if total > _MAX_VALUES:
+        raise OutOfBoundsError(f"it must have at most {_MAX_VALUES} values, aliases written out")
+    counted[id(node)] = total
+    return total
 
 
 def _read_stdin() -> bytes:
@@ -80,79 +134,3 @@ def _read_stdin() -> bytes:
         return os.pread(0, _MAX_BYTES + 1, 0)
     except OSError as error:
         raise UserError(f"stdin: cannot be read: {error.strerror}") from error
-
-
-def check_text(text: str, *, within: str = "") -> None:
-    """Checks a string, because jsonargparse loads every string as YAML.
-
-    Args:
-        text: the string.
-        within: the YAML that it is a value of.
-
-    Raises:
-        OutOfBoundsError: loading it could hang or fill the memory.
-    """
-    if len(text) > _MAX_STRING_CHARACTERS:
-        number = len(text)
-        raise OutOfBoundsError(
-            f"a string must have at most {_MAX_STRING_CHARACTERS} characters, got {number}"
-        )
-    if len(text) > _HARMLESS_CHARACTERS and text != within:
-        try:
-            _BoundedLoader(text).get_single_node()
-        except OutOfBoundsError:
-            raise
-        except yaml.YAMLError:
-            pass  # Plain text.
-        except RecursionError as error:
-            raise OutOfBoundsError("strings must not be nested without end") from error
-
-
-class _BoundedLoader(yaml.SafeLoader):
-    """Builds the tree of a YAML text and stops as soon as a bound is passed.
-
-    It is in Python because libyaml's C code overflows the stack on deep nesting.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._text = text
-        self._depth = 0
-        self._num_values: dict[int, int] = {}
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        self._depth += 1
-        if self._depth > _MAX_DEPTH:
-            raise OutOfBoundsError(f"it must be nested at most {_MAX_DEPTH} deep")
-        is_alias = self.check_event(yaml.AliasEvent)
-        node = super().compose_node(parent, index)
-        self._depth -= 1
-        if is_alias and id(node) not in self._num_values:
-            raise OutOfBoundsError("an alias must not stand inside the value that it repeats")
-        if node is not None and not is_alias:
-            self._num_values[id(node)] = self._count_values(node)
-        return node
-
-    def _count_values(self, node: yaml.Node) -> int:
-        """Returns the number of values of a node, with aliases written out."""
-        if isinstance(node, yaml.ScalarNode):
-            check_text(node.value, within=self._text)
-            return 1
-        children = node.value
-        if isinstance(node, yaml.MappingNode):
-            _check_keys(node)
-            children = [child for pair in node.value for child in pair]
-        total = 1 + sum(self._num_values[id(child)] for child in children)
-        if total > _MAX_VALUES:
-            raise OutOfBoundsError(f"it must have at most {_MAX_VALUES} values, aliases written out")
-        return total
-
-
-def _check_keys(node: yaml.MappingNode) -> None:
-    """Refuses a key that occurs twice: YAML loaders silently take the last one."""
-    keys = set[str]()
-    for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-        if key.value in keys:
-            line = key.start_mark.line + 1
-            raise yaml.YAMLError(f"the key {key.value:.100} occurs twice, again in line {line}")
-        keys.add(key.value)

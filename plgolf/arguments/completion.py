@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from plgolf.arguments.settings import CONFIG, ListingParser, Setting
-from plgolf.arguments.wording import is_function, shorten, union_members
+from plgolf.arguments.wording import shorten, union_members
 from plgolf.errors import UserError
 
 _COLUMNS = 70
@@ -92,7 +92,8 @@ class _Tree:
             parser.add_argument(setting.flag, action="store_true", help=text)
             return
         takes_text = any(option in (str, Path) for option in union_members(setting.hint))
-        choices = setting.choices or ([] if takes_text else self._classes(setting))
+        known = [] if takes_text else setting.known_classes
+        choices = setting.choices or [name for name in known if name not in self.not_offered]
         name = setting.key if setting.positional else f"{setting.flag}{self.equals}"
         words: Any = setting.num_words
         added: Any = parser.add_argument(
@@ -100,16 +101,3 @@ class _Tree:
         )
         if takes_text:
             added.complete = self.shtab.FILE
-
-    def _classes(self, setting: Setting) -> list[str]:
-        """Returns the names of the classes that work in a recipe, which cannot give one a function."""
-
-        def works(named: type) -> bool:
-            try:
-                arguments = setting.settings_of_class(named).values()
-            except UserError:
-                return False
-            return not any(each.required and is_function(each.hint) for each in arguments)
-
-        known = setting.known_classes.items()
-        return [name for name, named in known if name not in self.not_offered and works(named)]

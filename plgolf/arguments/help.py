@@ -4,8 +4,8 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 
-from plgolf.arguments.mistakes import did_you_mean, nearest
 from plgolf.arguments.settings import CONFIG, ListingParser, Setting
+from plgolf.arguments.suggestions import did_you_mean, nearest
 from plgolf.arguments.wording import describe_type, format_value, shorten
 from plgolf.errors import UserError
 

@@ -3,17 +3,23 @@
 import difflib
 import importlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from plgolf.arguments.bounded_yaml import load_text, read_settings
 from plgolf.arguments.settings import ListingParser, Setting
-from plgolf.arguments.wording import allowed_words, describe_type, fits, format_value, is_function
+from plgolf.arguments.suggestions import did_you_mean, nearest
+from plgolf.arguments.wording import (
+    allowed_words,
+    describe_type,
+    fits,
+    format_value,
+    is_function,
+    union_members,
+)
 from plgolf.errors import UserError
 
-_MAX_SUGGESTIONS = 3
-_CLEARLY_MEANT = 0.9
 _MAX_CLASSES = 8
 _MAX_CHARACTERS = 100
 _CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
@@ -112,24 +118,31 @@ class SettingsCheck:
                 value = load_text(value)
             for item in value if isinstance(value, list) else [value]:
                 self._class_value(setting, item)
-        elif not fits(value, setting.hint):
-            raise UserError(_wrong_value(setting, value))
+        else:
+            _check_type(setting, value)
 
     def _class_value(self, setting: Setting, value: Any) -> None:
         path: Any = value
         arguments: Mapping[str, Any] = {}
         if isinstance(value, Mapping):
             path = value.get("class_path")
-            inner = {**(value.get("init_args") or {}), **(value.get("dict_kwargs") or {})}
-            arguments = inner if set(value) & _CLASS_KEYS else value
-        elif fits(value, setting.hint):
-            return
+            arguments = {} if set(value) & _CLASS_KEYS else value
+            for part in ("init_args", "dict_kwargs"):
+                inner = {} if value.get(part) is None else value[part]
+                if not isinstance(inner, Mapping):
+                    raise UserError(f"{setting.key}.{part} must hold settings by name, got {_short(inner)}")
+                arguments = {**arguments, **inner}
+        elif not isinstance(load_text(value), str):  # For example null.
+            _check_type(setting, value)
+            path = None
+        elif str in union_members(setting.hint):
+            path = None
         if path is not None:
             named = _find_class(str(path), setting)
             self._classes[setting.key] = named
             for argument in setting.settings_of_class(named).values():
-                if argument.required:
-                    _refuse_function(argument)
+                if argument.required and is_function(argument.hint):
+                    raise UserError(_wrong_value(argument, ""))
         for name, argument in arguments.items():
             self._argument(setting, str(name), argument)
 
@@ -144,8 +157,8 @@ class SettingsCheck:
         key, known = f"{setting.key}.{name}", setting.settings_of_class(named)
         self._given.add(key)
         if key in known:
-            if not known[key].bases and not fits(value, known[key].hint):
-                raise UserError(_wrong_value(known[key], value))
+            if not known[key].bases:
+                _check_type(known[key], value)
         elif any(other.startswith(f"{key}.") for other in known):
             loaded = load_text(value)
             for inner, held in loaded.items() if isinstance(loaded, Mapping) else ():
@@ -164,41 +177,6 @@ class SettingsCheck:
         meant = did_you_mean(f"--{name}" if as_flag else name for name in near)
         told = meant or f"; {self.parser.program} --help lists all settings"
         return f"{self.parser.program} has no setting {key:.{_MAX_CHARACTERS}}{told}"
-
-
-def nearest(key: str, known: Iterable[str]) -> list[str]:
-    """Returns the keys that were probably meant: the same name in another group, or a misspelt one."""
-    known = list(known)
-
-    def named(names: Iterable[str]) -> list[str]:
-        found = [other for other in known if other.rpartition(".")[2] in names]
-        near = sorted(found, key=lambda other: -difflib.SequenceMatcher(None, key, other).ratio())
-        clear = near and difflib.SequenceMatcher(None, key, near[0]).ratio() > _CLEARLY_MEANT
-        return near[: 1 if clear else _MAX_SUGGESTIONS]
-
-    name = key.rpartition(".")[2]
-    names = {other.rpartition(".")[2] for other in known}
-    return (
-        named([name])
-        or difflib.get_close_matches(key, known, n=1, cutoff=0.8)
-        or named(difflib.get_close_matches(name, names, n=1, cutoff=0.75))
-    )
-
-
-def did_you_mean(near: Iterable[str]) -> str:
-    """Returns the question in brackets, or nothing."""
-    words = " or ".join(near)
-    return f" (did you mean {words}?)" if words else ""
-
-
-def missing_recipe(path: str) -> str:
-    """Returns the error for a recipe that does not exist, with the file that was probably meant."""
-    folders = {Path(path).parent, Path("configs"), *Path("configs").glob("*/")}
-    there = [str(file) for folder in sorted(folders) for file in sorted(folder.glob("*.y*ml"))]
-    by_name = {Path(file).stem: file for file in reversed(there)}
-    near = difflib.get_close_matches(path, there, n=1, cutoff=0.85)
-    near = near or [by_name[s] for s in difflib.get_close_matches(Path(path).stem, by_name, n=1)]
-    return f"{path}: no such file (-c){did_you_mean(near)}"
 
 
 def _find_class(path: str, setting: Setting) -> type:
@@ -223,14 +201,15 @@ def _find_class(path: str, setting: Setting) -> type:
     raise UserError(f"{setting.key} must name {kinds}, got {path:.{_MAX_CHARACTERS}}{problem}{meant}")
 
 
-def _refuse_function(setting: Setting) -> None:
-    if is_function(setting.hint):
-        owner = f" of {setting.owner}" if setting.owner else ""
-        raise UserError(f"{setting.key}{owner} must be a function, which can be set in Python only")
+def _check_type(setting: Setting, value: Any) -> None:
+    if (value is not None and is_function(setting.hint)) or not fits(value, setting.hint):
+        raise UserError(_wrong_value(setting, value))
 
 
 def _wrong_value(setting: Setting, value: Any) -> str:
-    _refuse_function(setting)
+    if is_function(setting.hint):
+        owner = f" of {setting.owner}" if setting.owner else ""
+        return f"{setting.key}{owner} must be a function, which can be set in Python only"
     line = f"{setting.key} must be {describe_type(setting.hint)}"
     if not setting.choices and setting.default is not None and not isinstance(setting.default, dict):
         line += f", such as {format_value(setting.default)}"

@@ -14,8 +14,9 @@ from jsonargparse import Namespace
 from plgolf.arguments.bounded_yaml import STDIN, OutOfBoundsError, check_text, read_settings
 from plgolf.arguments.commented import to_commented_yaml
 from plgolf.arguments.help import details, overview
-from plgolf.arguments.mistakes import SettingsCheck, did_you_mean, missing_recipe
+from plgolf.arguments.mistakes import SettingsCheck
 from plgolf.arguments.settings import CONFIG, ListingParser, Setting
+from plgolf.arguments.suggestions import did_you_mean, missing_recipe
 from plgolf.errors import UserError
 
 _HELP = ("-h", "--help")

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from plgolf.arguments.bounded_yaml import load_text
+from jsonargparse import ArgumentError, ArgumentParser
 
 _VALUE_MODULES = ("builtins", "types", "typing", "datetime", "pathlib", "collections")
 _CLAUSE_ENDS = (". ", "; ", " (")
@@ -98,25 +98,17 @@ def allowed_words(hint: Any) -> Iterator[str]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Returns False if a value cannot be of a type. A string stands for its YAML; in doubt, True."""
-    options = list(union_members(hint))
-    if isinstance(value, str) and str not in options:
-        value = load_text(value)
-    return any(_fits_member(value, option) for option in options)
-
-
-def _fits_member(value: Any, option: Any) -> bool:
-    if get_origin(option) is Literal:
-        return value in get_args(option)
-    if option in (int, float):
-        return isinstance(value, (int, option)) and not isinstance(value, bool)
-    if option in (bool, NoneType):
-        return isinstance(value, option)
-    if option in (str, Path):
-        return not isinstance(value, list | dict | bool | NoneType)
-    if items := item_types(option):
-        return isinstance(value, list) and all(fits(item, items[0]) for item in value)
-    return not is_function(option) and not class_bases(option)  # The name of a class is checked apart.
+    """Returns True if jsonargparse takes a value, or a flag's text, for a type."""
+    parser = ArgumentParser(exit_on_error=False)
+    try:
+        parser.add_argument("--value", type=hint)
+        if isinstance(value, str):
+            parser.parse_args([f"--value={value}"])
+        else:
+            parser.parse_object({"value": value})
+    except ArgumentError:
+        return False
+    return True
 
 
 def strip_markup(text: str) -> str:

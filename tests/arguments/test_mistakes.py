@@ -113,6 +113,10 @@ FILES = [
         "model.optimizer.matrix.lr must be a number, such as 0.02, got x",
     ),
     (
+        "model: {optimizer: {class_path: MuonAdam, init_args: [1]}}",
+        "model.optimizer.init_args must hold settings by name, got [1]",
+    ),
+    (
         "trainer: {callbacks: [{class_path: EarlyStopping, init_args: {monitr: x}}]}",
         "EarlyStopping has no setting trainer.callbacks.monitr (did you mean trainer.callbacks.monitor?)",
     ),

@@ -16,6 +16,8 @@ NOT_OFFERED = frozenset({
     # Callbacks that search for settings, change the batch or the schedule, or are bases of others.
     "BatchSizeFinder", "LearningRateFinder", "GradientAccumulationScheduler", "StochasticWeightAveraging",
     "BaseFinetuning", "BasePredictionWriter", "Checkpoint", "ProgressBar",
+    # Needs a function, which only Python can give it.
+    "ThroughputMonitor",
     "DummyLogger",
 })
 # fmt: on

@@ -127,9 +127,13 @@ def _lines(rows: Iterable[_Row], columns: int) -> Iterator[str]:
 def _detail(setting: Setting) -> Iterator[str]:
     kind = "a switch" if setting.num_words == 0 else describe_type(setting.hint)
     default = "required" if setting.required else f"default {format_value(setting.default)}"
-    classes = f"Classes: {', '.join(setting.known_classes)}." if setting.bases else ""
+    classes = ", ".join(setting.known_classes)
     yield f"  {setting.flag}"
-    for text in (f"{setting.text}.", f"{kind}; {default}.", classes):
+    for text in (
+        setting.text and f"{setting.text}.",
+        f"{kind}; {default}.",
+        classes and f"Classes: {classes}.",
+    ):
         yield from textwrap.wrap(
             text, _columns(), initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False
         )

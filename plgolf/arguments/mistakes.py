@@ -118,7 +118,7 @@ class SettingsCheck:
                 value = load_text(value)
             for item in value if isinstance(value, list) else [value]:
                 self._class_value(setting, item)
-        else:
+        elif setting.num_words != "+":  # Each word is an item of a list.
             _check_type(setting, value)
 
     def _class_value(self, setting: Setting, value: Any) -> None:

@@ -143,8 +143,8 @@ class ListingParser(ArgumentParser):
         return f"--{CONFIG}" in self.argument_types
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:
-        # jsonargparse gives this method to its groups too, which know their parser.
-        getattr(self, "parser", self).argument_types.update(dict.fromkeys(args, kwargs.get("type")))
+        if not hasattr(self, "parser"):  # jsonargparse gives this method to its groups too.
+            self.argument_types.update(dict.fromkeys(args, kwargs.get("type")))
         return super().add_argument(*args, **kwargs)
 
     def add_class_arguments(self, theclass: Any, nested_key: str | None = None, *args: Any, **kw: Any) -> Any:
@@ -191,10 +191,12 @@ class ListingParser(ArgumentParser):
     def _setting(self, action: Any) -> Setting:
         default = action.default.as_dict() if isinstance(action.default, Namespace) else action.default
         positional, hint = not action.option_strings, self._hint(action.dest)
-        if hint is None:
+        if hint is None and {f"--{action.dest}", action.dest} & set(self.argument_types):
             hint = str if default is None else type(default)
+        elif hint is None:  # Passed on in **kwargs: jsonargparse knows the type.
+            hint = Any
         required = (positional or action.required) and default is None
-        if default is None and not required and isinstance(hint, type) and hint is not str:
+        if default is None and not required and isinstance(hint, type) and hint not in (str, Any):
             hint = hint | None
         text = strip_markup(action.help or "")
         return Setting(action.dest, hint, default, required, text, positional, action.nargs)

@@ -19,6 +19,7 @@ _NAMES = {
     Path: "a path",
     NoneType: "null",
     dict: "settings by name",
+    Any: "any value",
 }
 _ROLE = re.compile(r":\w+:`~?(?:[^`]*\.)?([^`]+)`")
 _DEFAULT = re.compile(r"\s*(?:If not set, defaults to|Default:?) +`*[^`.]*(?:\.\d)?`*\.(?= |$)")

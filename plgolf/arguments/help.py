@@ -50,7 +50,7 @@ def details(parser: ListingParser, topic: str) -> str:
         topic: such as ``data.seq_len``, ``model.optimizer=AdamW``, ``trainer``, ``all``.
 
     Raises:
-        UserError: there is no such key, group or class.
+        UserError: the topic is not a key, group or class of this command.
     """
     topic, _, name = topic.lstrip("-").partition("=")
     known = parser.all_settings

@@ -149,8 +149,8 @@ class SettingsCheck:
     def _argument(self, setting: Setting, name: str, value: Any) -> None:
         """Checks an argument of the class that a setting names so far."""
         name = name.removeprefix("init_args.").removesuffix("+")
-        if name == "class_path":
-            self._class_value(setting, value)
+        if name in ("class_path", "init_args"):
+            self._class_value(setting, {name: load_text(value)})
         named = self._classes.get(setting.key) or setting.default_class
         if named is None or name.partition(".")[0] in _CLASS_KEYS:
             return
@@ -197,7 +197,7 @@ def _find_class(path: str, setting: Setting) -> type:
     if near and getattr(place, near[0], None) is setting.known_classes[near[0]]:
         near = [f"{module}.{near[0]}"]
     meant = did_you_mean(near) or f" (known: {', '.join(list(setting.known_classes)[:_MAX_CLASSES])})"
-    kinds = describe_type(setting.hint)
+    kinds = " or ".join(f"a subclass of {base.__name__}" for base in setting.bases)
     raise UserError(f"{setting.key} must name {kinds}, got {path:.{_MAX_CHARACTERS}}{problem}{meant}")
 
 

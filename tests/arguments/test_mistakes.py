@@ -45,11 +45,15 @@ FLAGS = [
     ),
     (
         ["--model.schedule=collections.OrderedDict"],
-        "must name a subclass of Schedule or null, got collections.OrderedDict (known: Constant",
+        "must name a subclass of Schedule, got collections.OrderedDict (known: Constant",
     ),
     (
         ["--model.optimizer.matrx.lr=3"],
         "MuonAdam has no setting model.optimizer.matrx.lr (did you mean model.optimizer.matrix.lr?)",
+    ),
+    (
+        ["--model.optimizer.init_args={matrix: {lr: x}}"],
+        "model.optimizer.matrix.lr must be a number, such as 0.02, got x",
     ),
     (["--model.optimizer.matrix.lr=x"], "model.optimizer.matrix.lr must be a number, such as 0.02, got x"),
     (

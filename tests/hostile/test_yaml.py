@@ -1,4 +1,4 @@
-"""Recipes that are made to run something, or to fill the memory."""
+"""Hostile recipes: made to run a program or to fill the memory."""
 
 import os
 import time
@@ -15,7 +15,7 @@ from plgolf.training.command.cli import GolfCLI
 
 @pytest.fixture
 def fit(golden_recipe, tmp_path, monkeypatch, capsys):
-    """Fits a recipe with one setting replaced; returns the line that it costs."""
+    """Fits a recipe with one setting replaced; returns the error line."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(GolfCLI, "instantiate_classes", lambda _: pytest.fail("constructs"))
 
@@ -48,7 +48,7 @@ TOUCH = ["touch", "ran"]
 
 
 @pytest.mark.parametrize("key", ["model.optimizer", "model.schedule", *(f"trainer.{key}" for key in KEYS)])
-def test_only_classes_of_the_settings_kind_are_constructed(key, fit, monkeypatch):
+def test_only_subclasses_of_the_expected_class_are_constructed(key, fit, monkeypatch):
     called = []
     monkeypatch.setattr(os, "system", lambda command="": called.append(command))
     for value in (
@@ -97,7 +97,7 @@ def test_functions_are_refused(key, value, message, fit):
     assert message in fit(key, value)
 
 
-def test_absurd_numbers_are_refused_before_anything_is_built():
+def test_too_large_sizes_are_refused_before_anything_is_built():
     for values in ({"dim": 10**30}, {"vocab_size": 2**40}, {"num_layers": 10**9}):
         with pytest.raises(ValueError, match="must be at most"):
             GPTConfig(**values)
@@ -140,11 +140,11 @@ MERGES = "a0: &a0 {k: 1}\n" + "".join(
         ("", "x.yaml: not a YAML recipe: it must map names to settings"),
     ],
 )
-def test_yaml_bombs_and_tags_cost_one_line(text, message, fit):
+def test_yaml_bombs_and_tags_give_one_line(text, message, fit):
     assert message in fit.raw(text.encode())
 
 
-def test_recipes_are_text_in_files(fit, tmp_path, capsys):
+def test_a_recipe_must_be_utf8_in_a_regular_file(fit, tmp_path, capsys):
     assert "x.yaml: not a YAML recipe: 'utf-8' codec" in fit.raw("modèl: 1".encode("latin1"))
     os.mkfifo(tmp_path / "pipe.yaml")
     for path in ("pipe.yaml", "/dev/zero", str(tmp_path), "none.yaml"):
@@ -153,7 +153,7 @@ def test_recipes_are_text_in_files(fit, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("path", ["x" * 255, "x/" * 120, "a folder/" * 400])
-def test_long_paths_are_values_as_others(fit, path):
+def test_long_paths_are_accepted(fit, path):
     assert load_bounded_yaml(yaml.safe_dump({"data": {"root": path}})) == {"data": {"root": path}}
     parser = SettingsParser()
     parser.add_argument("--root", type=str)

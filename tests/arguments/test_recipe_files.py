@@ -68,9 +68,14 @@ def test_validate_passes_over_what_only_fit_uses(golden_recipe, tmp_path, monkey
     wanted = configuration("validate", "-c", golden_recipe.name)
     assert configuration("validate", "-c", "resumed.yaml") == wanted
     assert "resume" not in wanted
-    # config.yaml of a run is such a recipe.
-    Path("config.yaml").write_text(yaml.safe_dump(configuration("fit", "-c", "resumed.yaml")))
-    assert configuration("validate", "-c", "config.yaml")["model"] == wanted["model"]
+
+
+def test_validate_takes_the_configuration_of_a_run(golden_recipe, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "-c", golden_recipe.name, "--trainer.max_steps=1", "--resume=auto"]) == 0
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["resume"] == "auto"
+    assert main(["validate", "-c", "run/config.yaml", "--ckpt_path=run/model.int8.ptz"]) == 0
+    assert "val/bpb " in capfd.readouterr().out
 
 
 def test_fit_passes_over_what_only_validate_uses(golden_recipe, tmp_path, monkeypatch, configuration):

@@ -93,7 +93,8 @@ class SettingsParser(ListingParser):
         at = next((at for at, word in enumerate(words) if word.partition("=")[0] in _HELP), None)
         if at is None:
             return
-        topic = words[at].partition("=")[2] or next(iter(words[at + 1 :]), "")
+        after = [word for word in words[at + 1 : at + 2] if not word.startswith("-")]
+        topic = words[at].partition("=")[2] or "".join(after)
         if topic and topic not in self.commands:
             sys.stdout.write(details(self, topic))
         else:

@@ -53,8 +53,7 @@ def test_the_printed_recipe_has_only_what_differs_with_a_comment_each(printed, g
     assert "dim: 64  # width of the residual stream [512]" in lines
     assert "max_seconds: 60.0  # training seconds after which the run ends; null for no limit [null]" in lines
     assert "steps: 4  # length of the warm-down in optimizer steps; 0 for none [3000]" in lines
-    meaning = "dtype of these; auto becomes what this machine is fast in"
-    assert f"newton_schulz_dtype: float32  # {meaning} [bfloat16]" in lines
+    assert "newton_schulz_dtype: float32  # dtype of these iterations [bfloat16]" in lines
     assert "embedding_std" not in text and "momentum" not in text
     assert all(len(line) <= 110 for line in lines if not line.startswith(("root:", "tokenizer:")))
     assert yaml.safe_load(text)["trainer"]["max_steps"] == 10

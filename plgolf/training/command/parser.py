@@ -45,7 +45,7 @@ _TRAINER_TEXTS = {
     "trainer.num_nodes": "number of machines",
     "trainer.strategy": "how ranks work together: auto, ddp, or a class",
     "trainer.max_steps": "optimizer steps after which the run ends; -1 for no limit",
-    "trainer.gradient_clip_val": "norm that a larger gradient is scaled down to; null for no clipping",
+    "trainer.gradient_clip_val": "leave it: model.gradient_clip_norm clips the gradient",
     "trainer.limit_val_batches": "validation batches of each rank; null for all",
     "trainer.num_sanity_val_steps": "validation batches before the first step; -1 for the whole split",
     "trainer.log_every_n_steps": "steps between two rows of the logged metrics; null for 50, 0 for none",

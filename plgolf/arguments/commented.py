@@ -1,6 +1,7 @@
 """Writes settings as a recipe with a comment at each one."""
 
 import pydoc
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from plgolf.arguments.settings import ListingParser, Setting
 from plgolf.arguments.wording import shorten
 
 _COLUMNS = 110
+_MIN_COMMENT = 20
 
 
 def to_commented_yaml(values: Mapping[str, Any], parser: ListingParser) -> str:
@@ -39,7 +41,11 @@ def _lines(values: Mapping[str, Any], known: Mapping[str, Setting], prefix: str)
         if not nested:
             line = f"{line} {_written(value)}"
         if setting is not None:
-            text = shorten(setting.text, setting.bracketed_default, _COLUMNS - len(line) - 6)
+            default, room = setting.bracketed_default, max(_COLUMNS - len(line) - 6, _MIN_COMMENT)
+            text = shorten(setting.text, default, room)
+            if len(text) > room > len(default):  # One long clause of a library.
+                text = textwrap.shorten(setting.text, room - len(default), placeholder=" ...")
+                text = f"{text} {default}"
             comment = "  # " + "".join(each if each.isprintable() else "?" for each in text)
         yield f"{line}{comment}"
         if nested:

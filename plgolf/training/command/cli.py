@@ -12,7 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from plgolf.arguments import OneLineErrors
+from plgolf.arguments import SettingsParser
 from plgolf.config import config_from_dict, config_to_dict
 from plgolf.errors import UserError
 from plgolf.model import GPTConfig
@@ -36,7 +36,7 @@ from plgolf.training.command.profiling import profiler_named
 from plgolf.training.command.quiet import quiet_libraries
 from plgolf.training.finish.provenance import Provenance
 from plgolf.training.health.peers import end_with_launcher
-from plgolf.training.logs.console.log import spelled_out
+from plgolf.training.logs.console.log import expand_console_flag
 from plgolf.training.logs.run_config import SaveRunConfig
 from plgolf.version import __version__
 
@@ -105,7 +105,8 @@ class GolfCLI(LightningCLI):
         parser.set_defaults({"model.schedule": {"class_path": "plgolf.optim.Warmdown"}})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)
+        assert isinstance(parser, GolfParser)
+        self.config = parser.parse(args)
         check_allowed_classes(self.config[self.config.subcommand])
 
     def _prepare_subcommand_parser(
@@ -214,12 +215,12 @@ class _ParserOnly(GolfCLI):
         raise _ParserReady(parser)
 
 
-def commands() -> dict[str, OneLineErrors]:
+def commands() -> dict[str, SettingsParser]:
     """Returns the parsers of the commands, for who wants to know what there is to set."""
     try:
         _ParserOnly([], parent_pid=0)
     except _ParserReady as ready:
-        parser: OneLineErrors = ready.args[0]
+        parser: SettingsParser = ready.args[0]
     return parser.commands
 
 
@@ -237,7 +238,7 @@ def run(words: list[str], *, parent_pid: int) -> None:
     """
     quiet_libraries()
     try:
-        GolfCLI(spelled_out(words), parent_pid=parent_pid)
+        GolfCLI(expand_console_flag(words), parent_pid=parent_pid)
     except (UserError, MisconfigurationException) as error:
         rank = getattr(rank_zero_only, "rank", 0)
         raise UserError(f"rank {rank}: {error}" if rank else str(error)) from error

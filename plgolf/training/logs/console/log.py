@@ -137,10 +137,10 @@ class ConsoleLog(Callback):
             self._bar = None
 
 
-def spelled_out(words: list[str]) -> list[str]:
-    """Writes ``--console STYLE`` on a command line as the setting that it is short for.
+def expand_console_flag(words: list[str]) -> list[str]:
+    """Replaces ``--console STYLE`` on a command line by the setting that it stands for.
 
-    >>> spelled_out(["fit", "--console", "reference", "--console=bar"])
+    >>> expand_console_flag(["fit", "--console", "reference", "--console=bar"])
     ['fit', '--console.style=reference', '--console.style=bar']
     """
     spelled: list[str] = []

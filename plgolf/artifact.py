@@ -19,7 +19,7 @@ from torch import Tensor
 
 from plgolf.config import config_from_dict, config_to_dict
 from plgolf.errors import UserError
-from plgolf.files import write_whole
+from plgolf.files import write_atomically
 from plgolf.model import GPT, GPTConfig
 from plgolf.model.weights import check_weights_fit, gpt_with_weights
 from plgolf.reference import (
@@ -133,7 +133,7 @@ def save_artifact(
             )
         obj[TOKENIZER_KEY] = torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8)
     check_quantized(obj)  # What could not be read again must not take an older file's place.
-    write_whole(Path(path), pack(obj))
+    write_atomically(Path(path), pack(obj))
     return stats
 
 

@@ -7,7 +7,7 @@ import yaml
 from jsonargparse import get_loader, set_loader
 
 from plgolf.errors import UserError
-from plgolf.regular_files import read_regular
+from plgolf.files import read_regular
 
 MAX_YAML_BYTES = 2**18
 _MAX_YAML_VALUES = 10_000

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from plgolf.errors import UserError
-from plgolf.files import write_whole
+from plgolf.files import read_regular, write_atomically
 from plgolf.reference.int8_zlib import (
     MAX_PAYLOAD_BYTES,
     dequantize_state_dict,
@@ -16,7 +16,6 @@ from plgolf.reference.int8_zlib import (
     unpack,
 )
 from plgolf.reference.names import is_control_name
-from plgolf.regular_files import read_regular
 
 
 def read_reference_artifact(path: str | Path) -> dict[str, Tensor]:
@@ -59,5 +58,5 @@ def write_reference_artifact(state_dict: Mapping[str, Tensor], path: str | Path)
         num_nonfloat_tensors, baseline_tensor_bytes, int8_payload_bytes``.
     """
     obj, stats = quantize_state_dict(state_dict, is_control=is_control_name)
-    write_whole(Path(path), pack(obj))
+    write_atomically(Path(path), pack(obj))
     return stats.as_dict()

@@ -15,7 +15,7 @@ from plgolf.errors import UserError
 from plgolf.evaluate import BitsPerByte
 from plgolf.evaluate.analysis import ScoreAnalysis
 from plgolf.evaluate.score import Score
-from plgolf.files import write_whole
+from plgolf.files import write_atomically
 from plgolf.reference.int8_zlib import QuantizeStats
 from plgolf.submission import BUDGET_BYTES, Ledger, pack_code
 from plgolf.training.finish.provenance import Provenance
@@ -139,8 +139,8 @@ class ArtifactExport(Callback):
                 stats = save_artifact(
                     module.gpt, path, seq_len=data.seq_len, tokenizer=content, carry_tokenizer=inside
                 )
-                write_whole(path.parent / data.tokenizer.file_name, content)
-                write_whole(path.parent / "code.tar.xz", self._code())
+                write_atomically(path.parent / data.tokenizer.file_name, content)
+                write_atomically(path.parent / "code.tar.xz", self._code())
             except OSError as error:
                 failure = f"{path}: cannot be written: {error.strerror}"
             except UserError as error:
@@ -161,7 +161,7 @@ def _relative(path: Path, folder: Path) -> str:
 
 def _write(path: Path, text: str) -> None:
     try:
-        write_whole(path, f"{text}\n".encode())
+        write_atomically(path, f"{text}\n".encode())
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 

@@ -98,7 +98,7 @@ class TensorEntry:
     clipped_fraction: float
 
 
-def weigh_tensors(obj: Mapping[str, Any], originals: Mapping[str, Tensor]) -> list[TensorEntry]:
+def measure_tensors(obj: Mapping[str, Any], originals: Mapping[str, Tensor]) -> list[TensorEntry]:
     """Weighs every tensor of an artifact and compares it with what it was.
 
     Args:

@@ -38,6 +38,7 @@ ALLOWED = {
     "model": LEAVES,
     "optim": LEAVES,
     "data": LEAVES,
+    "interop": set(),
     "reference": LEAVES | {"model"},
     "evaluate": LEAVES | {"model", "data"},
     "artifact": LEAVES | {"model", "reference"},

@@ -25,7 +25,7 @@ _ITEM_BYTES = {
 }
 
 
-def rehearse(pickled: bytes, record_sizes: Mapping[str, int]) -> None:
+def check_pickle(pickled: bytes, record_sizes: Mapping[str, int]) -> None:
     """Does all that unpickling will do, but makes no tensors.
 
     PyTorch's unpickler calls only what it knows, but much of that allocates what it is told to, and an opcode
@@ -39,7 +39,7 @@ def rehearse(pickled: bytes, record_sizes: Mapping[str, int]) -> None:
         UserError: the pickle holds more than plain tensors and values, or a tensor does not fit its record.
         Exception: it is malformed, in whichever way.
     """
-    _Rehearsal(pickled, record_sizes).load()
+    _PickleChecker(pickled, record_sizes).load()
 
 
 class _StorageType:
@@ -96,7 +96,7 @@ def _tensor(
     return _Tensor()
 
 
-class _Rehearsal(pickle._Unpickler):
+class _PickleChecker(pickle._Unpickler):
     """Goes through a pickle as PyTorch will, with nothing in the place of every tensor.
 
     It knows the operations that ``torch.save`` writes for plain tensors and values, and those alone: it

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from plgolf.errors import UserError
-from plgolf.tensor_file.pickle_check import rehearse
+from plgolf.tensor_file.pickle_check import check_pickle
 from plgolf.tensor_file.records import read_records
 
 _MAX_DEPTH = 64
@@ -35,7 +35,7 @@ def load_tensors(file: BinaryIO, *, map_location: str = "cpu", verify: bool = Tr
     """
     record_sizes, pickled = read_records(file, verify=verify)
     try:
-        rehearse(pickled, record_sizes)
+        check_pickle(pickled, record_sizes)
         file.seek(0)
         with warnings.catch_warnings():
             # torch warns of pickles it did not write; the line below says all there is to say.

@@ -1,7 +1,6 @@
 """Files of ``torch.save`` that are damaged, or made to do harm."""
 
 import ast
-import contextlib
 import io
 import pickle
 import re
@@ -18,7 +17,7 @@ from hypothesis import strategies as st
 import plgolf
 from plgolf.errors import UserError
 from plgolf.tensor_file import MAX_PICKLE_BYTES, load_tensors
-from plgolf.tensor_file.pickle_check import rehearse
+from plgolf.tensor_file.pickle_check import check_pickle
 
 PLAIN = {"a": torch.arange(6.0).view(2, 3), "b": [1, 2.5, None, True, ("é", 2**40)], "c": {3: torch.ones(4)}}
 FILE = saved(PLAIN)
@@ -169,11 +168,42 @@ with zipfile.ZipFile(io.BytesIO(FILE)) as archive:
 @example(seed=0)
 def test_mutated_pickles_are_refused_or_plain(seed):
     data = rezipped(FILE, data_pkl=mutated(PICKLE, seed))
-    with contextlib.suppress(UserError):
-        load_tensors(io.BytesIO(data))
+    try:
+        loaded = load_tensors(io.BytesIO(data))
+    except UserError:
+        return
+    assert_plain(loaded)
 
 
-def test_the_rehearsal_knows_the_pickle_of_plain_tensors():
-    rehearse(PICKLE, SIZES)
+def assert_plain(value):
+    """Fails for anything but tensors with all their data, and values, in containers."""
+    if isinstance(value, torch.Tensor):
+        assert type(value) is torch.Tensor and not value.requires_grad and value.grad_fn is None
+        assert value.clone().untyped_storage().nbytes() <= len(FILE)
+        assert not set(vars(value))
+    elif type(value) in (dict, OrderedDict):
+        assert all(type(key) in (str, int) for key in value)
+        assert set(getattr(value, "__dict__", ())) <= {"_metadata"}
+        for item in value.values():
+            assert_plain(item)
+    elif type(value) in (list, tuple):
+        for item in value:
+            assert_plain(item)
+    else:
+        assert type(value) in (str, int, float, bool, type(None))
+
+
+class Other:
+    """Stands for anything that is not plain."""
+
+
+@pytest.mark.parametrize("value", [Other(), {"a": [Other()]}, torch.nn.Parameter(torch.ones(2)), {1.5: 2}])
+def test_what_is_not_plain_fails_the_check_above(value):
+    with pytest.raises(AssertionError):
+        assert_plain(value)
+
+
+def test_check_pickle_accepts_plain_tensors_and_refuses_a_record_of_another_size():
+    check_pickle(PICKLE, SIZES)
     with pytest.raises(UserError, match="must have 16 bytes, got 6 values"):
-        rehearse(PICKLE, {**SIZES, "data/0": 16})
+        check_pickle(PICKLE, {**SIZES, "data/0": 16})

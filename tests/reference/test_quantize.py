@@ -259,11 +259,17 @@ def test_reference_settings_must_be_complete_and_known():
     assert reference.gpt_config_from_reference(settings_).compute_dtype == "bfloat16"
 
 
-def test_quantising_a_model_twice_changes_nothing_more():
+def test_dequantised_weights_quantise_to_the_same_codes():
     obj, _ = quantize_state_dict(trained_gpt().state_dict(), is_control=lambda name: False)
-    once = dequantize_state_dict(obj)
-    again, _ = quantize_state_dict(once, is_control=lambda name: False)
-    assert all(torch.equal(obj["passthrough"][k], v) for k, v in again["passthrough"].items())
+    again, _ = quantize_state_dict(dequantize_state_dict(obj), is_control=lambda name: False)
+    assert {key: list(obj[key]) for key in obj} == {key: list(again[key]) for key in again}
+    assert len(obj["quantized"]) == 6
+    for name, codes in obj["quantized"].items():
+        assert torch.equal(codes, again["quantized"][name]), name
+        # The clip quantile lies between a row's two largest values: a scale may move by a float16 step.
+        torch.testing.assert_close(obj["scales"][name], again["scales"][name], rtol=2**-10, atol=0)
+    for name, tensor in obj["passthrough"].items():
+        assert torch.equal(tensor, again["passthrough"][name]), name
 
 
 def test_packed_code_runs_on_its_own(tmp_path):
@@ -284,3 +290,8 @@ def test_packed_code_is_the_package_and_reproducible():
     assert all(name.endswith((".py", ".yaml")) for name in names)
     assert not any("corpus" in name for name in names)
     assert not Ledger(15_999_999, 2).within_budget and Ledger(15_999_999, 1).within_budget
+
+
+def test_imports_from_the_old_name_of_the_room_say_the_new_one():
+    with pytest.raises(ImportError, match=r"plgolf\.interop is now plgolf\.reference"):
+        from plgolf.interop import read_reference_artifact  # noqa: F401

@@ -24,7 +24,7 @@ from plgolf.evaluate.analysis import ScoreAnalysis
 from plgolf.evaluate.score import ScoredBatch
 from plgolf.reference import read_artifact_dict, weight_name_to_reference
 from plgolf.roles import parameter_roles
-from plgolf.submission import weigh_tensors
+from plgolf.submission import measure_tensors
 from plgolf.training import ArtifactExport
 from plgolf.training.finish import provenance
 from plgolf.training.finish.result import step_times
@@ -75,7 +75,7 @@ def test_clipped_values_and_compressed_bytes_are_what_they_are():
         "passthrough": {},
         "qmeta": {"w": {"scheme": "per_row", "axis": 0}},
     }
-    (entry,) = weigh_tensors(obj, {"w": weights})
+    (entry,) = measure_tensors(obj, {"w": weights})
     assert entry.clipped_fraction == pytest.approx(1 / 40)
     payload = bytes([127] * 40) + obj["scales"]["w"].numpy().tobytes()
     assert (entry.payload_bytes, entry.compressed_bytes) == (48, len(zlib.compress(payload, 9)))

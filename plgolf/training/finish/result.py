@@ -15,7 +15,7 @@ from plgolf.reference import read_artifact_dict, weight_name_from_reference, wei
 from plgolf.reference.int8_zlib import QuantizeStats
 from plgolf.reference.validation import TOKENIZER_KEY
 from plgolf.roles import parameter_roles
-from plgolf.submission import Ledger, compressed_bytes, weigh_tensors
+from plgolf.submission import Ledger, compressed_bytes, measure_tensors
 from plgolf.training.finish.provenance import Provenance, git_commit, versions
 from plgolf.training.module import GolfModule
 from plgolf.training.timing.clock import TrainClock
@@ -67,7 +67,7 @@ def describe_bytes(path: Path, ledger: Ledger, module: GolfModule, stats: Quanti
     roles = parameter_roles(module.gpt)
     originals = weights_to_reference(module.gpt.state_dict())
     obj = read_artifact_dict(path)
-    entries = [asdict(entry) for entry in weigh_tensors(obj, originals)]
+    entries = [asdict(entry) for entry in measure_tensors(obj, originals)]
     for entry in entries:
         entry["name"] = weight_name_from_reference(entry["name"])
         entry["role"] = roles[entry["name"]].value

@@ -10,7 +10,7 @@ import json
 import re
 import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ class Artifact:
         seq_len: tokens of the sequences that it was trained on, or None if the file does not say.
         tokenizer_sha256: hash of the tokenizer's file, or None if the file does not say.
         tokenizer: contents of the tokenizer's file, or None if it is not carried.
+        stored: the file's dict as it was read, with codes and scales.
     """
 
     config: GPTConfig | None
@@ -67,6 +68,7 @@ class Artifact:
     seq_len: int | None = None
     tokenizer_sha256: str | None = None
     tokenizer: bytes | None = None
+    stored: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def gpt(self, config: GPTConfig | None = None) -> GPT:
         """Makes the model.
@@ -112,7 +114,7 @@ def save_artifact(
         UserError: the tokenizer or ``seq_len`` is out of bounds, or a weight cannot be written: it is not
             finite, is too large for float16, or has another dtype than the configuration says.
     """
-    check_weights_fit(gpt.config, gpt.state_dict())
+    _check_dtypes(gpt)
     roles = parameter_roles(gpt)
     obj, stats = quantize_state_dict(
         weights_to_reference(gpt.state_dict()),
@@ -126,15 +128,26 @@ def save_artifact(
     }
     obj[HEADER_KEY] = json.dumps(header, separators=(",", ":"))
     if carry_tokenizer:
-        if not tokenizer or len(tokenizer) > _MAX_TOKENIZER_BYTES:
+        num_bytes = len(tokenizer or b"")
+        if tokenizer is None or not 1 <= num_bytes <= _MAX_TOKENIZER_BYTES:
             raise UserError(
-                f"a tokenizer to carry must have from 1 to {_MAX_TOKENIZER_BYTES} bytes, "
-                f"got {len(tokenizer or b'')}"
+                f"a tokenizer to carry must have from 1 to {_MAX_TOKENIZER_BYTES} bytes, got {num_bytes}"
             )
         obj[TOKENIZER_KEY] = torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8)
     check_quantized(obj)  # What could not be read again must not take an older file's place.
     write_atomically(Path(path), pack(obj))
     return stats
+
+
+def _check_dtypes(gpt: GPT) -> None:
+    """Checks that a reader, who makes the model from its configuration, gets the same dtypes."""
+    if type(gpt) is not GPT:  # Other classes may have tensors that a reader does not expect.
+        check_weights_fit(gpt.config, gpt.state_dict())
+    stream = getattr(torch, gpt.config.compute_dtype)
+    for name, tensor in gpt.state_dict().items():
+        expected = stream if name == "embedding.weight" else torch.float32
+        if tensor.dtype is not expected:
+            raise UserError(f"{name} must be {expected}, got {tensor.dtype}")
 
 
 def read_artifact(path: str | Path) -> Artifact:
@@ -155,7 +168,7 @@ def read_artifact(path: str | Path) -> Artifact:
         if HEADER_KEY not in obj:
             if TOKENIZER_KEY in obj:
                 raise UserError("it carries a tokenizer, but no header")
-            return Artifact(config=None, weights=weights)
+            return Artifact(config=None, weights=weights, stored=obj)
         header = _checked_header(obj[HEADER_KEY])
         return Artifact(
             config=config_from_dict(GPTConfig, header["config"]),
@@ -163,6 +176,7 @@ def read_artifact(path: str | Path) -> Artifact:
             seq_len=_checked_seq_len(header.get("seq_len")),
             tokenizer_sha256=_checked_sha256(header.get("tokenizer_sha256")),
             tokenizer=_carried_tokenizer(obj, header.get("tokenizer_sha256")),
+            stored=obj,
         )
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

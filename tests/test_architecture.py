@@ -42,7 +42,7 @@ ALLOWED = {
     "reference": LEAVES | {"model"},
     "evaluate": LEAVES | {"model", "data"},
     "artifact": LEAVES | {"model", "reference"},
-    "submission": LEAVES | {"reference"},
+    "submission": LEAVES,
     "corpus": LEAVES | {"data"},
     "generation": LEAVES | {"model", "data", "evaluate", "artifact"},
     "report": LEAVES,

@@ -14,16 +14,12 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from plgolf.arguments import OneLineErrors
 from plgolf.config import config_from_dict, config_to_dict
-from plgolf.errors import UserError
+from plgolf.errors import RunError, UserError
 from plgolf.model import GPTConfig
 from plgolf.training import (
     ArtifactExport,
-    CompileWarmup,
-    ConsoleLog,
     GolfModule,
-    PeerWatch,
     RunCheckpoint,
-    SampleLog,
     ShardDataModule,
     TrainClock,
 )
@@ -31,6 +27,7 @@ from plgolf.training.checkpoints.files import CheckpointFiles
 from plgolf.training.checkpoints.resume import check_resume
 from plgolf.training.checkpoints.run_checkpoint import LIGHTNINGS_WORDS, find_checkpoint
 from plgolf.training.command.allowed_classes import check_allowed_classes
+from plgolf.training.command.packed import add_run_arguments
 from plgolf.training.command.parser import GolfParser, overrides
 from plgolf.training.command.profiling import profiler_named
 from plgolf.training.command.quiet import quiet_libraries
@@ -93,14 +90,7 @@ class GolfCLI(LightningCLI):
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_lightning_class_args(TrainClock, "clock")
-        parser.add_lightning_class_args(CompileWarmup, "warmup")
-        parser.add_lightning_class_args(ArtifactExport, "export")
-        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(PeerWatch, "peers")
-        parser.add_lightning_class_args(ConsoleLog, "console")
-        parser.add_lightning_class_args(SampleLog, "samples")
-        parser.link_arguments("model.gpt.vocab_size", "data.vocab_size")
+        add_run_arguments(parser)
         # Said, so that its settings are found in the help and set without naming it.
         parser.set_defaults({"model.schedule": {"class_path": "plgolf.optim.Warmdown"}})
 
@@ -192,6 +182,11 @@ class GolfCLI(LightningCLI):
 
     def after_fit(self) -> None:
         result = self._export.result
+        if result and result["code"]["error"]:
+            raise RunError(
+                f"the packed code failed its check: {result['code']['error']} "
+                "(everything was written; see result.json)"
+            )
         if result and not result["within_budget"]:
             raise UserError(
                 f"total_bytes must be at most {result['budget_bytes']}, got {result['total_bytes']} "

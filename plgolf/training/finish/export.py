@@ -1,4 +1,4 @@
-"""The end of a run: the artifact is written, read back from disk, scored, weighed and recorded."""
+"""The end of a run: writes artifact and packed code, reads the artifact back, scores and records it."""
 
 import json
 from itertools import islice
@@ -10,14 +10,16 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
-from plgolf.artifact import load_gpt, save_artifact
+from plgolf.artifact import Artifact, read_artifact, save_artifact
 from plgolf.errors import UserError
 from plgolf.evaluate import BitsPerByte
 from plgolf.evaluate.analysis import ScoreAnalysis
 from plgolf.evaluate.score import Score
 from plgolf.files import write_atomically
 from plgolf.reference.int8_zlib import QuantizeStats
-from plgolf.submission import BUDGET_BYTES, Ledger, pack_code
+from plgolf.submission import BUDGET_BYTES, Ledger
+from plgolf.submission.archive import CODE_FILE
+from plgolf.training.finish.packed_code import CodeRecord, check_code, pack_run
 from plgolf.training.finish.provenance import Provenance
 from plgolf.training.finish.result import compare_compressors, describe_bytes, describe_run, describe_scores
 from plgolf.training.logs.run_config import log_ledger
@@ -27,7 +29,7 @@ from plgolf.training.timing.clock import TrainClock
 
 
 class ArtifactExport(Callback):
-    """Writes ``model.int8.ptz``, ``code.tar.xz`` and ``result.json`` at the end of a fit.
+    """Writes ``model.int8.ptz``, ``code.tar.bz2`` and ``result.json`` at the end of a fit.
 
     The round-trip score is of the file on disk: its weights replace the trained ones for one full
     validation on all ranks, after which the trained ones come back.
@@ -40,6 +42,7 @@ class ArtifactExport(Callback):
         hardest_documents: documents that ``analysis.json`` shows token by token; the hardest ones.
         tokenizer: where the tokenizer's file goes; beside the artifact, or also inside of it, where it counts
             against the budget.
+        check_code: runs the packed code on the artifact in a process of its own, which takes some seconds.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class ArtifactExport(Callback):
         compressors: list[Literal["zlib", "xz"]] | None = None,
         hardest_documents: int = 8,
         tokenizer: Literal["beside", "inside"] = "beside",
+        check_code: bool = True,
     ) -> None:
         for name, value, least in (
             ("budget_bytes", budget_bytes, 1),
@@ -61,6 +65,7 @@ class ArtifactExport(Callback):
         self.compressors = compressors or []
         self.hardest_documents = hardest_documents
         self.tokenizer = tokenizer
+        self.check_code = check_code
         self.provenance = Provenance()
         self.result: dict[str, Any] = {}
         """What ``result.json`` holds, on rank 0, once written."""
@@ -105,24 +110,30 @@ class ArtifactExport(Callback):
         path = self.folder(trainer) / "model.int8.ptz"
         with clock.phase("export"):
             before = pl_module.run.val_score or _score(trainer, pl_module)
-            stats = self._export(trainer, pl_module, path)
+            stats, code = self._export(trainer, pl_module, path)
+            artifact = _read(trainer, path)
             say(f"export: wrote {path}, scoring what it holds")
         analysis = ScoreAnalysis(data.val_split, data.tokenizer, num_documents=self.hardest_documents)
         with clock.phase("roundtrip"):
-            after = _score_file(trainer, pl_module, path, analysis)
+            after = _score_artifact(trainer, pl_module, artifact, analysis)
         with clock.phase("export"):
             analysed = analysis.finish(pl_module.device)
-        if trainer.is_global_zero:
+        if artifact is not None:
             assert stats is not None
+            assert code is not None
+            if self.check_code:
+                code = check_code(code, path, artifact, data)
             ledger = Ledger(
                 artifact_bytes=path.stat().st_size,
-                code_bytes=(path.parent / "code.tar.xz").stat().st_size,
+                code_bytes=len(code.archive),
                 budget_bytes=self.budget_bytes,
             )
             self.result = {
                 **describe_run(trainer, pl_module, self.provenance),
                 **describe_scores(before, after),
-                **describe_bytes(path, ledger, pl_module, stats),
+                **describe_bytes(artifact, ledger, pl_module, stats),
+                "artifact": path.name,
+                "code": code.as_dict(),
                 "compressors_bpb": compare_compressors(trainer, self.compressors),
                 "metrics": [_relative(Path(file), path.parent) for file in self._metrics],
             }
@@ -130,8 +141,11 @@ class ArtifactExport(Callback):
             _write(path.parent / "result.json", json.dumps(self.result, indent=2))
             log_ledger(trainer.loggers, self.result, after.named("roundtrip"))
 
-    def _export(self, trainer: Trainer, module: GolfModule, path: Path) -> QuantizeStats | None:
-        stats, failure = None, None
+    def _export(
+        self, trainer: Trainer, module: GolfModule, path: Path
+    ) -> tuple[QuantizeStats | None, CodeRecord | None]:
+        """Writes artifact, tokenizer and code on rank 0; a failure is raised on every rank."""
+        stats, code, failure = None, None, None
         if trainer.is_global_zero:
             try:
                 data = trainer.datamodule  # type: ignore[attr-defined]
@@ -140,17 +154,14 @@ class ArtifactExport(Callback):
                     module.gpt, path, seq_len=data.seq_len, tokenizer=content, carry_tokenizer=inside
                 )
                 write_atomically(path.parent / data.tokenizer.file_name, content)
-                write_atomically(path.parent / "code.tar.xz", self._code())
+                code = pack_run(self.provenance.config)
+                write_atomically(path.parent / CODE_FILE, code.archive)
             except OSError as error:
                 failure = f"{path}: cannot be written: {error.strerror}"
             except UserError as error:
                 failure = f"{path}: {error}"
         _fail_together(trainer, failure)
-        return stats
-
-    def _code(self) -> bytes:
-        config = self.provenance.config
-        return pack_code({"config.yaml": config.encode()} if config else None)
+        return stats, code
 
 
 def _relative(path: Path, folder: Path) -> str:
@@ -193,18 +204,31 @@ def _score(trainer: Trainer, module: GolfModule, analysis: ScoreAnalysis | None 
     return Score.of(metric)
 
 
-def _score_file(trainer: Trainer, module: GolfModule, path: Path, analysis: ScoreAnalysis) -> Score:
-    """Scores the weights in a file that rank 0 can read, then brings the trained ones back."""
-    trained = {name: tensor.clone() for name, tensor in module.gpt.state_dict().items()}
-    failure = None
+def _read(trainer: Trainer, path: Path) -> Artifact | None:
+    """Reads the artifact on rank 0: the others may be on a machine that does not see the file."""
+    artifact, failure = None, None
     if trainer.is_global_zero:
         try:
-            module.gpt.load_state_dict(load_gpt(path).state_dict())
+            artifact = read_artifact(path)
         except UserError as error:
             failure = str(error)
     _fail_together(trainer, failure)
+    return artifact
+
+
+def _score_artifact(
+    trainer: Trainer, module: GolfModule, artifact: Artifact | None, analysis: ScoreAnalysis
+) -> Score:
+    """Scores the weights of rank 0's artifact on all ranks, then restores the trained weights."""
+    trained = {name: tensor.clone() for name, tensor in module.gpt.state_dict().items()}
+    failure = None
+    if artifact is not None:
+        try:
+            module.gpt.load_state_dict(artifact.gpt().state_dict())
+        except UserError as error:
+            failure = f"the artifact that was written cannot be loaded: {error}"
+    _fail_together(trainer, failure)
     if trainer.world_size > 1:
-        # Another machine may not see the file: rank 0's reading is everyone's.
         for tensor in module.gpt.state_dict().values():
             dist.broadcast(tensor, src=0)
     try:

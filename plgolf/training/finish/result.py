@@ -1,4 +1,4 @@
-"""``result.json``: what a run was, what it reached and what it weighs."""
+"""``result.json``: settings, scores and bytes of a run."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Trainer
 
+from plgolf.artifact import Artifact
 from plgolf.evaluate.compressors import compressor_bits_per_byte
 from plgolf.evaluate.score import Score
 from plgolf.hardware import device_name
-from plgolf.reference import read_artifact_dict, weight_name_from_reference, weights_to_reference
+from plgolf.reference import weight_name_from_reference, weights_to_reference
 from plgolf.reference.int8_zlib import QuantizeStats
+from plgolf.reference.measure import compressed_bytes, measure_tensors
 from plgolf.reference.validation import TOKENIZER_KEY
 from plgolf.roles import parameter_roles
-from plgolf.submission import Ledger, compressed_bytes, measure_tensors
+from plgolf.submission import Ledger
 from plgolf.training.finish.provenance import Provenance, git_commit, versions
 from plgolf.training.module import GolfModule
 from plgolf.training.timing.clock import TrainClock
@@ -62,19 +64,21 @@ def describe_scores(before: Score, after: Score) -> dict[str, Any]:
     }
 
 
-def describe_bytes(path: Path, ledger: Ledger, module: GolfModule, stats: QuantizeStats) -> dict[str, Any]:
-    """Says what the artifact at ``path`` weighs, tensor by tensor, and what each tensor lost in it."""
+def describe_bytes(
+    artifact: Artifact, ledger: Ledger, module: GolfModule, stats: QuantizeStats
+) -> dict[str, Any]:
+    """Returns bytes by part and by tensor of the artifact that was read back, and each tensor's error."""
     roles = parameter_roles(module.gpt)
     originals = weights_to_reference(module.gpt.state_dict())
-    obj = read_artifact_dict(path)
-    entries = [asdict(entry) for entry in measure_tensors(obj, originals)]
+    restored = weights_to_reference(artifact.weights)
+    entries = [asdict(entry) for entry in measure_tensors(artifact.stored, restored, originals)]
     for entry in entries:
         entry["name"] = weight_name_from_reference(entry["name"])
         entry["role"] = roles[entry["name"]].value
+    carried = artifact.stored.get(TOKENIZER_KEY)
     return {
-        "artifact": path.name,
         **asdict(ledger),
-        "tokenizer_bytes": compressed_bytes(obj[TOKENIZER_KEY]) if TOKENIZER_KEY in obj else 0,
+        "tokenizer_bytes": compressed_bytes(carried) if carried is not None else 0,
         "total_bytes": ledger.total_bytes,
         "within_budget": ledger.within_budget,
         "quantize": stats.as_dict(),

@@ -1,0 +1,90 @@
+"""Packs the code of a run: the modules that it needs, without what is not used in them."""
+
+import ast
+import pydoc
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from plgolf.submission.archive import archive_files
+from plgolf.submission.packing.minify import MINIFIER, minified
+from plgolf.submission.packing.modules import Module, find_modules, imported_names
+from plgolf.submission.packing.tree_shaking import keep_used, words_in
+
+ENTRY = "plgolf.training.command.packed"
+_MAIN = "plgolf.__main__"
+_NOT_NEEDED = ("plgolf.corpus", "plgolf.report", "plgolf.submission.packing")
+"""Imported inside functions to prepare a dataset, to draw pictures for loggers and to pack a run."""
+_IF_USED = ("plgolf.generation",)
+"""Imported inside functions by runs that log samples."""
+
+
+@dataclass(frozen=True)
+class PackedCode:
+    """Code that was packed.
+
+    Args:
+        archive: contents of ``code.tar.bz2``.
+        num_modules: Python files in it.
+        minifier: program that shortened them, with its version; None if only docstrings, comments and
+            unused parts were removed.
+    """
+
+    archive: bytes
+    num_modules: int
+    minifier: str | None
+
+
+def pack_code(config: str = "") -> PackedCode:
+    """Packs the modules that train, export and score as this process does.
+
+    Which modules these are follows from the imports of the entry point, ``plgolf.training.command.packed``,
+    and from the classes that the configuration names. The code that generates text is packed if this process
+    has imported it; code that prepares datasets, draws reports or packs is not. What no packed module
+    mentions is removed from plgolf's modules.
+
+    Args:
+        config: the complete configuration as YAML, which becomes ``config.yaml``; none if empty.
+
+    Returns:
+        The packed code; the same sources, settings and imported modules give the same bytes with the same
+        versions of Python and python-minifier.
+
+    Raises:
+        UserError: the source of a module cannot be read.
+    """
+    entry = ast.parse(f"from {ENTRY} import main\nmain()")
+    named = sorted(set(_class_paths(yaml.safe_load(config)))) if config else []
+    roots = [ENTRY, *(path.rpartition(".")[0] for path in named), *map(_home, named)]
+
+    modules = find_modules(roots, _is_needed)
+    words = words_in(entry) | {word for path in named for word in path.split(".")}
+    keep_used(modules, words)
+    modules = {**find_modules(roots, _is_needed, modules), _MAIN: Module(entry, "plgolf/__main__.py")}
+    # An empty package is a namespace package, which needs no file.
+    kept = [module for module in modules.values() if module.tree.body]
+    private = {name for module in kept for name in imported_names(module.tree) if name.startswith("_")}
+    files = {module.path: minified(ast.unparse(module.tree), frozenset(private)).encode() for module in kept}
+    extra = {"config.yaml": config.encode()} if config else {}
+    return PackedCode(archive_files({**files, **extra}), len(files), MINIFIER)
+
+
+def _is_needed(module: str) -> bool:
+    return not module.startswith(_NOT_NEEDED) and (module in sys.modules or not module.startswith(_IF_USED))
+
+
+def _home(class_path: str) -> str:
+    """Returns the module in which a class is defined, which may be named by another that imports it."""
+    return str(getattr(pydoc.locate(class_path), "__module__", ""))
+
+
+def _class_paths(value: Any) -> Iterable[str]:
+    if isinstance(value, dict):
+        if isinstance(value.get("class_path"), str):
+            yield value["class_path"]
+        value = list(value.values())
+    for item in value if isinstance(value, list) else ():
+        yield from _class_paths(item)

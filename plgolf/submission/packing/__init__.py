@@ -16,7 +16,7 @@ from plgolf.submission.packing.tree_shaking import keep_used, words_in
 
 ENTRY = "plgolf.training.command.packed"
 _MAIN = "plgolf.__main__"
-_NOT_NEEDED = ("plgolf.corpus", "plgolf.report", "plgolf.submission.packing")
+_NOT_NEEDED = ("plgolf.corpus", "plgolf.report", "plgolf.training.finish.packed_code")
 """Imported inside functions to prepare a dataset, to draw pictures for loggers and to pack a run."""
 _IF_USED = ("plgolf.generation",)
 """Imported inside functions by runs that log samples."""
@@ -31,11 +31,13 @@ class PackedCode:
         num_modules: Python files in it.
         minifier: program that shortened them, with its version; None if only docstrings, comments and
             unused parts were removed.
+        not_minified: files that the minifier failed on.
     """
 
     archive: bytes
     num_modules: int
     minifier: str | None
+    not_minified: list[str]
 
 
 def pack_code(config: str = "") -> PackedCode:
@@ -67,9 +69,14 @@ def pack_code(config: str = "") -> PackedCode:
     # An empty package is a namespace package, which needs no file.
     kept = [module for module in modules.values() if module.tree.body]
     private = {name for module in kept for name in imported_names(module.tree) if name.startswith("_")}
-    files = {module.path: minified(ast.unparse(module.tree), frozenset(private)).encode() for module in kept}
+    files, failed = {}, []
+    for module in kept:
+        source = ast.unparse(module.tree)
+        short = minified(source, frozenset(private))
+        failed += [] if short else [module.path]
+        files[module.path] = (short or source).encode()
     extra = {"config.yaml": config.encode()} if config else {}
-    return PackedCode(archive_files({**files, **extra}), len(files), MINIFIER)
+    return PackedCode(archive_files({**files, **extra}), len(files), MINIFIER, failed if MINIFIER else [])
 
 
 def _is_needed(module: str) -> bool:

@@ -14,7 +14,7 @@ else:
 
 
 @functools.cache
-def minified(source: str, imported: frozenset[str] = frozenset()) -> str:
+def minified(source: str, imported: frozenset[str] = frozenset()) -> str | None:
     """Shortens a module with python-minifier, if it is installed.
 
     Local variables and private names of the module become short. Names that other modules, settings or
@@ -25,17 +25,21 @@ def minified(source: str, imported: frozenset[str] = frozenset()) -> str:
         imported: private names that other modules import.
 
     Returns:
-        The short source; ``source`` itself without python-minifier.
+        The short source; None without python-minifier, or if it fails on this source.
     """
     if MINIFIER is None:
-        return source
+        return None
     names = sorted(set(re.findall(r"\w+", source)))
     public = [name for name in names if not re.match("_[^_]", name) or name in imported]
-    short: str = minify(
-        source,
-        rename_globals=True,
-        preserve_globals=public,
-        remove_annotations=False,
-        hoist_literals=False,
-    )
-    return short
+    try:
+        return str(
+            minify(
+                source,
+                rename_globals=True,
+                preserve_globals=public,
+                remove_annotations=False,
+                hoist_literals=False,
+            )
+        )
+    except Exception:  # It documents no errors; 3.4.0 raises a ValueError for some f-strings.
+        return None

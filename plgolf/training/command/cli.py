@@ -182,10 +182,10 @@ class GolfCLI(LightningCLI):
 
     def after_fit(self) -> None:
         result = self._export.result
-        if result and result["code"]["error"]:
+        problem = result.get("code", {}).get("error")
+        if problem:
             raise RunError(
-                f"the packed code failed its check: {result['code']['error']} "
-                "(everything was written; see result.json)"
+                f"the packed code failed its check: {problem} (everything was written; see result.json)"
             )
         if result and not result["within_budget"]:
             raise UserError(

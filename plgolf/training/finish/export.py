@@ -1,15 +1,17 @@
 """The end of a run: writes artifact and packed code, reads the artifact back, scores and records it."""
 
 import json
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
+import plgolf
 from plgolf.artifact import Artifact, read_artifact, save_artifact
 from plgolf.errors import UserError
 from plgolf.evaluate import BitsPerByte
@@ -18,14 +20,16 @@ from plgolf.evaluate.score import Score
 from plgolf.files import write_atomically
 from plgolf.reference.int8_zlib import QuantizeStats
 from plgolf.submission import BUDGET_BYTES, Ledger
-from plgolf.submission.archive import CODE_FILE
-from plgolf.training.finish.packed_code import CodeRecord, check_code, pack_run
+from plgolf.submission.archive import CODE_FILE, archive_folder
+from plgolf.training.datamodule import ShardDataModule
 from plgolf.training.finish.provenance import Provenance
 from plgolf.training.finish.result import compare_compressors, describe_bytes, describe_run, describe_scores
 from plgolf.training.logs.run_config import log_ledger
 from plgolf.training.logs.screen import progress, say
 from plgolf.training.module import GolfModule
 from plgolf.training.timing.clock import TrainClock
+
+T = TypeVar("T")
 
 
 class ArtifactExport(Callback):
@@ -110,58 +114,62 @@ class ArtifactExport(Callback):
         path = self.folder(trainer) / "model.int8.ptz"
         with clock.phase("export"):
             before = pl_module.run.val_score or _score(trainer, pl_module)
-            stats, code = self._export(trainer, pl_module, path)
-            artifact = _read(trainer, path)
+            stats = _on_rank_zero(trainer, lambda: self._save(pl_module, data, path))
+            # Another machine may not see the file, and one reading serves score, ledger and check.
+            artifact = _on_rank_zero(trainer, lambda: read_artifact(path))
             say(f"export: wrote {path}, scoring what it holds")
         analysis = ScoreAnalysis(data.val_split, data.tokenizer, num_documents=self.hardest_documents)
         with clock.phase("roundtrip"):
             after = _score_artifact(trainer, pl_module, artifact, analysis)
         with clock.phase("export"):
             analysed = analysis.finish(pl_module.device)
-        if artifact is not None:
-            assert stats is not None
-            assert code is not None
-            if self.check_code:
-                code = check_code(code, path, artifact, data)
+            code = _on_rank_zero(trainer, lambda: self._pack(artifact, data, path))
+        if stats is not None and artifact is not None and code is not None:
             ledger = Ledger(
                 artifact_bytes=path.stat().st_size,
-                code_bytes=len(code.archive),
+                code_bytes=(path.parent / CODE_FILE).stat().st_size,
                 budget_bytes=self.budget_bytes,
             )
             self.result = {
                 **describe_run(trainer, pl_module, self.provenance),
                 **describe_scores(before, after),
-                **describe_bytes(artifact, ledger, pl_module, stats),
                 "artifact": path.name,
-                "code": code.as_dict(),
+                **describe_bytes(artifact, ledger, pl_module, stats),
+                "code": code,
                 "compressors_bpb": compare_compressors(trainer, self.compressors),
                 "metrics": [_relative(Path(file), path.parent) for file in self._metrics],
             }
-            _write(path.parent / "analysis.json", json.dumps(analysed))
-            _write(path.parent / "result.json", json.dumps(self.result, indent=2))
+            _write(path.parent / "analysis.json", f"{json.dumps(analysed)}\n".encode())
+            _write(path.parent / "result.json", f"{json.dumps(self.result, indent=2)}\n".encode())
             log_ledger(trainer.loggers, self.result, after.named("roundtrip"))
 
-    def _export(
-        self, trainer: Trainer, module: GolfModule, path: Path
-    ) -> tuple[QuantizeStats | None, CodeRecord | None]:
-        """Writes artifact, tokenizer and code on rank 0; a failure is raised on every rank."""
-        stats, code, failure = None, None, None
-        if trainer.is_global_zero:
-            try:
-                data = trainer.datamodule  # type: ignore[attr-defined]
-                content, inside = data.tokenizer.to_bytes(), self.tokenizer == "inside"
-                stats = save_artifact(
-                    module.gpt, path, seq_len=data.seq_len, tokenizer=content, carry_tokenizer=inside
-                )
-                write_atomically(path.parent / data.tokenizer.file_name, content)
-                code = pack_run(self.provenance.config)
-                write_atomically(path.parent / CODE_FILE, code.archive)
-            except OSError as error:
-                failure = f"{path}: cannot be written: {error.strerror}"
-            except UserError as error:
-                failure = f"{path}: {error}"
-        _fail_together(trainer, failure)
-        return stats, code
+    def _save(self, module: GolfModule, data: ShardDataModule, path: Path) -> QuantizeStats:
+        """Writes the artifact and the tokenizer."""
+        content, inside = data.tokenizer.to_bytes(), self.tokenizer == "inside"
+        try:
+            stats = save_artifact(
+                module.gpt, path, seq_len=data.seq_len, tokenizer=content, carry_tokenizer=inside
+            )
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        _write(path.parent / data.tokenizer.file_name, content)
+        return stats
+
+    def _pack(self, artifact: Artifact | None, data: ShardDataModule, path: Path) -> dict[str, Any]:
+        """Writes the packed code and checks it; returns what ``result.json`` says of it."""
+        assert artifact is not None
+        config, file = self.provenance.config, path.parent / CODE_FILE
+        try:
+            from plgolf.training.finish.packed_code import check_code, pack_run  # noqa: PLC0415 (not packed)
+        except ModuleNotFoundError:  # This process runs packed code: its folder is what was submitted.
+            archive, num_modules = archive_folder(Path(plgolf.__file__).parent.parent, config)
+            _write(file, archive)
+            return {"num_modules": num_modules}
+        archive, described = pack_run(config)
+        _write(file, archive)
+        return {**described, **(check_code(archive, path, artifact, data) if self.check_code else {})}
 
 
 def _relative(path: Path, folder: Path) -> str:
@@ -170,18 +178,25 @@ def _relative(path: Path, folder: Path) -> str:
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, data: bytes) -> None:
     try:
-        write_atomically(path, f"{text}\n".encode())
+        write_atomically(path, data)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def _fail_together(trainer: Trainer, failure: str | None) -> None:
-    """Raises rank 0's failure on every rank: the others would wait for it for ever."""
+def _on_rank_zero(trainer: Trainer, work: Callable[[], T]) -> T | None:
+    """Runs something on rank 0; its failure is raised on every rank, as the others would wait for it."""
+    result, failure = None, None
+    if trainer.is_global_zero:
+        try:
+            result = work()
+        except UserError as error:
+            failure = str(error)
     failure = trainer.strategy.broadcast(failure)
     if failure is not None:
         raise UserError(failure)
+    return result
 
 
 def _score(trainer: Trainer, module: GolfModule, analysis: ScoreAnalysis | None = None) -> Score:
@@ -204,30 +219,14 @@ def _score(trainer: Trainer, module: GolfModule, analysis: ScoreAnalysis | None 
     return Score.of(metric)
 
 
-def _read(trainer: Trainer, path: Path) -> Artifact | None:
-    """Reads the artifact on rank 0: the others may be on a machine that does not see the file."""
-    artifact, failure = None, None
-    if trainer.is_global_zero:
-        try:
-            artifact = read_artifact(path)
-        except UserError as error:
-            failure = str(error)
-    _fail_together(trainer, failure)
-    return artifact
-
-
 def _score_artifact(
     trainer: Trainer, module: GolfModule, artifact: Artifact | None, analysis: ScoreAnalysis
 ) -> Score:
     """Scores the weights of rank 0's artifact on all ranks, then restores the trained weights."""
     trained = {name: tensor.clone() for name, tensor in module.gpt.state_dict().items()}
-    failure = None
-    if artifact is not None:
-        try:
-            module.gpt.load_state_dict(artifact.gpt().state_dict())
-        except UserError as error:
-            failure = f"the artifact that was written cannot be loaded: {error}"
-    _fail_together(trainer, failure)
+    restored = _on_rank_zero(trainer, lambda: artifact.gpt().state_dict() if artifact else None)
+    if restored is not None:
+        module.gpt.load_state_dict(restored)
     if trainer.world_size > 1:
         for tensor in module.gpt.state_dict().values():
             dist.broadcast(tensor, src=0)

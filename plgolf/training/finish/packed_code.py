@@ -1,16 +1,19 @@
 """The packed code of a run: packed, checked in a process of its own, described in ``result.json``."""
 
+import inspect
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
+from lightning.pytorch import Trainer
 
-import plgolf
 from plgolf.artifact import Artifact
-from plgolf.submission.archive import archive_folder
+from plgolf.submission.packing import pack_code
+from plgolf.submission.packing.check import score_with
 from plgolf.training.datamodule import ShardDataModule
 from plgolf.training.logs.screen import say
 
@@ -18,77 +21,62 @@ _MAX_SAMPLE_TOKENS = 1024
 _MAX_DIFFERENCE = 1e-6
 
 
-@dataclass(frozen=True)
-class CodeRecord:
-    """The packed code, and what its check found.
-
-    Args:
-        archive: contents of ``code.tar.bz2``.
-        num_modules: Python files in it.
-        minifier: program that shortened them; None if they were only stripped.
-        check_seconds: seconds that the check took; None if it was not run.
-        bpb_difference: bits per byte between the scores of a sample by this process and by the packed code.
-        error: why the check failed; None if it did not.
-    """
-
-    archive: bytes
-    num_modules: int
-    minifier: str | None = None
-    check_seconds: float | None = None
-    bpb_difference: float | None = None
-    error: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns what ``result.json`` says."""
-        return {name: value for name, value in asdict(self).items() if name != "archive"}
-
-
-def pack_run(config: str) -> CodeRecord:
+def pack_run(config: str) -> tuple[bytes, dict[str, Any]]:
     """Packs the code of this run.
 
     Args:
         config: the complete configuration as YAML; empty if the run was not started by a command.
+
+    Returns:
+        The archive, and what ``result.json`` says of it: ``num_modules``, ``minifier`` (the program that
+        shortened the modules; None if only docstrings, comments and unused parts are removed) and
+        ``not_minified`` (modules that it failed on).
     """
-    try:
-        from plgolf.submission.packing import pack_code  # noqa: PLC0415 (packed code cannot pack)
-    except ModuleNotFoundError:
-        # This process runs packed code, whose folder is what was submitted.
-        folder = Path(plgolf.__file__).parent.parent
-        return CodeRecord(*archive_folder(folder, config))
-    packed = pack_code(config)
-    return CodeRecord(packed.archive, packed.num_modules, packed.minifier)
+    packed = pack_code(_without_defaults(config))
+    described = asdict(packed)
+    return described.pop("archive"), described
 
 
-def check_code(code: CodeRecord, path: Path, artifact: Artifact, data: ShardDataModule) -> CodeRecord:
+def _without_defaults(config: str) -> str:
+    """Leaves out what Lightning's Trainer takes anyway, and top-level settings that are null."""
+    settings = yaml.safe_load(config)
+    if not settings:
+        return ""
+    defaults = inspect.signature(Trainer).parameters
+    trainer = {k: v for k, v in settings.get("trainer", {}).items() if v != defaults[k].default}
+    kept = {**settings, "trainer": trainer}
+    kept = {name: value for name, value in kept.items() if value is not None}
+    return str(yaml.safe_dump(kept, sort_keys=False, default_flow_style=None))
+
+
+def check_code(archive: bytes, path: Path, artifact: Artifact, data: ShardDataModule) -> dict[str, Any]:
     """Runs the packed code on the artifact, in a process that sees no other code of plgolf.
 
     It imports all that training imports, parses the configuration, loads the artifact and scores the first
     sequence of the validation split, as this process does with its own code, on the CPU.
 
     Args:
-        code: the packed code.
+        archive: the packed code.
         path: the artifact's file.
         artifact: what this process has read from it.
         data: has the validation split.
 
     Returns:
-        The record with what was found; a failure is also shown on the console.
+        What ``result.json`` says of the check: ``check_seconds``, ``bpb_difference`` (bits per byte between
+        the two scores; None if the packed code gave none) and ``error`` (why the check failed, or None). A
+        failure is also shown on the console.
     """
-    try:
-        from plgolf.submission.packing.check import score_with  # noqa: PLC0415 (as above)
-    except ModuleNotFoundError:
-        return code
     batch = data.val_split.batch(0)
     inputs, targets = (ids[0, :_MAX_SAMPLE_TOKENS].long() for ids in (batch.input_ids, batch.target_ids))
     num_bytes = int(np.asarray(data.byte_counts(inputs.numpy(), targets.numpy())).sum())
     with torch.no_grad():
         losses = artifact.gpt()(inputs[None], targets[None], reduction="none")
     expected = float(losses.double().sum())
-    checked = score_with(code.archive, path, inputs.numpy(), targets.numpy())
+    checked = score_with(archive, path, inputs.numpy(), targets.numpy())
     difference = None if checked.nats is None else abs(checked.nats - expected) / (math.log(2) * num_bytes)
     error = checked.error
     if difference is not None and not difference <= _MAX_DIFFERENCE:
         error = f"its score of a sample differs by {difference:.3g} bits per byte"
     if error:
         say(f"export: the packed code failed its check: {error}")
-    return replace(code, check_seconds=checked.seconds, bpb_difference=difference, error=error)
+    return {"check_seconds": checked.seconds, "bpb_difference": difference, "error": error}

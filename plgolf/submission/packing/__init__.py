@@ -1,6 +1,7 @@
 """Packs the code of a run: the modules that it needs, without what is not used in them."""
 
 import ast
+import functools
 import pydoc
 import sys
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ import yaml
 from plgolf.submission.archive import archive_files
 from plgolf.submission.packing.minify import MINIFIER, minified
 from plgolf.submission.packing.modules import Module, find_modules, imported_names
+from plgolf.submission.packing.short_names import shorten_names
 from plgolf.submission.packing.tree_shaking import keep_used, words_in
 
 ENTRY = "plgolf.training.command.packed"
@@ -20,6 +22,8 @@ _NOT_NEEDED = ("plgolf.corpus", "plgolf.report", "plgolf.training.finish.packed_
 """Imported inside functions to prepare a dataset, to draw pictures for loggers and to pack a run."""
 _IF_USED = ("plgolf.generation",)
 """Imported inside functions by runs that log samples."""
+_ALSO_USED = {"read_artifact"}
+"""What ``check.py`` calls besides the entry point."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +62,30 @@ def pack_code(config: str = "") -> PackedCode:
     Raises:
         UserError: the source of a module cannot be read.
     """
-    entry = ast.parse(f"from {ENTRY} import main\nmain()")
-    named = sorted(set(_class_paths(yaml.safe_load(config)))) if config else []
-    roots = [ENTRY, *(path.rpartition(".")[0] for path in named), *map(_home, named)]
+    class_paths = tuple(sorted(set(_class_paths(yaml.safe_load(config))))) if config else ()
+    optional = frozenset(name for name in sys.modules if name.startswith(_IF_USED))
+    files, failed = _pack_modules(class_paths, optional)
+    extra = {"config.yaml": config.encode()} if config else {}
+    return PackedCode(archive_files({**files, **extra}), len(files), MINIFIER, failed if MINIFIER else [])
 
-    modules = find_modules(roots, _is_needed)
-    words = words_in(entry) | {word for path in named for word in path.split(".")}
+
+@functools.cache
+def _pack_modules(
+    class_paths: tuple[str, ...], optional: frozenset[str]
+) -> tuple[dict[str, bytes], list[str]]:
+    """Returns the sources to pack by path, and which of them the minifier failed on."""
+
+    def is_needed(module: str) -> bool:
+        return not module.startswith(_NOT_NEEDED) and (module in optional or not module.startswith(_IF_USED))
+
+    entry = ast.parse(f"from {ENTRY} import main\nmain()")
+    roots = [ENTRY, *(path.rpartition(".")[0] for path in class_paths), *map(_home, class_paths)]
+    modules = find_modules(roots, is_needed)
+    words = words_in(entry) | {word for path in class_paths for word in path.split(".")} | _ALSO_USED
     keep_used(modules, words)
-    modules = {**find_modules(roots, _is_needed, modules), _MAIN: Module(entry, "plgolf/__main__.py")}
+    modules = {**find_modules(roots, is_needed, modules), _MAIN: Module(entry, "plgolf/__main__.py")}
+    if MINIFIER is not None:
+        shorten_names((module.tree for module in modules.values()), words)
     # An empty package is a namespace package, which needs no file.
     kept = [module for module in modules.values() if module.tree.body]
     private = {name for module in kept for name in imported_names(module.tree) if name.startswith("_")}
@@ -75,12 +95,7 @@ def pack_code(config: str = "") -> PackedCode:
         short = minified(source, frozenset(private))
         failed += [] if short else [module.path]
         files[module.path] = (short or source).encode()
-    extra = {"config.yaml": config.encode()} if config else {}
-    return PackedCode(archive_files({**files, **extra}), len(files), MINIFIER, failed if MINIFIER else [])
-
-
-def _is_needed(module: str) -> bool:
-    return not module.startswith(_NOT_NEEDED) and (module in sys.modules or not module.startswith(_IF_USED))
+    return files, failed
 
 
 def _home(class_path: str) -> str:

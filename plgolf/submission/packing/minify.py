@@ -1,6 +1,5 @@
 """Shortens Python sources without changing what they do."""
 
-import functools
 import re
 from importlib.metadata import version
 
@@ -13,7 +12,6 @@ else:
 """What ``minified`` uses; None if the package is not installed."""
 
 
-@functools.cache
 def minified(source: str, imported: frozenset[str] = frozenset()) -> str | None:
     """Shortens a module with python-minifier, if it is installed.
 

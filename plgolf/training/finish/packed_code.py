@@ -32,13 +32,20 @@ def pack_run(config: str) -> tuple[bytes, dict[str, Any]]:
         shortened the modules; None if only docstrings, comments and unused parts are removed) and
         ``not_minified`` (modules that it failed on).
     """
-    packed = pack_code(_without_defaults(config))
+    packed = pack_code(without_defaults(config))
     described = asdict(packed)
     return described.pop("archive"), described
 
 
-def _without_defaults(config: str) -> str:
-    """Leaves out what Lightning's Trainer takes anyway, and top-level settings that are null."""
+def without_defaults(config: str) -> str:
+    """Leaves out settings that are the Trainer's own defaults, and top-level ones that are null.
+
+    Args:
+        config: a complete configuration as YAML, or an empty string.
+
+    Returns:
+        A configuration of the same run that the entry point of packed code reads.
+    """
     settings = yaml.safe_load(config)
     if not settings:
         return ""

@@ -1,9 +1,6 @@
 import io
 import json
 import pickle
-import subprocess
-import sys
-import tarfile
 import zlib
 
 import numpy as np
@@ -25,7 +22,6 @@ from plgolf.reference.int8_zlib import (
     unpack,
 )
 from plgolf.reference.rounding import dequantize_int8, quantize_int8
-from plgolf.submission import Ledger, pack_code
 
 CONFIG = GPTConfig(
     vocab_size=300,
@@ -270,26 +266,6 @@ def test_dequantised_weights_quantise_to_the_same_codes():
         torch.testing.assert_close(obj["scales"][name], again["scales"][name], rtol=2**-10, atol=0)
     for name, tensor in obj["passthrough"].items():
         assert torch.equal(tensor, again["passthrough"][name]), name
-
-
-def test_packed_code_runs_on_its_own(tmp_path):
-    with tarfile.open(fileobj=io.BytesIO(pack_code())) as archive:
-        archive.extractall(tmp_path, filter="data")
-    code = "import sys, plgolf.training.command.cli; print(plgolf.__file__, 'plgolf.corpus' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout == f"{tmp_path}/plgolf/__init__.py False\n", done.stderr
-
-
-def test_packed_code_is_the_package_and_reproducible():
-    packed = pack_code({"config.yaml": b"a: 1\n"})
-    assert packed == pack_code({"config.yaml": b"a: 1\n"}) != pack_code()
-    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        names = archive.getnames()
-        assert archive.extractfile("config.yaml").read() == b"a: 1\n"
-    assert "plgolf/model/gpt.py" in names and "plgolf/cli.py" in names
-    assert all(name.endswith((".py", ".yaml")) for name in names)
-    assert not any("corpus" in name for name in names)
-    assert not Ledger(15_999_999, 2).within_budget and Ledger(15_999_999, 1).within_budget
 
 
 def test_imports_from_the_old_name_of_the_room_say_the_new_one():

@@ -127,11 +127,12 @@ class _Strip(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         self._visit(node, in_fields=False)
-        if node.name != "__init__" and not node.decorator_list:
-            node.returns = None
-            for argument in ast.walk(node.args):
-                if isinstance(argument, ast.arg):
-                    argument.annotation = None
+        if node.decorator_list:
+            return node
+        node.returns = None
+        for argument in ast.walk(node.args) if node.name != "__init__" else ():
+            if isinstance(argument, ast.arg):
+                argument.annotation = None
         return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:

@@ -328,7 +328,7 @@ def test_going_on_from_an_artifact_or_a_stranger_is_refused(golden_recipe, tmp_p
     torch.save({"state_dict": {}}, tmp_path / "b.ckpt")
     for command, path, message in [
         ("fit", "a.ptz", "fit cannot go on from an artifact"),
-        ("validate", "a.ptz", "a.ptz: is no zlib stream"),
+        ("validate", "a.ptz", "a.ptz: must be a zlib stream"),
         ("validate", "a.ckpt", "a.ckpt: is no checkpoint: "),
         ("fit", "a.ckpt", "a.ckpt: is no checkpoint: "),
         ("validate", "b.ckpt", "b.ckpt: is no checkpoint of plgolf: it has no gpt_config"),

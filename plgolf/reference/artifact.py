@@ -1,4 +1,4 @@
-"""Artifacts of the reference program, which carry no configuration: read and written."""
+"""Reads and writes artifacts of the reference program, which have no configuration."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ from plgolf.reference.names import is_control_name
 
 
 def read_reference_artifact(path: str | Path) -> dict[str, Tensor]:
-    """Reads an ``.int8.ptz`` file without running anything in it.
+    """Reads an ``.int8.ptz`` file without running code from it.
 
     Args:
         path: the file.
@@ -34,7 +34,13 @@ def read_reference_artifact(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_artifact_dict(path: str | Path) -> dict[str, Any]:
-    """Reads an ``.int8.ptz`` file as the dict it holds.
+    """Reads the dict of an ``.int8.ptz`` file, which is checked for plain tensors but not for the format.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The dict.
 
     Raises:
         UserError: the file cannot be read or is malformed.
@@ -47,7 +53,7 @@ def read_artifact_dict(path: str | Path) -> dict[str, Any]:
 
 
 def write_reference_artifact(state_dict: Mapping[str, Tensor], path: str | Path) -> dict[str, int]:
-    """Quantises tensors and writes them as the reference would.
+    """Quantises tensors and writes them as the reference program does.
 
     Args:
         state_dict: tensors under the reference's names.

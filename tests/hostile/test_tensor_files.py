@@ -83,17 +83,20 @@ def tensor(
 HUGE = b"\x8a\6" + (2**46).to_bytes(6, "little") + b"\x85"
 
 CORRUPTIONS = {
-    "empty": (b"", "is no zip of torch.save"),
-    "text": (b"plain text " * 50, "is no zip of torch.save"),
-    "legacy": (pickle.dumps({"a": 1}) * 50, "is no zip of torch.save"),
+    "empty": (b"", "must be a file of torch.save"),
+    "text": (b"plain text " * 50, "must be a file of torch.save"),
+    "legacy": (pickle.dumps({"a": 1}) * 50, "must be a file of torch.save"),
     "cut": (FILE[:-1], "is damaged or cut short"),
     "longer": (FILE + b"\0", "is damaged or cut short"),
     "twice": (FILE + FILE, "is damaged or cut short"),
     "python's zip": (rezipped(FILE)[:-98] + rezipped(FILE)[-22:], "is damaged or cut short"),
     "deflated": (rezipped(FILE, compression=zipfile.ZIP_DEFLATED), "must be stored, not compressed"),
-    "other names": (rezipped(FILE).replace(b"archive/data/1", b"brchive/data/1"), "none of torch.save"),
+    "other names": (
+        rezipped(FILE).replace(b"archive/data/1", b"brchive/data/1"),
+        "torch.save does not write",
+    ),
     "the same name": (rezipped(FILE).replace(b"data/1", b"DATA/0"), "must have different names"),
-    "no pickle": (rezipped(FILE).replace(b"data.pkl", b"data.pkk"), "it has no data.pkl"),
+    "no pickle": (rezipped(FILE).replace(b"data.pkl", b"data.pkk"), "but has no data.pkl"),
     "large pickle": (
         rezipped(FILE, data_pkl=b"]" * (MAX_PICKLE_BYTES + 1)),
         "its data.pkl must have at most 2097152 bytes, got 2097153",
@@ -114,13 +117,13 @@ CORRUPTIONS = {
     "an object": (saved(OrderedDict(a=GLOBALS)), "it names '_codecs.encode'"),
     "nested": (pickled(DEEP), "must be nested at most 64 deep"),
     "in itself": (pickled(b"]q\0h\0a"), "must be nested at most 64 deep"),
-    "a function": (pickled(GLOBALS[1]), "must hold plain tensors and values only, got a type"),
+    "a function": (pickled(GLOBALS[1]), "must hold plain tensors and values only, got type"),
     "a storage": (
         pickled(STORAGE % (0, b"\6")),
-        "must hold plain tensors and values only, got a TypedStorage",
+        "must hold plain tensors and values only, got TypedStorage",
     ),
     "attributes": (pickled(GLOBALS[1] + b")R}X\5\0\0\0itemsNsb"), "an object in it has attributes"),
-    "copies": (pickled(GLOBALS[1] + b"}\x85R"), "holds no plain tensors: _empty_dict"),
+    "copies": (pickled(GLOBALS[1] + b"}\x85R"), "must hold plain tensors only: _empty_dict"),
     "larger than its record": (
         pickled(tensor(b"K\x20\x85", b"K\1\x85", numel=b"\x20")),
         "storage '0' must have 24 bytes, got 32 values",
@@ -135,8 +138,8 @@ CORRUPTIONS = {
         pickled(b"]q\0(" + tensor(b"K\6\x85", b"K\1\x85") + b"q\1" + b"h\1" * 100 + b"e"),
         "its tensors must fit into its [0-9]+ bytes of data, got 2424",
     ),
-    "an unknown operation": (pickled(b"I1\n"), "holds no plain tensors: 73"),
-    "cut pickle": (rezipped(FILE, data_pkl=b"\x80\x02]"), "holds no plain tensors: EOFError"),
+    "an unknown operation": (pickled(b"I1\n"), "must hold plain tensors only: 73"),
+    "cut pickle": (rezipped(FILE, data_pkl=b"\x80\x02]"), "must hold plain tensors only: EOFError"),
 }
 
 

@@ -62,9 +62,7 @@ def _gpt_without_weights(config: GPTConfig, weights: Mapping[str, Tensor]) -> GP
         _check_tensor(name, weights.get(name), tuple(tensor.shape), tensor.dtype)
     unknown = sorted(weights.keys() - expected.keys())
     if unknown:
-        raise UserError(
-            f"weights do not fit: {unknown[0]!r:.100} must be left out: this architecture has no such tensor"
-        )
+        raise UserError(f"weights do not fit: {unknown[0]!r:.100} is not in this architecture")
     return gpt
 
 

@@ -155,13 +155,13 @@ STRUCTURES = {
     "text": (changed("passthrough", GAIN, "text"), "must be a tensor, got str"),
     "an original dtype": (
         top("passthrough_orig_dtypes", {GAIN: "bfloat16"}),
-        "must be float16 and in passthrough",
+        "must be float16 and in",
     ),
     "two names": (added("passthrough", "blocks.0.attention.qk_gain", torch.ones(4)), "must be there once"),
     "a missing tensor": (removed("passthrough", SCALE), "weights do not fit: blocks.0.mlp_scale is missing"),
     "a strange tensor": (
         added("passthrough", "z", torch.ones(1)),
-        "'z' must be left out: this architecture has no such tensor",
+        "'z' is not in this architecture",
     ),
     "a shape": (changed("passthrough", SCALE, torch.ones(9)), "mlp_scale must have shape (256,), got (9,)"),
     "a type": (
@@ -190,7 +190,7 @@ STRUCTURES = {
     "kv heads": (with_config(attention={**ATTENTION, "num_kv_heads": 4}), "k_proj.weight must have shape"),
     "expansion": (with_config(mlp={"expansion": 1e300}), "mlp.expansion must give a whole hidden width"),
     "wide MLP": (with_config(mlp={"expansion": 4096.0}), "up_proj.weight must have shape (1048576, 256)"),
-    "tied": (with_config(head={"tied": True}), "'head.proj.weight' must be left out"),
+    "tied": (with_config(head={"tied": True}), "'head.proj.weight' is not in this architecture"),
     "compute dtype": (with_config(compute_dtype="float32"), "embedding.weight must be torch.float32"),
     "no seq_len": (with_header(lambda h: without(h, "seq_len")), "and 'seq_len' is missing"),
     "version 1 with more": (with_header(lambda h: {**h, "version": 1}), "and 'seq_len' is unknown"),

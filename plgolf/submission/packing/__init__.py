@@ -3,7 +3,6 @@
 import ast
 import functools
 import pydoc
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +17,12 @@ from plgolf.submission.packing.tree_shaking import keep_used, words_in
 
 ENTRY = "plgolf.training.command.packed"
 _MAIN = "plgolf.__main__"
-_NOT_NEEDED = ("plgolf.corpus", "plgolf.report", "plgolf.training.finish.packed_code")
-"""Imported inside functions to prepare a dataset, to draw pictures for loggers and to pack a run."""
-_IF_USED = ("plgolf.generation",)
-"""Imported inside functions by runs that log samples."""
+_NOT_NEEDED = (
+    *("plgolf.corpus", "plgolf.generation", "plgolf.report", "plgolf.training.finish.details"),
+    *(f"plgolf.training.logs.console.{style}" for style in ("bar", "lines", "panel")),
+)
+"""Imported inside functions to prepare a dataset, to log samples, pictures and details, and for progress in
+styles that packed code does not use."""
 _ALSO_USED = {"read_artifact"}
 """What ``check.py`` calls besides the entry point."""
 
@@ -48,35 +49,32 @@ def pack_code(config: str = "") -> PackedCode:
     """Packs the modules that train, export and score as this process does.
 
     Which modules these are follows from the imports of the entry point, ``plgolf.training.command.packed``,
-    and from the classes that the configuration names. The code that generates text is packed if this process
-    has imported it; code that prepares datasets, draws reports or packs is not. What no packed module
+    and from the classes that the configuration names. Modules that are imported inside functions are packed
+    too, except those that prepare datasets, generate text, draw reports or pack. What no packed module
     mentions is removed from plgolf's modules.
 
     Args:
         config: the complete configuration as YAML, which becomes ``config.yaml``; none if empty.
 
     Returns:
-        The packed code; the same sources, settings and imported modules give the same bytes with the same
+        The packed code; the same sources and settings give the same bytes with the same
         versions of Python and python-minifier.
 
     Raises:
         UserError: the source of a module cannot be read.
     """
     class_paths = tuple(sorted(set(_class_paths(yaml.safe_load(config))))) if config else ()
-    optional = frozenset(name for name in sys.modules if name.startswith(_IF_USED))
-    files, failed = _pack_modules(class_paths, optional)
+    files, failed = _pack_modules(class_paths)
     extra = {"config.yaml": config.encode()} if config else {}
     return PackedCode(archive_files({**files, **extra}), len(files), MINIFIER, failed if MINIFIER else [])
 
 
 @functools.cache
-def _pack_modules(
-    class_paths: tuple[str, ...], optional: frozenset[str]
-) -> tuple[dict[str, bytes], list[str]]:
+def _pack_modules(class_paths: tuple[str, ...]) -> tuple[dict[str, bytes], list[str]]:
     """Returns the sources to pack by path, and which of them the minifier failed on."""
 
     def is_needed(module: str) -> bool:
-        return not module.startswith(_NOT_NEEDED) and (module in optional or not module.startswith(_IF_USED))
+        return not module.startswith(_NOT_NEEDED)
 
     entry = ast.parse(f"from {ENTRY} import main\nmain()")
     roots = [ENTRY, *(path.rpartition(".")[0] for path in class_paths), *map(_home, class_paths)]

@@ -18,8 +18,12 @@ from plgolf.errors import RunError, UserError
 from plgolf.model import GPTConfig
 from plgolf.training import (
     ArtifactExport,
+    CompileWarmup,
+    ConsoleLog,
     GolfModule,
+    PeerWatch,
     RunCheckpoint,
+    SampleLog,
     ShardDataModule,
     TrainClock,
 )
@@ -27,7 +31,6 @@ from plgolf.training.checkpoints.files import CheckpointFiles
 from plgolf.training.checkpoints.resume import check_resume
 from plgolf.training.checkpoints.run_checkpoint import LIGHTNINGS_WORDS, find_checkpoint
 from plgolf.training.command.allowed_classes import check_allowed_classes
-from plgolf.training.command.packed import add_run_arguments
 from plgolf.training.command.parser import GolfParser, overrides
 from plgolf.training.command.profiling import profiler_named
 from plgolf.training.command.quiet import quiet_libraries
@@ -90,7 +93,14 @@ class GolfCLI(LightningCLI):
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        add_run_arguments(parser)
+        parser.add_lightning_class_args(TrainClock, "clock")
+        parser.add_lightning_class_args(CompileWarmup, "warmup")
+        parser.add_lightning_class_args(ArtifactExport, "export")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(PeerWatch, "peers")
+        parser.add_lightning_class_args(ConsoleLog, "console")
+        parser.add_lightning_class_args(SampleLog, "samples")
+        parser.link_arguments("model.gpt.vocab_size", "data.vocab_size")
         # Said, so that its settings are found in the help and set without naming it.
         parser.set_defaults({"model.schedule": {"class_path": "plgolf.optim.Warmdown"}})
 

@@ -1,7 +1,7 @@
 """The entry point of packed code: ``python -m plgolf fit -c config.yaml``, in the folder of ``code.tar.bz2``.
 
-It builds a run from a complete configuration with LightningCLI alone: without the help, the suggestions and
-the record of overrides of ``plgolf fit``, which need more code than training does.
+It builds a run from a complete configuration with LightningCLI alone. What ``plgolf fit`` adds is left out:
+help, suggestions, the record of overrides, samples, and progress in other styles than the reference's.
 """
 
 import sys
@@ -21,7 +21,6 @@ from plgolf.training import (
     GolfModule,
     PeerWatch,
     RunCheckpoint,
-    SampleLog,
     ShardDataModule,
     TrainClock,
 )
@@ -29,18 +28,6 @@ from plgolf.training.checkpoints.files import CheckpointFiles
 from plgolf.training.checkpoints.run_checkpoint import find_checkpoint
 from plgolf.training.command.quiet import quiet_libraries
 from plgolf.training.finish.provenance import Provenance
-
-
-def add_run_arguments(parser: LightningArgumentParser) -> None:
-    """Adds the callbacks of every run, and the links between settings."""
-    parser.add_lightning_class_args(TrainClock, "clock")
-    parser.add_lightning_class_args(CompileWarmup, "warmup")
-    parser.add_lightning_class_args(ArtifactExport, "export")
-    parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
-    parser.add_lightning_class_args(PeerWatch, "peers")
-    parser.add_lightning_class_args(ConsoleLog, "console")
-    parser.add_lightning_class_args(SampleLog, "samples")
-    parser.link_arguments("model.gpt.vocab_size", "data.vocab_size")
 
 
 class PackedRun(LightningCLI):
@@ -62,9 +49,15 @@ class PackedRun(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        add_run_arguments(parser)
-        for name in ("ckpt_path", "resume", "weights_only"):
-            parser.add_argument(f"--{name}", type=Any, default=None)
+        parser.add_lightning_class_args(TrainClock, "clock")
+        parser.add_lightning_class_args(CompileWarmup, "warmup")
+        parser.add_lightning_class_args(ArtifactExport, "export")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(PeerWatch, "peers")
+        parser.add_lightning_class_args(ConsoleLog, "console")
+        parser.link_arguments("model.gpt.vocab_size", "data.vocab_size")
+        parser.add_argument("--ckpt_path", type=str | None, default=None)
+        parser.add_argument("--resume", type=str | None, default=None)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -15,7 +16,6 @@ import plgolf
 from plgolf.artifact import Artifact, read_artifact, save_artifact
 from plgolf.errors import UserError
 from plgolf.evaluate import BitsPerByte
-from plgolf.evaluate.analysis import ScoreAnalysis
 from plgolf.evaluate.score import Score
 from plgolf.files import write_atomically
 from plgolf.reference.int8_zlib import QuantizeStats
@@ -23,8 +23,7 @@ from plgolf.submission import BUDGET_BYTES, Ledger
 from plgolf.submission.archive import CODE_FILE, archive_folder
 from plgolf.training.datamodule import ShardDataModule
 from plgolf.training.finish.provenance import Provenance
-from plgolf.training.finish.result import compare_compressors, describe_bytes, describe_run, describe_scores
-from plgolf.training.logs.run_config import log_ledger
+from plgolf.training.finish.result import describe_bytes, describe_run, describe_scores
 from plgolf.training.logs.screen import progress, say
 from plgolf.training.module import GolfModule
 from plgolf.training.timing.clock import TrainClock
@@ -118,11 +117,14 @@ class ArtifactExport(Callback):
             # Another machine may not see the file, and one reading serves score, ledger and check.
             artifact = _on_rank_zero(trainer, lambda: read_artifact(path))
             say(f"export: wrote {path}, scoring what it holds")
-        analysis = ScoreAnalysis(data.val_split, data.tokenizer, num_documents=self.hardest_documents)
+        details = _details()
+        analysis = details and details.ScoreAnalysis(
+            data.val_split, data.tokenizer, num_documents=self.hardest_documents
+        )
         with clock.phase("roundtrip"):
             after = _score_artifact(trainer, pl_module, artifact, analysis)
         with clock.phase("export"):
-            analysed = analysis.finish(pl_module.device)
+            analysed = analysis.finish(pl_module.device) if analysis else None
             code = _on_rank_zero(trainer, lambda: self._pack(artifact, data, path))
         if stats is not None and artifact is not None and code is not None:
             ledger = Ledger(
@@ -134,14 +136,17 @@ class ArtifactExport(Callback):
                 **describe_run(trainer, pl_module, self.provenance),
                 **describe_scores(before, after),
                 "artifact": path.name,
-                **describe_bytes(artifact, ledger, pl_module, stats),
+                **describe_bytes(ledger, stats),
                 "code": code,
-                "compressors_bpb": compare_compressors(trainer, self.compressors),
                 "metrics": [_relative(Path(file), path.parent) for file in self._metrics],
             }
-            _write(path.parent / "analysis.json", f"{json.dumps(analysed)}\n".encode())
+            if details:
+                self.result |= details.describe_tensors(artifact, pl_module)
+                self.result["compressors_bpb"] = details.compare_compressors(trainer, self.compressors)
+                _write(path.parent / "analysis.json", f"{json.dumps(analysed)}\n".encode())
             _write(path.parent / "result.json", f"{json.dumps(self.result, indent=2)}\n".encode())
-            log_ledger(trainer.loggers, self.result, after.named("roundtrip"))
+            if details:
+                details.log_ledger(trainer.loggers, self.result, after.named("roundtrip"))
 
     def _save(self, module: GolfModule, data: ShardDataModule, path: Path) -> QuantizeStats:
         """Writes the artifact and the tokenizer."""
@@ -160,16 +165,23 @@ class ArtifactExport(Callback):
     def _pack(self, artifact: Artifact | None, data: ShardDataModule, path: Path) -> dict[str, Any]:
         """Writes the packed code and checks it; returns what ``result.json`` says of it."""
         assert artifact is not None
-        config, file = self.provenance.config, path.parent / CODE_FILE
-        try:
-            from plgolf.training.finish.packed_code import check_code, pack_run  # noqa: PLC0415 (not packed)
-        except ModuleNotFoundError:  # This process runs packed code: its folder is what was submitted.
+        config, file, details = self.provenance.config, path.parent / CODE_FILE, _details()
+        if details is None:  # The folder of this packed code is what was submitted.
             archive, num_modules = archive_folder(Path(plgolf.__file__).parent.parent, config)
             _write(file, archive)
             return {"num_modules": num_modules}
-        archive, described = pack_run(config)
+        archive, described = details.pack_run(config)
         _write(file, archive)
-        return {**described, **(check_code(archive, path, artifact, data) if self.check_code else {})}
+        return {**described, **(details.check_code(archive, path, artifact, data) if self.check_code else {})}
+
+
+def _details() -> ModuleType | None:
+    """Returns the module ``details``; None if this process runs packed code, which does not have it."""
+    try:
+        from plgolf.training.finish import details  # noqa: PLC0415 (not packed)
+    except ImportError:
+        return None
+    return details
 
 
 def _relative(path: Path, folder: Path) -> str:
@@ -199,7 +211,7 @@ def _on_rank_zero(trainer: Trainer, work: Callable[[], T]) -> T | None:
     return result
 
 
-def _score(trainer: Trainer, module: GolfModule, analysis: ScoreAnalysis | None = None) -> Score:
+def _score(trainer: Trainer, module: GolfModule, analysis: Any = None) -> Score:
     """Validates on all ranks with the weights as they are, outside Lightning's loops."""
     metric = BitsPerByte().to(module.device)
     was_training = module.training
@@ -219,9 +231,7 @@ def _score(trainer: Trainer, module: GolfModule, analysis: ScoreAnalysis | None 
     return Score.of(metric)
 
 
-def _score_artifact(
-    trainer: Trainer, module: GolfModule, artifact: Artifact | None, analysis: ScoreAnalysis
-) -> Score:
+def _score_artifact(trainer: Trainer, module: GolfModule, artifact: Artifact | None, analysis: Any) -> Score:
     """Scores the weights of rank 0's artifact on all ranks, then restores the trained weights."""
     trained = {name: tensor.clone() for name, tensor in module.gpt.state_dict().items()}
     restored = _on_rank_zero(trainer, lambda: artifact.gpt().state_dict() if artifact else None)

@@ -32,27 +32,28 @@ def pack_run(config: str) -> tuple[bytes, dict[str, Any]]:
         shortened the modules; None if only docstrings, comments and unused parts are removed) and
         ``not_minified`` (modules that it failed on).
     """
-    packed = pack_code(without_defaults(config))
+    packed = pack_code(packed_config(config))
     described = asdict(packed)
     return described.pop("archive"), described
 
 
-def without_defaults(config: str) -> str:
-    """Leaves out settings that are the Trainer's own defaults, and top-level ones that are null.
+def packed_config(config: str) -> str:
+    """Leaves out what packed code does not use: defaults of the Trainer, settings of samples and progress.
 
     Args:
         config: a complete configuration as YAML, or an empty string.
 
     Returns:
-        A configuration of the same run that the entry point of packed code reads.
+        The configuration that trains the same, for the entry point of packed code.
     """
     settings = yaml.safe_load(config)
     if not settings:
         return ""
     defaults = inspect.signature(Trainer).parameters
     trainer = {k: v for k, v in settings.get("trainer", {}).items() if v != defaults[k].default}
-    kept = {**settings, "trainer": trainer}
-    kept = {name: value for name, value in kept.items() if value is not None}
+    console = {**settings.get("console", {}), "style": "reference"}
+    kept = {**settings, "trainer": trainer, "console": console}
+    kept = {name: value for name, value in kept.items() if value is not None and name != "samples"}
     return str(yaml.safe_dump(kept, sort_keys=False, default_flow_style=None))
 
 

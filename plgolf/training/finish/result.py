@@ -8,15 +8,9 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Trainer
 
-from plgolf.artifact import Artifact
-from plgolf.evaluate.compressors import compressor_bits_per_byte
 from plgolf.evaluate.score import Score
 from plgolf.hardware import device_name
-from plgolf.reference import weight_name_from_reference, weights_to_reference
 from plgolf.reference.int8_zlib import QuantizeStats
-from plgolf.reference.measure import compressed_bytes, measure_tensors
-from plgolf.reference.validation import TOKENIZER_KEY
-from plgolf.roles import parameter_roles
 from plgolf.submission import Ledger
 from plgolf.training.finish.provenance import Provenance, git_commit, versions
 from plgolf.training.module import GolfModule
@@ -64,33 +58,14 @@ def describe_scores(before: Score, after: Score) -> dict[str, Any]:
     }
 
 
-def describe_bytes(
-    artifact: Artifact, ledger: Ledger, module: GolfModule, stats: QuantizeStats
-) -> dict[str, Any]:
-    """Returns bytes by part and by tensor of the artifact that was read back, and each tensor's error."""
-    roles = parameter_roles(module.gpt)
-    originals = weights_to_reference(module.gpt.state_dict())
-    restored = weights_to_reference(artifact.weights)
-    entries = [asdict(entry) for entry in measure_tensors(artifact.stored, restored, originals)]
-    for entry in entries:
-        entry["name"] = weight_name_from_reference(entry["name"])
-        entry["role"] = roles[entry["name"]].value
-    carried = artifact.stored.get(TOKENIZER_KEY)
+def describe_bytes(ledger: Ledger, stats: QuantizeStats) -> dict[str, Any]:
+    """Returns the bytes by part, and the quantiser's counters."""
     return {
         **asdict(ledger),
-        "tokenizer_bytes": compressed_bytes(carried) if carried is not None else 0,
         "total_bytes": ledger.total_bytes,
         "within_budget": ledger.within_budget,
         "quantize": stats.as_dict(),
-        "tensors": entries,
     }
-
-
-def compare_compressors(trainer: Trainer, names: Sequence[str]) -> dict[str, float]:
-    """Measures general compressors on the validation text; bits per byte by name."""
-    if not names:
-        return {}
-    return compressor_bits_per_byte(trainer.datamodule.val_bytes(), names)  # type: ignore[attr-defined]
 
 
 def step_times(seconds: Sequence[float]) -> dict[str, Any]:

@@ -1,3 +1,9 @@
-"""Refuses imports of ``plgolf.interop``, the old name of ``plgolf.reference``."""
+"""The old name of ``plgolf.reference``."""
 
-raise ImportError("plgolf.interop is now plgolf.reference: change the import")
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    if "reference" in name or name in ("gpt_config_from_weights", "is_control_name", "read_artifact_dict"):
+        raise ImportError(f"plgolf.interop.{name} must be imported as plgolf.reference.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -152,12 +152,14 @@ def packed(path):
 
 sizes = {path: len(packed(path).archive) for path in sys.argv[1:]}
 same = packed(sys.argv[1]).archive == packed(sys.argv[1]).archive
-print(json.dumps([sizes, same]))
+before = packed(sys.argv[1]).num_modules
+import plgolf.data.tokenizer.tiktoken_bpe
+print(json.dumps([sizes, same, packed(sys.argv[1]).num_modules - before]))
 """
 
 
 @pytest.fixture(scope="module")
-def recipes() -> tuple[dict[str, int], bool]:
+def recipes() -> tuple[dict[str, int], bool, int]:
     """Bytes of the packed code of two recipes in a process of its own, as ``plgolf fit`` packs it."""
     words = ["configs/quickstart.yaml", "configs/baseline.yaml"]
     command = [sys.executable, "-c", PACK, *words]
@@ -172,6 +174,10 @@ def test_the_code_of_quickstart_and_baseline_has_at_most_45000_bytes(recipes):
 
 def test_the_same_sources_and_settings_give_the_same_bytes(recipes):
     assert recipes[1]
+
+
+def test_a_kind_of_tokenizer_is_packed_if_the_run_has_imported_it(recipes):
+    assert recipes[2] == 1
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import ast
 import functools
 import pydoc
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ _NOT_NEEDED = (
 )
 """Imported inside functions to prepare a dataset, to log samples, pictures and details, and for progress in
 styles that packed code does not use."""
+_IF_IMPORTED = "plgolf.data."
+"""Room whose functions import the modules of one kind of dataset, such as a kind of tokenizer."""
 _ALSO_USED = {"read_artifact"}
 """What ``check.py`` calls besides the entry point."""
 
@@ -50,31 +53,35 @@ def pack_code(config: str = "") -> PackedCode:
 
     Which modules these are follows from the imports of the entry point, ``plgolf.training.command.packed``,
     and from the classes that the configuration names. Modules that are imported inside functions are packed
-    too, except those that prepare datasets, generate text, draw reports or pack. What no packed module
-    mentions is removed from plgolf's modules.
+    too, except those that prepare datasets, generate text, draw reports or pack, and those of ``plgolf.data``
+    that this process has not imported. What no packed module mentions is removed from plgolf's modules.
 
     Args:
         config: the complete configuration as YAML, which becomes ``config.yaml``; none if empty.
 
     Returns:
-        The packed code; the same sources and settings give the same bytes with the same
+        The packed code; the same sources, settings and kind of dataset give the same bytes with the same
         versions of Python and python-minifier.
 
     Raises:
         UserError: the source of a module cannot be read.
     """
     class_paths = tuple(sorted(set(_class_paths(yaml.safe_load(config))))) if config else ()
-    files, failed = _pack_modules(class_paths)
+    imported = frozenset(name for name in sys.modules if name.startswith(_IF_IMPORTED))
+    files, failed = _pack_modules(class_paths, imported)
     extra = {"config.yaml": config.encode()} if config else {}
     return PackedCode(archive_files({**files, **extra}), len(files), MINIFIER, failed if MINIFIER else [])
 
 
 @functools.cache
-def _pack_modules(class_paths: tuple[str, ...]) -> tuple[dict[str, bytes], list[str]]:
+def _pack_modules(
+    class_paths: tuple[str, ...], imported: frozenset[str]
+) -> tuple[dict[str, bytes], list[str]]:
     """Returns the sources to pack by path, and which of them the minifier failed on."""
 
     def is_needed(module: str) -> bool:
-        return not module.startswith(_NOT_NEEDED)
+        missing = module.startswith(_IF_IMPORTED) and module not in imported
+        return not missing and not module.startswith(_NOT_NEEDED)
 
     entry = ast.parse(f"from {ENTRY} import main\nmain()")
     roots = [ENTRY, *(path.rpartition(".")[0] for path in class_paths), *map(_home, class_paths)]

@@ -29,12 +29,7 @@ from plgolf.reference import (
     weights_from_reference,
     weights_to_reference,
 )
-from plgolf.reference.int8_zlib import (
-    QuantizeStats,
-    dequantize_state_dict,
-    pack,
-    quantize_state_dict,
-)
+from plgolf.reference.int8_zlib import QuantizeStats, dequantize_state_dict, pack, quantize_state_dict
 from plgolf.reference.validation import HEADER_KEY, TOKENIZER_KEY, check_quantized
 from plgolf.roles import Role, parameter_roles
 

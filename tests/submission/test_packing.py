@@ -292,13 +292,17 @@ def test_the_packed_configuration_leaves_out_what_packed_code_does_not_use():
     config = (
         "seed_everything: 7\n"
         "trainer: {max_steps: 3, accelerator: auto, precision: null}\n"
+        "data: {root: a, corpus: stdlib}\n"
         "console: {style: bar, every_steps: 9}\n"
         "samples: {prompts: [a]}\n"
         "ckpt_path: null\n"
     )
-    assert packed_config(config) == (
-        "seed_everything: 7\ntrainer: {max_steps: 3}\nconsole: {style: reference, every_steps: 9}\n"
-    )
+    assert yaml.safe_load(packed_config(config)) == {
+        "seed_everything": 7,
+        "trainer": {"max_steps": 3},
+        "data": {"root": "a"},
+        "console": {"style": "reference", "every_steps": 9},
+    }
     assert packed_config("") == ""
 
 

@@ -38,7 +38,7 @@ def pack_run(config: str) -> tuple[bytes, dict[str, Any]]:
 
 
 def packed_config(config: str) -> str:
-    """Leaves out what packed code does not use: defaults of the Trainer, settings of samples and progress.
+    """Leaves out what packed code does not use: the Trainer's defaults, a corpus to prepare, samples, styles.
 
     Args:
         config: a complete configuration as YAML, or an empty string.
@@ -52,7 +52,8 @@ def packed_config(config: str) -> str:
     defaults = inspect.signature(Trainer).parameters
     trainer = {k: v for k, v in settings.get("trainer", {}).items() if v != defaults[k].default}
     console = {**settings.get("console", {}), "style": "reference"}
-    kept = {**settings, "trainer": trainer, "console": console}
+    data = {name: value for name, value in settings.get("data", {}).items() if name != "corpus"}
+    kept = {**settings, "trainer": trainer, "data": data, "console": console}
     kept = {name: value for name, value in kept.items() if value is not None and name != "samples"}
     return str(yaml.safe_dump(kept, sort_keys=False, default_flow_style=None))
 

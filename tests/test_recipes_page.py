@@ -17,6 +17,7 @@ PAGE = REPOSITORY / "docs" / "recipes.md"
 SHORT = [
     "--trainer.max_steps=2",
     "--export.compressors=null",
+    "--export.check_code=false",
     "--data.corpus=null",
     "--data.val_max_tokens=2048",
 ]

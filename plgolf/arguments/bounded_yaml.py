@@ -10,7 +10,7 @@ import yaml
 from jsonargparse import get_loader
 
 from plgolf.errors import UserError
-from plgolf.regular_files import read_regular
+from plgolf.files import read_regular
 
 STDIN = "-"
 _MAX_BYTES = 2**18

@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 from plgolf.arguments import SettingsParser
 from plgolf.console import printable
 from plgolf.errors import UserError
-from plgolf.regular_files import open_regular
+from plgolf.files import open_regular
 
 _PROMPT = "--prompt"
 _ZIP_START = b"PK\x03\x04"

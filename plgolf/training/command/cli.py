@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from plgolf.arguments import SettingsParser
 from plgolf.config import config_from_dict, config_to_dict
-from plgolf.errors import UserError
+from plgolf.errors import RunError, UserError
 from plgolf.model import GPTConfig
 from plgolf.training import (
     ArtifactExport,
@@ -193,6 +193,11 @@ class GolfCLI(LightningCLI):
 
     def after_fit(self) -> None:
         result = self._export.result
+        problem = result.get("code", {}).get("error")
+        if problem:
+            raise RunError(
+                f"the packed code failed its check: {problem} (everything was written; see result.json)"
+            )
         if result and not result["within_budget"]:
             raise UserError(
                 f"total_bytes must be at most {result['budget_bytes']}, got {result['total_bytes']} "

@@ -1,33 +1,38 @@
-"""The end of a run: the artifact is written, read back from disk, scored, weighed and recorded."""
+"""The end of a run: writes artifact and packed code, reads the artifact back, scores and records it."""
 
 import json
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from types import ModuleType
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
-from plgolf.artifact import load_gpt, save_artifact
+import plgolf
+from plgolf.artifact import Artifact, read_artifact, save_artifact
 from plgolf.errors import UserError
 from plgolf.evaluate import BitsPerByte
-from plgolf.evaluate.analysis import ScoreAnalysis
 from plgolf.evaluate.score import Score
-from plgolf.files import write_whole
+from plgolf.files import write_atomically
 from plgolf.reference.int8_zlib import QuantizeStats
-from plgolf.submission import BUDGET_BYTES, Ledger, pack_code
+from plgolf.submission import BUDGET_BYTES, Ledger
+from plgolf.submission.archive import CODE_FILE, archive_folder
+from plgolf.training.datamodule import ShardDataModule
 from plgolf.training.finish.provenance import Provenance
-from plgolf.training.finish.result import compare_compressors, describe_bytes, describe_run, describe_scores
-from plgolf.training.logs.run_config import log_ledger
+from plgolf.training.finish.result import describe_bytes, describe_run, describe_scores
 from plgolf.training.logs.screen import progress, say
 from plgolf.training.module import GolfModule
 from plgolf.training.timing.clock import TrainClock
 
+T = TypeVar("T")
+
 
 class ArtifactExport(Callback):
-    """Writes ``model.int8.ptz``, ``code.tar.xz`` and ``result.json`` at the end of a fit.
+    """Writes ``model.int8.ptz``, ``code.tar.bz2`` and ``result.json`` at the end of a fit.
 
     The round-trip score is of the file on disk: its weights replace the trained ones for one full
     validation on all ranks, after which the trained ones come back.
@@ -40,6 +45,7 @@ class ArtifactExport(Callback):
         hardest_documents: documents that ``analysis.json`` shows token by token; the hardest ones.
         tokenizer: where the tokenizer's file goes; beside the artifact, or also inside of it, where it counts
             against the budget.
+        check_code: runs the packed code on the artifact in a process of its own, which takes some seconds.
     """
 
     def __init__(
@@ -49,6 +55,7 @@ class ArtifactExport(Callback):
         compressors: list[Literal["zlib", "xz"]] | None = None,
         hardest_documents: int = 8,
         tokenizer: Literal["beside", "inside"] = "beside",
+        check_code: bool = True,
     ) -> None:
         for name, value, least in (
             ("budget_bytes", budget_bytes, 1),
@@ -61,6 +68,7 @@ class ArtifactExport(Callback):
         self.compressors = compressors or []
         self.hardest_documents = hardest_documents
         self.tokenizer = tokenizer
+        self.check_code = check_code
         self.provenance = Provenance()
         self.result: dict[str, Any] = {}
         """What ``result.json`` holds, on rank 0, once written."""
@@ -105,52 +113,75 @@ class ArtifactExport(Callback):
         path = self.folder(trainer) / "model.int8.ptz"
         with clock.phase("export"):
             before = pl_module.run.val_score or _score(trainer, pl_module)
-            stats = self._export(trainer, pl_module, path)
+            stats = _on_rank_zero(trainer, lambda: self._save(pl_module, data, path))
+            # Another machine may not see the file, and one reading serves score, ledger and check.
+            artifact = _on_rank_zero(trainer, lambda: read_artifact(path))
             say(f"export: wrote {path}, scoring what it holds")
-        analysis = ScoreAnalysis(data.val_split, data.tokenizer, num_documents=self.hardest_documents)
+        details = _details()
+        analysis = details and details.ScoreAnalysis(
+            data.val_split, data.tokenizer, num_documents=self.hardest_documents
+        )
         with clock.phase("roundtrip"):
-            after = _score_file(trainer, pl_module, path, analysis)
+            after = _score_artifact(trainer, pl_module, artifact, analysis)
         with clock.phase("export"):
-            analysed = analysis.finish(pl_module.device)
-        if trainer.is_global_zero:
-            assert stats is not None
+            analysed = analysis.finish(pl_module.device) if analysis else None
+            code = _on_rank_zero(trainer, lambda: self._pack(artifact, data, path))
+        if stats is not None and artifact is not None and code is not None:
             ledger = Ledger(
                 artifact_bytes=path.stat().st_size,
-                code_bytes=(path.parent / "code.tar.xz").stat().st_size,
+                code_bytes=(path.parent / CODE_FILE).stat().st_size,
                 budget_bytes=self.budget_bytes,
             )
             self.result = {
                 **describe_run(trainer, pl_module, self.provenance),
                 **describe_scores(before, after),
-                **describe_bytes(path, ledger, pl_module, stats),
-                "compressors_bpb": compare_compressors(trainer, self.compressors),
+                "artifact": path.name,
+                **describe_bytes(ledger, stats),
+                "code": code,
                 "metrics": [_relative(Path(file), path.parent) for file in self._metrics],
             }
-            _write(path.parent / "analysis.json", json.dumps(analysed))
-            _write(path.parent / "result.json", json.dumps(self.result, indent=2))
-            log_ledger(trainer.loggers, self.result, after.named("roundtrip"))
+            if details:
+                self.result |= details.describe_tensors(artifact, pl_module)
+                self.result["compressors_bpb"] = details.compare_compressors(trainer, self.compressors)
+                _write(path.parent / "analysis.json", f"{json.dumps(analysed)}\n".encode())
+            _write(path.parent / "result.json", f"{json.dumps(self.result, indent=2)}\n".encode())
+            if details:
+                details.log_ledger(trainer.loggers, self.result, after.named("roundtrip"))
 
-    def _export(self, trainer: Trainer, module: GolfModule, path: Path) -> QuantizeStats | None:
-        stats, failure = None, None
-        if trainer.is_global_zero:
-            try:
-                data = trainer.datamodule  # type: ignore[attr-defined]
-                content, inside = data.tokenizer.to_bytes(), self.tokenizer == "inside"
-                stats = save_artifact(
-                    module.gpt, path, seq_len=data.seq_len, tokenizer=content, carry_tokenizer=inside
-                )
-                write_whole(path.parent / data.tokenizer.file_name, content)
-                write_whole(path.parent / "code.tar.xz", self._code())
-            except OSError as error:
-                failure = f"{path}: cannot be written: {error.strerror}"
-            except UserError as error:
-                failure = f"{path}: {error}"
-        _fail_together(trainer, failure)
+    def _save(self, module: GolfModule, data: ShardDataModule, path: Path) -> QuantizeStats:
+        """Writes the artifact and the tokenizer."""
+        content, inside = data.tokenizer.to_bytes(), self.tokenizer == "inside"
+        try:
+            stats = save_artifact(
+                module.gpt, path, seq_len=data.seq_len, tokenizer=content, carry_tokenizer=inside
+            )
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        _write(path.parent / data.tokenizer.file_name, content)
         return stats
 
-    def _code(self) -> bytes:
-        config = self.provenance.config
-        return pack_code({"config.yaml": config.encode()} if config else None)
+    def _pack(self, artifact: Artifact | None, data: ShardDataModule, path: Path) -> dict[str, Any]:
+        """Writes the packed code and checks it; returns what ``result.json`` says of it."""
+        assert artifact is not None
+        config, file, details = self.provenance.config, path.parent / CODE_FILE, _details()
+        if details is None:  # The folder of this packed code is what was submitted.
+            archive, num_modules = archive_folder(Path(plgolf.__file__).parent.parent, config)
+            _write(file, archive)
+            return {"num_modules": num_modules}
+        archive, described = details.pack_run(config)
+        _write(file, archive)
+        return {**described, **(details.check_code(archive, path, artifact, data) if self.check_code else {})}
+
+
+def _details() -> ModuleType | None:
+    """Returns the module ``details``; None if this process runs packed code, which does not have it."""
+    try:
+        from plgolf.training.finish import details  # noqa: PLC0415 (not packed)
+    except ImportError:
+        return None
+    return details
 
 
 def _relative(path: Path, folder: Path) -> str:
@@ -159,21 +190,28 @@ def _relative(path: Path, folder: Path) -> str:
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, data: bytes) -> None:
     try:
-        write_whole(path, f"{text}\n".encode())
+        write_atomically(path, data)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def _fail_together(trainer: Trainer, failure: str | None) -> None:
-    """Raises rank 0's failure on every rank: the others would wait for it for ever."""
+def _on_rank_zero(trainer: Trainer, work: Callable[[], T]) -> T | None:
+    """Runs something on rank 0; its failure is raised on every rank, as the others would wait for it."""
+    result, failure = None, None
+    if trainer.is_global_zero:
+        try:
+            result = work()
+        except UserError as error:
+            failure = str(error)
     failure = trainer.strategy.broadcast(failure)
     if failure is not None:
         raise UserError(failure)
+    return result
 
 
-def _score(trainer: Trainer, module: GolfModule, analysis: ScoreAnalysis | None = None) -> Score:
+def _score(trainer: Trainer, module: GolfModule, analysis: Any = None) -> Score:
     """Validates on all ranks with the weights as they are, outside Lightning's loops."""
     metric = BitsPerByte().to(module.device)
     was_training = module.training
@@ -193,18 +231,13 @@ def _score(trainer: Trainer, module: GolfModule, analysis: ScoreAnalysis | None 
     return Score.of(metric)
 
 
-def _score_file(trainer: Trainer, module: GolfModule, path: Path, analysis: ScoreAnalysis) -> Score:
-    """Scores the weights in a file that rank 0 can read, then brings the trained ones back."""
+def _score_artifact(trainer: Trainer, module: GolfModule, artifact: Artifact | None, analysis: Any) -> Score:
+    """Scores the weights of rank 0's artifact on all ranks, then restores the trained weights."""
     trained = {name: tensor.clone() for name, tensor in module.gpt.state_dict().items()}
-    failure = None
-    if trainer.is_global_zero:
-        try:
-            module.gpt.load_state_dict(load_gpt(path).state_dict())
-        except UserError as error:
-            failure = str(error)
-    _fail_together(trainer, failure)
+    restored = _on_rank_zero(trainer, lambda: artifact.gpt().state_dict() if artifact else None)
+    if restored is not None:
+        module.gpt.load_state_dict(restored)
     if trainer.world_size > 1:
-        # Another machine may not see the file: rank 0's reading is everyone's.
         for tensor in module.gpt.state_dict().values():
             dist.broadcast(tensor, src=0)
     try:

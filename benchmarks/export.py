@@ -20,7 +20,7 @@ from torch import Tensor
 
 from plgolf import GPT, GPTConfig
 from plgolf.artifact import load_gpt, save_artifact
-from plgolf.files import write_whole
+from plgolf.files import write_atomically
 from plgolf.reference import is_control_name, weights_from_reference, weights_to_reference
 from plgolf.reference.int8_zlib import dequantize_state_dict, pack, quantize_state_dict
 from plgolf.reference.rounding import CLIP_QUANTILE, quantize_int8
@@ -75,7 +75,7 @@ def main() -> None:
         def reference_export() -> None:
             for tensor in large:
                 reference_int8(tensor)
-            write_whole(theirs, zlib.compress(serialised(obj), 9))
+            write_atomically(theirs, zlib.compress(serialised(obj), 9))
 
         def reference_load() -> None:
             content = torch.load(io.BytesIO(zlib.decompress(theirs.read_bytes())), weights_only=False)
@@ -88,7 +88,7 @@ def main() -> None:
                 lambda: [quantize_int8(tensor) for tensor in large],
             ),
             "compress": (lambda: zlib.compress(serialised(obj), 9), lambda: pack(obj)),
-            "write": (lambda: write_whole(theirs, packed), lambda: write_whole(path, packed)),
+            "write": (lambda: write_atomically(theirs, packed), lambda: write_atomically(path, packed)),
             "export": (reference_export, lambda: save_artifact(gpt, path)),
             "load": (reference_load, lambda: load_gpt(path)),
         }

@@ -31,7 +31,7 @@ with atheris.instrument_imports(include=["plgolf"]):
     from plgolf.errors import UserError
     from plgolf.model import AttentionConfig
     from plgolf.tensor_file import load_tensors
-    from plgolf.tensor_file.pickle_check import rehearse
+    from plgolf.tensor_file.pickle_check import check_pickle
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="plgolf-fuzz-"))
 ARTIFACT, SHARD = SCRATCH / "a.ptz", SCRATCH / "a_val_000000.bin"
@@ -68,13 +68,13 @@ def read_tensors(data: bytes) -> None:
     try:
         load_tensors(io.BytesIO(data))
     except UserError:
-        rehearsed(data)
+        checked(data)
 
 
-def rehearsed(data: bytes) -> None:
-    """Lets PyTorch have what passes the rehearsal; it may raise anything, but not crash, hang or grow."""
+def checked(data: bytes) -> None:
+    """Gives PyTorch what passes check_pickle: which may raise anything but not crash, hang or grow."""
     try:
-        rehearse(data, {"data/0": 24})
+        check_pickle(data, {"data/0": 24})
     except UserError:
         raise
     except Exception:  # load_tensors takes whatever it is for a damaged pickle

@@ -1,8 +1,8 @@
-"""One file that is a model: its quantised weights, its configuration and, if wanted, its tokenizer.
+"""The artifact: one file with quantised weights, the configuration and, optionally, the tokenizer.
 
-The file is a reference artifact (parameters under the reference's names) with one or two more keys, which
-the reference ignores: ``__plgolf__``, a JSON string with the configuration, and ``__plgolf_tokenizer__``, the
-bytes of the tokenizer's file. Nothing in it is ever run. docs/artifact.md describes it byte by byte.
+It is a file of the reference program with one or two further keys, which that program ignores:
+``__plgolf__``, the configuration as JSON, and ``__plgolf_tokenizer__``, the bytes of the tokenizer's file.
+Reading never runs code from the file. docs/artifact.md describes it byte by byte.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import json
 import re
 import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from plgolf.config import config_from_dict, config_to_dict
 from plgolf.errors import UserError
-from plgolf.files import write_whole
+from plgolf.files import write_atomically
 from plgolf.model import GPT, GPTConfig
 from plgolf.model.weights import check_weights_fit, gpt_with_weights
 from plgolf.reference import (
@@ -29,12 +29,7 @@ from plgolf.reference import (
     weights_from_reference,
     weights_to_reference,
 )
-from plgolf.reference.int8_zlib import (
-    QuantizeStats,
-    dequantize_state_dict,
-    pack,
-    quantize_state_dict,
-)
+from plgolf.reference.int8_zlib import QuantizeStats, dequantize_state_dict, pack, quantize_state_dict
 from plgolf.reference.validation import HEADER_KEY, TOKENIZER_KEY, check_quantized
 from plgolf.roles import Role, parameter_roles
 
@@ -44,22 +39,23 @@ _FIELDS = {
     1: {"version", "config"},
     2: {"version", "config", "seq_len", "tokenizer_sha256"},
 }
-"""Of a header, by version."""
-_MAX_HEADER_LETTERS = 2**16
+"""Fields of the header, by version."""
+_MAX_HEADER_CHARACTERS = 2**16
 _MAX_SEQ_LEN = 2**31 - 1
 _MAX_TOKENIZER_BYTES = 2**24
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """What an artifact file holds.
+    """Contents of an artifact file.
 
     Args:
-        config: the architecture, or None if the file does not say (the reference's files do not).
-        weights: dequantised tensors by our names.
-        seq_len: tokens of the sequences that it was trained on, or None if the file does not say.
-        tokenizer_sha256: hash of the tokenizer's file, or None if the file does not say.
-        tokenizer: contents of the tokenizer's file, or None if it is not carried.
+        config: the architecture; None for files of the reference program, which have none.
+        weights: dequantised tensors by plgolf's names.
+        seq_len: tokens in a training sequence; None if the file does not have it.
+        tokenizer_sha256: SHA-256 of the tokenizer's file; None if the file does not have it.
+        tokenizer: contents of the tokenizer's file; None if the artifact does not carry it.
+        stored: the file's dict as it was read: codes, scales and everything else.
     """
 
     config: GPTConfig | None
@@ -67,16 +63,17 @@ class Artifact:
     seq_len: int | None = None
     tokenizer_sha256: str | None = None
     tokenizer: bytes | None = None
+    stored: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def gpt(self, config: GPTConfig | None = None) -> GPT:
-        """Makes the model.
+        """Builds the model.
 
         Args:
-            config: the architecture, if the file carries none; by default it is inferred from the weights,
+            config: the architecture for a file that has none; by default it is inferred from the weights,
                 with the reference's rotary base and soft cap.
 
         Returns:
-            The model with dequantised weights of its own, in eval mode, on the CPU.
+            The model with copies of the dequantised weights, in eval mode, on the CPU.
 
         Raises:
             UserError: the weights do not fit the architecture, or the file carries another one.
@@ -96,23 +93,23 @@ def save_artifact(
     tokenizer: bytes | None = None,
     carry_tokenizer: bool = False,
 ) -> QuantizeStats:
-    """Quantises a model and writes it to a file that appears whole or not at all.
+    """Quantises a model and writes it to a file, by renaming a temporary file when all is written.
 
     Args:
         gpt: the model; it is not changed.
-        path: the file, by custom ``*.int8.ptz``.
-        seq_len: tokens of the sequences that the model was trained on.
-        tokenizer: contents of the tokenizer's file; the artifact gets their hash.
-        carry_tokenizer: the artifact gets the contents, too, which count against the budget.
+        path: the file, usually named ``*.int8.ptz``.
+        seq_len: tokens in a training sequence.
+        tokenizer: contents of the tokenizer's file; the artifact stores their SHA-256.
+        carry_tokenizer: also stores the contents, which count against the byte budget.
 
     Returns:
         The quantiser's counters.
 
     Raises:
-        UserError: the tokenizer or ``seq_len`` is out of bounds, or a weight cannot be written: it is not
-            finite, is too large for float16, or has another dtype than the configuration says.
+        UserError: the tokenizer or ``seq_len`` is out of bounds, or a weight is not finite, too large for
+            float16, or of another dtype than the configuration says.
     """
-    check_weights_fit(gpt.config, gpt.state_dict())
+    _check_dtypes(gpt)
     roles = parameter_roles(gpt)
     obj, stats = quantize_state_dict(
         weights_to_reference(gpt.state_dict()),
@@ -126,25 +123,36 @@ def save_artifact(
     }
     obj[HEADER_KEY] = json.dumps(header, separators=(",", ":"))
     if carry_tokenizer:
-        if not tokenizer or len(tokenizer) > _MAX_TOKENIZER_BYTES:
+        num_bytes = len(tokenizer or b"")
+        if tokenizer is None or not 1 <= num_bytes <= _MAX_TOKENIZER_BYTES:
             raise UserError(
-                f"a tokenizer to carry must have from 1 to {_MAX_TOKENIZER_BYTES} bytes, "
-                f"got {len(tokenizer or b'')}"
+                f"a tokenizer to carry must have from 1 to {_MAX_TOKENIZER_BYTES} bytes, got {num_bytes}"
             )
         obj[TOKENIZER_KEY] = torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8)
-    check_quantized(obj)  # What could not be read again must not take an older file's place.
-    write_whole(Path(path), pack(obj))
+    check_quantized(obj)  # A file that cannot be read must not replace an earlier one.
+    write_atomically(Path(path), pack(obj))
     return stats
 
 
+def _check_dtypes(gpt: GPT) -> None:
+    """Checks the dtypes that a model built from this configuration has, so that the file can be read."""
+    if type(gpt) is not GPT:  # Subclasses may have tensors that a reader does not expect.
+        check_weights_fit(gpt.config, gpt.state_dict())
+    stream = getattr(torch, gpt.config.compute_dtype)
+    for name, tensor in gpt.state_dict().items():
+        expected = stream if name == "embedding.weight" else torch.float32
+        if tensor.dtype is not expected:
+            raise UserError(f"{name} must be {expected}, got {tensor.dtype}")
+
+
 def read_artifact(path: str | Path) -> Artifact:
-    """Reads a file written by ``save_artifact`` or by the reference.
+    """Reads a file written by ``save_artifact`` or by the reference program.
 
     Args:
         path: the file.
 
     Returns:
-        Its contents.
+        The contents.
 
     Raises:
         UserError: the file cannot be read or is malformed.
@@ -154,8 +162,8 @@ def read_artifact(path: str | Path) -> Artifact:
         weights = weights_from_reference(dequantize_state_dict(obj))
         if HEADER_KEY not in obj:
             if TOKENIZER_KEY in obj:
-                raise UserError("it carries a tokenizer, but no header")
-            return Artifact(config=None, weights=weights)
+                raise UserError("it must have a header, since it has a tokenizer")
+            return Artifact(config=None, weights=weights, stored=obj)
         header = _checked_header(obj[HEADER_KEY])
         return Artifact(
             config=config_from_dict(GPTConfig, header["config"]),
@@ -163,14 +171,15 @@ def read_artifact(path: str | Path) -> Artifact:
             seq_len=_checked_seq_len(header.get("seq_len")),
             tokenizer_sha256=_checked_sha256(header.get("tokenizer_sha256")),
             tokenizer=_carried_tokenizer(obj, header.get("tokenizer_sha256")),
+            stored=obj,
         )
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
 
 def _checked_header(header: Any) -> dict[str, Any]:
-    if not isinstance(header, str) or len(header) > _MAX_HEADER_LETTERS:
-        raise UserError(f"its header must be a string of at most {_MAX_HEADER_LETTERS} letters")
+    if not isinstance(header, str) or len(header) > _MAX_HEADER_CHARACTERS:
+        raise UserError(f"its header must be a string of at most {_MAX_HEADER_CHARACTERS} characters")
     try:
         content = json.loads(header)
     except (ValueError, RecursionError) as error:
@@ -222,12 +231,12 @@ def _carried_tokenizer(obj: Mapping[str, Any], sha256: str | None) -> bytes | No
 
 
 def load_gpt(path: str | Path, *, config: GPTConfig | None = None) -> GPT:
-    """Rebuilds the model that a file holds, without its tokenizer; ``plgolf.load_artifact`` brings both.
+    """Loads the model of an artifact, without its tokenizer; ``plgolf.load_artifact`` returns both.
 
     Args:
-        path: a file written by ``save_artifact`` or by the reference.
-        config: the architecture of a file that carries none; by default it is inferred from the weights,
-            with the reference's rotary base and soft cap.
+        path: a file written by ``save_artifact`` or by the reference program.
+        config: the architecture for a file that has none; by default it is inferred from the weights, with
+            the reference's rotary base and soft cap.
 
     Returns:
         The model with dequantised weights, in eval mode, on the CPU.

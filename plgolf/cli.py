@@ -1,4 +1,4 @@
-"""The command line ``plgolf``: what comes after it decides which program runs, and only that is imported."""
+"""The command line ``plgolf``: its first word selects a command, and only that one is imported."""
 
 import contextlib
 import difflib
@@ -18,7 +18,7 @@ from plgolf.version import __version__
 _COMMANDS = {
     "fit": "train a model, export it and score the file",
     "validate": "score a checkpoint or an artifact",
-    "generate": "write text with an artifact",
+    "generate": "generate text with an artifact",
     "report": "draw a run into one HTML file, or compare several",
     "data": "prepare, verify, inspect and download datasets",
 }
@@ -33,11 +33,11 @@ def main(words: list[str] | None = None) -> int:
     """Runs the command line.
 
     Args:
-        words: what comes after ``plgolf``; by default the process's own.
+        words: the words after ``plgolf``; by default those of this process.
 
     Returns:
-        0; 1 if a dataset fails its verification or a run cannot go on; 2 after a mistake of the user's, which
-        is printed as one line; 130 after an interruption, 143 if the process was told to terminate.
+        0; 1 if a dataset fails its verification or a run cannot continue; 2 after a user's mistake, which is
+        printed as one line; 130 after an interruption, 143 after a request to terminate.
     """
     try:
         return _run(sys.argv[1:] if words is None else words)
@@ -53,7 +53,7 @@ def main(words: list[str] | None = None) -> int:
             _say_error(stop.message)
         return stop.code
     except BrokenPipeError:
-        # Whoever read our output, such as head, has seen enough. What is left of it goes nowhere.
+        # The reader of our output, such as head, has closed it: discard the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
     except KeyboardInterrupt:
@@ -62,19 +62,19 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _say_error(message: str) -> None:
-    # A console clears what is left of a job's live line, which an error would be the end of.
+    # Clears a job's live line first, so that the error starts a line of its own.
     Terminal(sys.stderr, prefix="plgolf: ").say(" ".join(message.split())[:_LONGEST_ERROR])
 
 
 def entry() -> NoReturn:
-    """What the ``plgolf`` script calls."""
+    """Runs the ``plgolf`` script."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     status = main()
     if status == _FAILED or status >= _INTERRUPTED:
-        # At once: a thread that is inside a C++ library would abort an orderly end, and one that waits for a
-        # rank that is gone would keep it from ending.
+        # At once: on a normal exit, a thread inside a C++ library would abort the process, and one that waits
+        # for a dead rank would block it.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -90,7 +90,7 @@ def _run(words: list[str]) -> int:
     elif first == _COMPLETION:
         sys.stdout.write(_completion(rest[0] if rest else ""))
     elif first.startswith("-"):
-        raise UserError(f"a command must come first, got {first:.100}; there are {', '.join(_COMMANDS)}")
+        raise UserError(f"the first word must be one of {', '.join(_COMMANDS)}, got {first:.100}")
     else:
         return _run_command(first, rest)
     return 0
@@ -100,7 +100,7 @@ def _run_command(command: str, words: list[str]) -> int:
     if command not in _COMMANDS:
         close = difflib.get_close_matches(command, _COMMANDS, n=1)
         meant = f" (did you mean {close[0]}?)" if close else ""
-        raise UserError(f"no command {command:.100}, there are {', '.join(_COMMANDS)}{meant}")
+        raise UserError(f"the command must be one of {', '.join(_COMMANDS)}, got {command:.100}{meant}")
     if command == "data":
         from plgolf.corpus import cli as data  # noqa: PLC0415 (fast)
 
@@ -125,20 +125,21 @@ def _run_command(command: str, words: list[str]) -> int:
 
 
 def _completion(shell: str) -> str:
-    """Writes the script that completes all commands in a shell; slow, since it asks each for its settings."""
+    """Returns the script that completes all commands; slow, since each is imported for its settings."""
     from plgolf.arguments.completion import completion  # noqa: PLC0415
     from plgolf.corpus import cli as data  # noqa: PLC0415
     from plgolf.generation import cli as generation  # noqa: PLC0415
     from plgolf.report import cli as report  # noqa: PLC0415
     from plgolf.training.command import cli as training  # noqa: PLC0415
+    from plgolf.training.command.parser import NOT_OFFERED  # noqa: PLC0415
 
     others = {"generate": generation.parser(), "report": report.parser(), "data": data.parser()}
-    return completion(shell, {**training.commands(), **others})
+    return completion(shell, {**training.commands(), **others}, NOT_OFFERED)
 
 
 @contextlib.contextmanager
 def _interrupted_at_once() -> Iterator[None]:
-    """Ends the process on SIGINT: a library that is being imported may swallow a KeyboardInterrupt."""
+    """Ends the process on SIGINT, because a library may swallow a KeyboardInterrupt during its import."""
 
     def end(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
         os.write(2, b"plgolf: interrupted\n")
@@ -159,6 +160,6 @@ def _help() -> str:
     return (
         "usage: plgolf COMMAND ...\n\n"
         "Train the best small language model within a byte and a time budget.\n\n"
-        f"commands:\n{commands}\nplgolf COMMAND --help says more.\n"
-        f"plgolf {_COMPLETION} bash|zsh|fish prints what completes commands and keys at a Tab.\n"
+        f"commands:\n{commands}\nplgolf COMMAND --help lists its settings.\n"
+        f"plgolf {_COMPLETION} bash|zsh|fish prints a script that completes commands and keys with Tab.\n"
     )

@@ -1,24 +1,27 @@
-"""Files and folders that are written completely or not at all."""
+"""Files and folders that are replaced in one step, and files of others that are read within bounds."""
 
 import contextlib
 import ctypes
 import fcntl
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from plgolf.errors import UserError
+
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Opens a hidden temporary file next to ``path``; on exit it is synced to disk and renamed over it.
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Opens a hidden temporary file beside ``path``, which is synced and renamed to it when the block ends.
 
-    An interrupted or killed process leaves ``path`` as it was.
+    An exception in the block, or the end of the process, leaves ``path`` as it was.
 
     Args:
-        path: the file; its folder is created if needed.
+        path: the file; its folder is created if it does not exist.
 
     Yields:
         The temporary file, open for writing and reading.
@@ -36,22 +39,70 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file completely or not at all.
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file by renaming a temporary one, so that no reader ever sees a part of it.
 
     Args:
-        path: the file; its folder is created if needed, and its old contents stay until the end.
+        path: the file; its folder is created if it does not exist.
         data: the new contents.
     """
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write(data)
 
 
-def lock_folder(folder: Path) -> int:
-    """Locks a folder, which is created if needed, until the returned descriptor is closed.
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a regular file for reading; refuses pipes and devices, which may block or never end.
+
+    Args:
+        path: the file.
 
     Returns:
-        A file descriptor; closing it, or the end of the process, releases the lock. -1 on a file system
+        The open file.
+
+    Raises:
+        UserError: the file cannot be opened or is not a regular file; the message starts with the path.
+    """
+    try:
+        # Opening a pipe would wait for its other end.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path}: cannot be read: {reason}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"{path}: cannot be read: it must be a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path, *, max_bytes: int) -> bytes:
+    """Reads a regular file of a bounded size.
+
+    Args:
+        path: the file.
+        max_bytes: largest size in bytes, checked before anything is read.
+
+    Returns:
+        The contents.
+
+    Raises:
+        UserError: the file is not a regular file, is too large or cannot be read; the message starts with
+            the path.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise UserError(f"{path}: must have at most {max_bytes} bytes, got {size}")
+        try:
+            return file.read(size)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def lock_folder(folder: Path) -> int:
+    """Locks a folder for this process, without waiting; creates it if it does not exist.
+
+    Returns:
+        A file descriptor that holds the lock until it is closed or the process ends; -1 on a file system
         without locks.
 
     Raises:
@@ -70,29 +121,29 @@ def lock_folder(folder: Path) -> int:
     return descriptor
 
 
-class AlreadyThereError(FileExistsError):
-    """Raised if a folder is not empty and must not be replaced."""
+class FolderNotEmptyError(FileExistsError):
+    """Raised where a folder is not empty and must not be replaced."""
 
 
 @contextlib.contextmanager
 def staged_folder(path: Path, *, replace: bool) -> Iterator[Path]:
-    """Creates a hidden folder beside ``path`` and, on exit, moves it to ``path`` in one step.
+    """Creates a hidden folder beside ``path``, which replaces it in one step when the block ends.
 
-    An interrupted or killed process leaves ``path`` as it was. If another process is making the same folder,
-    this one waits for it.
+    An exception in the block, or the end of the process, leaves ``path`` as it was. If another process is
+    creating the same folder, waits for it.
 
     Args:
-        path: the folder to make; it may exist if it is empty.
-        replace: replaces the contents of ``path``.
+        path: the folder to create; it may exist if it is empty.
+        replace: replaces a folder that is not empty.
 
     Yields:
         The hidden folder, empty.
 
     Raises:
-        AlreadyThereError: ``path`` is not empty and ``replace`` is false; another process may just have made
-            it.
+        FolderNotEmptyError: ``path`` is not empty and ``replace`` is false; another process that was waited
+            for may have filled it.
     """
-    path = path.resolve()  # A link stays, and its target is replaced.
+    path = path.resolve()  # A link stays, and the folder it points to is replaced.
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     if partial.is_symlink():
@@ -100,10 +151,10 @@ def staged_folder(path: Path, *, replace: bool) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.replaced")
     with _locked_folder(partial):
         if aside.exists() and not path.exists():
-            aside.rename(path)  # Killed between the two renames of _replace_folder.
+            aside.rename(path)  # A process was killed between the two renames of _replace_folder.
         try:
             if not replace and path.exists() and any(path.iterdir()):
-                raise AlreadyThereError(path)
+                raise FolderNotEmptyError(path)
             shutil.rmtree(aside, ignore_errors=True)
             _empty(partial)
             yield partial
@@ -117,12 +168,12 @@ def staged_folder(path: Path, *, replace: bool) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked_folder(path: Path) -> Iterator[None]:
-    """Creates a folder and locks it; the lock ends with the process."""
+    """Creates a folder and locks it, waiting for other processes. A lock ends with its process."""
     while True:
         path.mkdir(exist_ok=True)
         try:
             folder = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:  # Its last owner has just moved it.
+        except FileNotFoundError:  # The process that held it has just renamed it.
             continue
         try:
             with contextlib.suppress(OSError):  # Some network file systems have no locks.
@@ -162,7 +213,7 @@ def _replace_folder(new: Path, path: Path, aside: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchanges two folders atomically; returns False if the file system cannot."""
+    """Swaps two folders in one step, if the file system can; Python has no call for it."""
     library = ctypes.CDLL(None)
     paths = os.fsencode(one), os.fsencode(other)
     if sys.platform == "darwin":

@@ -148,8 +148,8 @@ def test_the_zip_and_the_pickle_are_as_the_page_says(tmp_path):
 def test_the_opcodes_of_the_page_are_those_that_are_let_in():
     import pickle
 
-    from plgolf.tensor_file import rehearsal
+    from plgolf.tensor_file import pickle_check
 
     listed = re.search(r"Only these opcodes occur: (.*?)\. A tensor", PAGE.read_text(), re.DOTALL)[1]
     named = {ord(getattr(pickle, name)) for name in re.findall(r"[A-Z0-9_]+", listed)}
-    assert named == set(rehearsal._Rehearsal.dispatch) - {ord(pickle.BUILD)}
+    assert named == set(pickle_check._PickleChecker.dispatch) - {ord(pickle.BUILD)}

@@ -61,4 +61,4 @@ def test_an_error_on_a_terminal_is_a_line_of_its_own(monkeypatch):
     tty = Tty()
     monkeypatch.setattr(sys, "stderr", tty)
     assert main(["fitt"]) == 2
-    assert tty.getvalue().startswith("\r\x1b[Kplgolf: error: no command fitt, there are fit, ")
+    assert tty.getvalue().startswith("\r\x1b[Kplgolf: error: the command must be one of fit, ")

@@ -47,7 +47,7 @@ def test_the_pages_that_are_to_be_read_are_short():
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
-        ("--modle.gpt.dim=3", "modle.gpt.dim is no setting of plgolf fit (did you mean --model.gpt.dim?)"),
+        ("--modle.gpt.dim=3", "plgolf fit has no setting modle.gpt.dim (did you mean --model.gpt.dim?)"),
         ("--model.gpt.vocab_size=1024", "vocab_size must equal the "),
         ("--data.micro_batch_sequences=5", "data.micro_batch_sequences must divide the "),
         ("--trainer.accumulate_grad_batches=3", "trainer.accumulate_grad_batches must be left alone"),

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from plgolf import files
-from plgolf.files import staged_folder, write_whole
+from plgolf.files import staged_folder, write_atomically
 
 
 def contents(path):
@@ -118,7 +118,7 @@ def test_another_process_is_waited_for(tmp_path):
     assert contents(root) == {"a": "first"}
 
 
-def test_write_whole_leaves_the_old_file_when_the_disk_is_full(tmp_path):
+def test_write_atomically_leaves_the_old_file_when_the_disk_is_full(tmp_path):
     resource = pytest.importorskip("resource")
     path = tmp_path / "a"
     path.write_text("old")
@@ -126,7 +126,7 @@ def test_write_whole_leaves_the_old_file_when_the_disk_is_full(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
         with pytest.raises(OSError, match="too large"):
-            write_whole(path, b"x" * 5000)
+            write_atomically(path, b"x" * 5000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a"]

@@ -1,6 +1,6 @@
-"""The command line and its YAML files: what they may say, help, and mistakes in one line."""
+"""The command line and its YAML files: settings, help, and mistakes in one line."""
 
 from plgolf.arguments.bounded_yaml import read_settings
-from plgolf.arguments.parsing import OneLineErrors
+from plgolf.arguments.parsing import SettingsParser
 
-__all__ = ["OneLineErrors", "read_settings"]
+__all__ = ["SettingsParser", "read_settings"]

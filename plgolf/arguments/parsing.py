@@ -1,147 +1,161 @@
-"""The parser of a command line: one-line errors, a help that reads well, its configuration printed."""
+"""The parser of a command line: one-line errors, one line of help per key, its configuration printed."""
 
 import argparse
+import difflib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
-from plgolf.arguments.bounded_yaml import OutOfBoundsError, check_string, read_settings
-from plgolf.arguments.commented import commented
+from plgolf.arguments.bounded_yaml import STDIN, OutOfBoundsError, check_text, read_settings
+from plgolf.arguments.commented import to_commented_yaml
 from plgolf.arguments.help import details, overview
-from plgolf.arguments.mistakes import check_keys, explain
-from plgolf.arguments.settings import CONFIG
+from plgolf.arguments.mistakes import SettingsCheck
+from plgolf.arguments.settings import CONFIG, ListingParser, Setting
+from plgolf.arguments.suggestions import did_you_mean, missing_recipe
 from plgolf.errors import UserError
 
-_FULL, _MINIMAL = "full", "minimal"
+_HELP = ("-h", "--help")
+_PRINT_CONFIG = "--print_config"
+_MAX_CHARACTERS = 300
 
 
-class OneLineErrors(ArgumentParser):
-    """Says what is wrong in one line instead of after a page of usage, and helps with a line per key."""
+class SettingsParser(ListingParser):
+    """Parses the words of a command line and the recipes that they name."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "add_help": False, "print_config": None})
         self.brief: dict[str, set[str]] = {}
-        """Of groups with many keys, by prefix, the keys that the overview shows."""
-        self.required_keys: set[str] = set()
-        """What must be given."""
-        self._in_use: OneLineErrors = self
-        self.printed = ""
-        """How the configuration is to be printed; empty if it is not."""
-        self.add_argument("-h", "--help", action=_Help)
-        self.add_argument("--print_config", action=_PrintConfig)
-
-    @property
-    def program(self) -> str:
-        """What calls the command."""
-        return self.prog.replace(" [options]", "")
-
-    @property
-    def name(self) -> str:
-        """The command's own name."""
-        return self.program.rpartition(" ")[2]
-
-    @property
-    def has_config(self) -> bool:
-        """Whether it takes YAML files."""
-        return any(action.dest == CONFIG for action in self._actions)
-
-    @property
-    def commands(self) -> "dict[str, OneLineErrors]":
-        """The parsers of the subcommands."""
-        for action in self._actions:
-            if isinstance(action.choices, dict):
-                return action.choices
-        return {}
-
-    @property
-    def siblings(self) -> "list[OneLineErrors]":
-        """The other commands beside this one."""
-        parent = getattr(self, "parent_parser", None)
-        return [other for other in parent.commands.values() if other is not self] if parent else []
+        """The keys that the overview shows of groups with many keys, by prefix."""
+        self._recipes: dict[str, dict[str, Any]] = {}
 
     def describe(self, texts: Mapping[str, str]) -> None:
-        """Says in other words what keys and groups are that are someone else's."""
+        """Replaces the texts of keys and the titles of groups that come from a library."""
         for action in self._actions:
             action.help = texts.get(action.dest, action.help)
         for name, group in (self.groups or {}).items():
             group.title = texts.get(name, group.title)
 
-    def untitle_last_group(self) -> None:
-        """Lists the settings of the last group without a title, among the first."""
-        last = self._action_groups[-1]
-        self._action_groups = self._action_groups[:-1]
-        self._optionals._group_actions += last._group_actions
-
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
-        return overview(self)
+        return overview(self, self.brief)
+
+    def parse(self, words: Sequence[str]) -> Namespace:
+        """Parses a command line, or prints what it asks for and ends the process.
+
+        Args:
+            words: the words after the program's name.
+
+        Returns:
+            The settings; those of a subcommand below its name.
+
+        Raises:
+            UserError: a setting or a recipe is wrong; the message says which and why.
+        """
+        command, rest = self._command(list(words))
+        command.print_help_if_asked(rest)
+        printed = [word for word in rest if word.partition("=")[0] == _PRINT_CONFIG]
+        for word in printed:
+            if word not in (_PRINT_CONFIG, f"{_PRINT_CONFIG}=full") or not command.has_config:
+                raise UserError(
+                    f"{_PRINT_CONFIG} must be alone or with =full, in a command with recipes, got {word:.100}"
+                )
+        rest = [word for word in rest if word not in printed]
+        command.check(rest, [other for other in self.commands.values() if other is not command])
+        parsed: Namespace = self.parse_args(rest if command is self else [words[0], *rest])
+        if printed:
+            settings = parsed if command is self else parsed[words[0]]
+            sys.stdout.write(command.to_recipe(settings, full=printed[-1] != _PRINT_CONFIG))
+            self.exit()
+        return parsed
+
+    def check(self, words: Sequence[str], siblings: Sequence[ListingParser]) -> None:
+        """Raises a ``UserError`` if a word, or a recipe that one names, is wrong."""
+        checks = SettingsCheck(self, siblings)
+        for name, value in _flags(words, checks.known):
+            try:
+                check_text(value or "")
+            except OutOfBoundsError as error:
+                raise UserError(f"{name or value:.20}: {error}") from error
+            if value is not None and name == CONFIG and self.has_config:
+                self._check_recipe(value, checks)
+            elif name:
+                checks.flag(name, value)
+            else:
+                checks.word(value or "")
+        checks.finish()
+
+    def print_help_if_asked(self, words: Sequence[str]) -> None:
+        """Prints the overview, or everything about a key, and ends the process."""
+        at = next((at for at, word in enumerate(words) if word.partition("=")[0] in _HELP), None)
+        if at is None:
+            return
+        after = [word for word in words[at + 1 : at + 2] if not word.startswith("-")]
+        topic = words[at].partition("=")[2] or "".join(after)
+        if topic and topic not in self.commands:
+            sys.stdout.write(details(self, topic))
+        else:
+            sys.stdout.write(self.commands.get(topic, self).format_help())
+        self.exit()
+
+    def to_recipe(self, settings: Namespace, *, full: bool) -> str:
+        """Returns settings as YAML: all of them, or those that differ from the defaults with comments."""
+        text = str(self.dump(settings, skip_unset=False, skip_default=not full))
+        return text if full else to_commented_yaml(yaml.safe_load(text) or {}, self)
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
-        loaded = read_settings(Path(os.fspath(path)))
-        check_keys(loaded, str(path), self)
-        parsed: Namespace = super().parse_path(path, *args, **kwargs)
+        kept = self._recipes.get(os.fspath(path))
+        if kept is None:
+            parsed: Namespace = super().parse_path(path, *args, **kwargs)
+        else:  # Quoted, so that no string is read as a number.
+            parsed = self.parse_string(yaml.safe_dump(kept, default_style='"'), "", *args, **kwargs)
         return parsed
-
-    def parse_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any
-    ) -> Namespace:
-        # An empty value, so that it does not take the next word for its own.
-        words = ["--print_config=" if word == "--print_config" else word for word in args or ()]
-        word = ""
-        try:
-            for word in words:
-                check_string(word.partition("=")[2] if word.startswith("-") else word)
-        except OutOfBoundsError as error:
-            raise UserError(f"{word:.20}...: {error}") from error
-        self.required_keys = {action.dest for action in self._actions if action.required}
-        self._in_use = self.commands.get(words[0], self) if words else self
-        parsed: Namespace = super().parse_args(words, *rest, **kwargs)
-        if not hasattr(self, "parent_parser") and self._in_use.printed:
-            self._print(parsed if self._in_use is self else parsed[self._in_use.name])
-        return parsed
-
-    def _print(self, settings: Namespace) -> NoReturn:
-        command = self._in_use
-        text = command.dump(settings, skip_unset=False)
-        if command.printed == _MINIMAL:
-            text = commented(yaml.safe_load(text), command)
-        sys.stdout.write(text)
-        self.exit()
-        raise AssertionError
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error:  # The parser of a class that a setting names; the setting's own goes on.
+        if not self.exit_on_error:  # The parser of a class that a setting names: the caller handles it.
             super().error(message, ex)
-        if isinstance(ex, UserError):
-            raise UserError(str(ex)) from ex
-        raise UserError(explain(message, self._in_use)) from ex
+        raise UserError(f"{' '.join(message.split()):.{_MAX_CHARACTERS}}") from ex
+
+    def _command(self, words: list[str]) -> "tuple[SettingsParser, list[str]]":
+        if not self.commands or not words or words[0].startswith("-"):
+            return self, words
+        if words[0] not in self.commands:
+            meant = did_you_mean(difflib.get_close_matches(words[0], self.commands, n=1))
+            known = ", ".join(self.commands)
+            raise UserError(f"{self.program} must be followed by one of {known}, got {words[0]:.100}{meant}")
+        return self.commands[words[0]], words[1:]
+
+    def _check_recipe(self, path: str, checks: SettingsCheck) -> None:
+        if path != STDIN and not Path(path).exists():
+            raise UserError(missing_recipe(path))
+        loaded = read_settings(Path(path))
+        kept = checks.file(loaded, "stdin" if path == STDIN else path)
+        if kept != loaded or path == STDIN:
+            self._recipes[path] = kept
 
 
-class _Help(argparse._HelpAction):
-    """Prints the overview, or all there is to say of a key."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
-        super().__init__(option_strings, argparse.SUPPRESS, argparse.SUPPRESS)
-        self.nargs = "?"
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        parser = parser.commands.get(values, parser)
-        asked_for = values and parser.name != values
-        sys.stdout.write(details(parser, values) if asked_for else overview(parser))
-        parser.exit()
-
-
-class _PrintConfig(argparse.Action):
-    """Notes that the configuration is to be printed once all of it is known."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
-        super().__init__(option_strings, argparse.SUPPRESS, default=argparse.SUPPRESS)
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        if values not in ("", _FULL) or not parser.has_config:
-            raise UserError(f"--print_config must be alone or --print_config={_FULL}, got {values}")
-        parser.printed = values or _MINIMAL
+def _flags(words: Sequence[str], known: Mapping[str, Setting]) -> Iterator[tuple[str, str | None]]:
+    """Yields the names of flags without dashes, with their values; a word without a flag has no name."""
+    given = list(words)
+    while given:
+        word = given.pop(0)
+        flag, equals, value = word.partition("=")
+        name = CONFIG if flag in ("-c", f"--{CONFIG}") else flag.removeprefix("--")
+        setting = known.get(name.removesuffix("+"))
+        if not word.startswith("--") and name != CONFIG:
+            yield "", word
+        elif equals:
+            yield name, value
+        elif setting and setting.num_words == 0:
+            yield name, None
+        elif given and not given[0].startswith("--"):
+            yield name, given.pop(0)
+            while setting and setting.num_words == "+" and given and not given[0].startswith("--"):
+                yield name, given.pop(0)
+        elif setting or name == CONFIG:
+            raise UserError(f"{word} must have a value")
+        else:
+            yield name, None

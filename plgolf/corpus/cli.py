@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 from jsonargparse import Namespace
 
-from plgolf.arguments import OneLineErrors
+from plgolf.arguments import SettingsParser
 from plgolf.console import Terminal
 from plgolf.corpus.building import Output
 from plgolf.corpus.documents import Reading
@@ -26,7 +26,7 @@ class Command(NamedTuple):
     """A subcommand; ``run`` returns the exit status."""
 
     description: str
-    add_arguments: Callable[[OneLineErrors], None]
+    add_arguments: Callable[[SettingsParser], None]
     run: Callable[[Namespace], int]
 
 
@@ -42,7 +42,7 @@ def run(words: list[str]) -> int:
     Raises:
         UserError: an argument or a file is refused.
     """
-    settings = parser().parse_args(words or ["--help"])
+    settings = parser().parse(words or ["--help"])
     try:
         return _COMMANDS[settings.subcommand].run(settings[settings.subcommand])
     except BrokenPipeError:
@@ -51,20 +51,20 @@ def run(words: list[str]) -> int:
         raise UserError(f"{error.filename or settings.subcommand}: {error.strerror or error}") from error
 
 
-def parser() -> OneLineErrors:
+def parser() -> SettingsParser:
     """Returns the parser of all subcommands."""
-    parser = OneLineErrors(
+    parser = SettingsParser(
         prog="plgolf data", description="Make, check and show datasets.", allow_abbrev=False
     )
     subcommands = parser.add_subcommands()
     for name, command in _COMMANDS.items():
-        subparser = OneLineErrors(description=command.description, allow_abbrev=False)
+        subparser = SettingsParser(description=command.description, allow_abbrev=False)
         command.add_arguments(subparser)
         subcommands.add_subcommand(name, subparser, help=command.description)
     return parser
 
 
-def _prepare_arguments(parser: OneLineErrors) -> None:
+def _prepare_arguments(parser: SettingsParser) -> None:
     parser.add_argument("-c", "--config", action="config", help="YAML file of these options")
     parser.add_argument(
         "inputs", nargs="+", help="files, folders, patterns such as 'text/**/*.txt', or - for stdin"
@@ -132,7 +132,7 @@ def _built(cls: type[T], settings: Namespace) -> T:
     return cls(**{field.name: settings[field.name] for field in fields(cls)})  # type: ignore[arg-type]
 
 
-def _root_arguments(parser: OneLineErrors) -> None:
+def _root_arguments(parser: SettingsParser) -> None:
     parser.add_argument("root", type=str, help="folder of the dataset")
     parser.add_argument(
         "--tokenizer",
@@ -162,7 +162,7 @@ def table(checks: list[Check]) -> list[str]:
     ]
 
 
-def _inspect_arguments(parser: OneLineErrors) -> None:
+def _inspect_arguments(parser: SettingsParser) -> None:
     _root_arguments(parser)
     parser.add_argument(
         "--picture",
@@ -190,7 +190,7 @@ def _inspect(settings: Namespace) -> int:
     return 0
 
 
-def _download_arguments(parser: OneLineErrors) -> None:
+def _download_arguments(parser: SettingsParser) -> None:
     parser.add_argument("variant", type=str, help="dataset, or the end of its name: sp1024, sp4096, byte260")
     parser.add_argument(
         "--train_shards",

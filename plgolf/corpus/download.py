@@ -22,7 +22,7 @@ from plgolf.data.manifest import (
 from plgolf.data.shards import open_shard
 from plgolf.data.tokenizer import Tokenizer, load_tokenizer
 from plgolf.errors import UserError
-from plgolf.files import lock_folder, staged_folder, write_whole
+from plgolf.files import lock_folder, staged_folder, write_atomically
 
 REPO = "willdepueoai/parameter-golf"
 """Repository of the challenge's datasets."""
@@ -208,7 +208,7 @@ def _fetch_tokenizer(
             )
     for path, content in contents.items():
         if not path.exists():
-            write_whole(path, content)
+            write_atomically(path, content)
     return tokenizer
 
 

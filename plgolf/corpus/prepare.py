@@ -16,7 +16,7 @@ from plgolf.corpus.text_files import STDIN, TextFile, find_files
 from plgolf.corpus.tokenizer_training import TokenizerRecipe
 from plgolf.data.manifest import MANIFEST, Manifest, check_only_own_files, hash_file, read_manifest
 from plgolf.errors import UserError
-from plgolf.files import AlreadyThereError, staged_folder
+from plgolf.files import FolderNotEmptyError, staged_folder
 
 
 def prepare(
@@ -63,7 +63,7 @@ def prepare(
             name = output.name or root.resolve().name
             manifest = build(folder, corpus, recipe, output, name=name, options=options, console=console)
             (folder / STDIN).unlink(missing_ok=True)
-    except AlreadyThereError:
+    except FolderNotEmptyError:
         manifest = _same(root, options, inputs, reading, holdout, recipe)
         console.say(f"{root}: exists already, made from the same files with the same options")
         return manifest
@@ -103,7 +103,7 @@ def prepare_stdlib(root: Path, *, vocab_size: int, console: Console) -> None:
     try:
         with _making(root, replace=False) as folder:
             build(folder, corpus, recipe, output, name="stdlib", options=options, console=console)
-    except AlreadyThereError:  # Another process of the same run has made it.
+    except FolderNotEmptyError:  # Another process of the same run has made it.
         return
 
 
@@ -121,7 +121,7 @@ def _making(root: Path, *, replace: bool) -> Iterator[Path]:
             raise UserError(f"{root}: must be a folder")
         with staged_folder(root, replace=replace) as folder:
             yield folder
-    except AlreadyThereError:
+    except FolderNotEmptyError:
         raise
     except OSError as error:
         raise UserError(f"{root}: cannot be written: {error.strerror or error}") from error

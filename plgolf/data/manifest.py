@@ -11,8 +11,7 @@ from plgolf.config import config_from_dict, config_to_dict
 from plgolf.data.shards import MAX_VOCAB_SIZE
 from plgolf.data.tokenizer import ByteTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 from plgolf.errors import UserError
-from plgolf.files import write_whole
-from plgolf.regular_files import open_regular, read_regular
+from plgolf.files import open_regular, read_regular, write_atomically
 from plgolf.version import __version__
 
 MANIFEST = "manifest.json"
@@ -127,7 +126,7 @@ class Manifest:
     def save(self, root: Path) -> None:
         """Writes ``manifest.json`` into a folder."""
         content = json.dumps(config_to_dict(self), indent=2, ensure_ascii=False)
-        write_whole(root / MANIFEST, (content + "\n").encode(errors="replace"))
+        write_atomically(root / MANIFEST, (content + "\n").encode(errors="replace"))
 
 
 def read_manifest(root: Path) -> Manifest | None:

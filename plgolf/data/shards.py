@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plgolf.errors import UserError
-from plgolf.files import write_whole
-from plgolf.regular_files import open_regular
+from plgolf.files import open_regular, write_atomically
 
 MAGIC = 20240520
 VERSION = 1
@@ -97,7 +96,7 @@ def shard_header(num_tokens: int) -> bytes:
 
 def write_shard(path: Path, tokens: Tokens) -> None:
     """Writes a shard with tokens, uint16 (n,), completely or not at all."""
-    write_whole(path, shard_header(tokens.size) + tokens.astype("<u2", copy=False).tobytes())
+    write_atomically(path, shard_header(tokens.size) + tokens.astype("<u2", copy=False).tobytes())
 
 
 def find_shards(root: Path, split: str) -> list[Shard]:

@@ -1,4 +1,4 @@
-"""Weights of files and the architecture that they are said to be of."""
+"""Builds models from the weights of files, after a check that they fit the architecture."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,24 +12,24 @@ from plgolf.model.gpt import GPT, GPTConfig
 
 
 def check_weights_fit(config: GPTConfig, weights: Mapping[str, Tensor]) -> None:
-    """Checks names, shapes and dtypes; what is built to compare them with is bounded by the weights.
+    """Checks names, shapes and dtypes against a model without data, whose size the weights bound.
 
     Args:
         config: the architecture.
-        weights: tensors by our names; those on the meta device will do.
+        weights: tensors by plgolf's names, on any device, meta too.
 
     Raises:
-        UserError: a tensor is missing, is one too many or does not fit; the message names the first.
+        UserError: a tensor is missing, unknown or does not fit; the message names the first one.
     """
     _gpt_without_weights(config, weights)
 
 
 def gpt_with_weights(config: GPTConfig, weights: Mapping[str, Tensor]) -> GPT:
-    """Makes a model of tensors as they are, without initialising others first.
+    """Builds a model whose parameters are the given tensors, without initial values.
 
     Args:
         config: the architecture.
-        weights: tensors by our names, on the CPU; they become the parameters.
+        weights: tensors by plgolf's names, on the CPU; they are not copied.
 
     Returns:
         The model, in training mode.
@@ -47,7 +47,7 @@ def _gpt_without_weights(config: GPTConfig, weights: Mapping[str, Tensor]) -> GP
     num_layers = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
     if config.num_layers != num_layers:
         raise UserError(f"weights do not fit: num_layers must be their {num_layers}, got {config.num_layers}")
-    # These bound all else that is built.
+    # These bound the size of everything that is built.
     sizes = {
         "embedding.weight": (config.vocab_size, config.dim),
         "blocks.0.attention.qk_gain": (config.attention.num_heads,),
@@ -62,14 +62,14 @@ def _gpt_without_weights(config: GPTConfig, weights: Mapping[str, Tensor]) -> GP
         _check_tensor(name, weights.get(name), tuple(tensor.shape), tensor.dtype)
     unknown = sorted(weights.keys() - expected.keys())
     if unknown:
-        raise UserError(f"weights do not fit: {unknown[0]!r:.100} is no tensor of this architecture")
+        raise UserError(f"weights do not fit: {unknown[0]!r:.100} is not in this architecture")
     return gpt
 
 
 class _NoInitialValues(TorchFunctionMode):
-    """Leaves out random numbers: on the meta device there are none, but importing that takes a second.
+    """Skips random initial values, which on the meta device would import code for a second.
 
-    What follows from the configuration and is in no file, the rotary frequencies, is computed.
+    Computes what files do not hold, the rotary frequencies, on the CPU.
     """
 
     def __torch_function__(

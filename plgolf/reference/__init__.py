@@ -1,4 +1,4 @@
-"""The reference program's names, settings and artifacts (https://github.com/openai/parameter-golf)."""
+"""Names, settings and artifacts of the reference program (https://github.com/openai/parameter-golf)."""
 
 from plgolf.reference.artifact import (
     read_artifact_dict,

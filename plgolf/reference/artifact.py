@@ -1,4 +1,4 @@
-"""Artifacts of the reference program, which carry no configuration: read and written."""
+"""Reads and writes artifacts of the reference program, which have no configuration."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from plgolf.errors import UserError
-from plgolf.files import write_whole
+from plgolf.files import read_regular, write_atomically
 from plgolf.reference.int8_zlib import (
     MAX_PAYLOAD_BYTES,
     dequantize_state_dict,
@@ -16,11 +16,10 @@ from plgolf.reference.int8_zlib import (
     unpack,
 )
 from plgolf.reference.names import is_control_name
-from plgolf.regular_files import read_regular
 
 
 def read_reference_artifact(path: str | Path) -> dict[str, Tensor]:
-    """Reads an ``.int8.ptz`` file without running anything in it.
+    """Reads an ``.int8.ptz`` file without running code from it.
 
     Args:
         path: the file.
@@ -35,7 +34,13 @@ def read_reference_artifact(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_artifact_dict(path: str | Path) -> dict[str, Any]:
-    """Reads an ``.int8.ptz`` file as the dict it holds.
+    """Reads the dict of an ``.int8.ptz`` file, which is checked for plain tensors but not for the format.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The dict.
 
     Raises:
         UserError: the file cannot be read or is malformed.
@@ -48,7 +53,7 @@ def read_artifact_dict(path: str | Path) -> dict[str, Any]:
 
 
 def write_reference_artifact(state_dict: Mapping[str, Tensor], path: str | Path) -> dict[str, int]:
-    """Quantises tensors and writes them as the reference would.
+    """Quantises tensors and writes them as the reference program does.
 
     Args:
         state_dict: tensors under the reference's names.
@@ -59,5 +64,5 @@ def write_reference_artifact(state_dict: Mapping[str, Tensor], path: str | Path)
         num_nonfloat_tensors, baseline_tensor_bytes, int8_payload_bytes``.
     """
     obj, stats = quantize_state_dict(state_dict, is_control=is_control_name)
-    write_whole(Path(path), pack(obj))
+    write_atomically(Path(path), pack(obj))
     return stats.as_dict()

@@ -1,7 +1,7 @@
 """The format ``int8_clean_per_row_v1``: zlib over ``torch.save`` of a dict of tensors and strings.
 
-It is the reference program's (https://github.com/openai/parameter-golf), key for key, and any further
-top-level key is ignored by it. Reading never runs code, and takes memory in proportion to the file.
+The format of the reference program (https://github.com/openai/parameter-golf), which ignores further
+top-level keys. Reading never runs code and takes memory in proportion to the file.
 """
 
 import io
@@ -20,32 +20,32 @@ from plgolf.tensor_file import load_tensors
 
 MAX_PASSTHROUGH_ELEMENTS = 65_536
 MAX_PAYLOAD_BYTES = 2**30
-"""Bound on the inflated size."""
+"""Largest inflated size in bytes."""
 MAX_RATIO = 32
-"""Bound on how many times larger a file becomes. zlib can pack a gigabyte into a megabyte, but the weights of
-a model only become 3.5 times smaller as they are initialised, and 1.5 times when trained."""
+"""Largest ratio of inflated to compressed size. zlib can pack a gigabyte into a megabyte, but initial weights
+become only 3.5 times smaller and trained ones 1.5 times."""
 ALWAYS_INFLATED_BYTES = 2**26
-"""Up to here any ratio will do: weights that are all zero become 600 times smaller."""
+"""Inflated size up to which any ratio is accepted: zeros become 600 times smaller."""
 _CHUNK = 2**20
 _WAYS = ((6, 9, zlib.Z_FILTERED), (9, 9, zlib.Z_HUFFMAN_ONLY))
-"""To make a zlib stream: level, memory level and strategy. Codes of weights are noise, in which short
-repetitions cost more than they save: the first way keeps to those of more than five, the other to none."""
+"""Level, memory level and strategy of zlib. Codes of weights are nearly noise, in which short repetitions
+cost more than they save: the first way uses only those of more than five bytes, the second none."""
 _MORE_WAYS = ((9, 8, zlib.Z_FILTERED), (9, 8, zlib.Z_DEFAULT_STRATEGY))
-"""What may be smaller yet for few bytes, and takes no time there; the last is the reference's."""
+"""Further ways for small payloads, where they take little time; the last is the reference's."""
 _FEW_BYTES = 2**22
 
 
 @dataclass
 class QuantizeStats:
-    """What quantisation did, in the reference's counters.
+    """Counters of the reference program.
 
     Args:
-        param_count: elements of all tensors.
-        num_tensors: tensors.
-        num_float_tensors: tensors that were quantised.
-        num_nonfloat_tensors: tensors that are not floating point.
-        baseline_tensor_bytes: bytes before.
-        int8_payload_bytes: bytes after, before compression.
+        param_count: number of elements of all tensors.
+        num_tensors: number of tensors.
+        num_float_tensors: number of quantised tensors.
+        num_nonfloat_tensors: number of tensors that are not floating point.
+        baseline_tensor_bytes: bytes before quantisation.
+        int8_payload_bytes: bytes after quantisation, before compression.
     """
 
     param_count: int = 0
@@ -67,12 +67,12 @@ def _num_bytes(tensor: Tensor) -> int:
 def quantize_state_dict(
     state_dict: Mapping[str, Tensor], *, is_control: Callable[[str], bool]
 ) -> tuple[dict[str, Any], QuantizeStats]:
-    """Rounds the large tensors and keeps the small ones.
+    """Quantises tensors of more than 65,536 elements and keeps the others.
 
     Args:
         state_dict: tensors by name.
-        is_control: says of a name whether its tensor stays float32 when small; other small ones become
-            float16.
+        is_control: returns True for the name of a tensor that stays float32 when it is small; other small
+            tensors become float16.
 
     Returns:
         The format's dict, and its counters.
@@ -124,7 +124,7 @@ def quantize_state_dict(
 
 
 def dequantize_state_dict(obj: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Undoes ``quantize_state_dict`` up to rounding.
+    """Restores the tensors of ``quantize_state_dict``, up to rounding.
 
     Args:
         obj: the format's dict.
@@ -133,7 +133,7 @@ def dequantize_state_dict(obj: Mapping[str, Any]) -> dict[str, Tensor]:
         Tensors by name, on the CPU, in their original dtypes.
 
     Raises:
-        UserError: the dict is not of this format.
+        UserError: the dict breaks a rule of the format.
     """
     check_quantized(obj)
     tensors = {
@@ -143,13 +143,13 @@ def dequantize_state_dict(obj: Mapping[str, Any]) -> dict[str, Tensor]:
     original_dtypes = obj.get("passthrough_orig_dtypes", {})
     for name, tensor in obj["passthrough"].items():
         dtype = DTYPES[original_dtypes[name]] if name in original_dtypes else tensor.dtype
-        # A copy, as two names in a file may share their data.
+        # A copy, since two names in a file may share their data.
         tensors[name] = tensor.to(dtype, copy=True).contiguous()
     return tensors
 
 
 def pack(obj: Mapping[str, Any]) -> bytes:
-    """Serialises the format's dict and compresses it, in a few ways of which the smallest is returned."""
+    """Serialises and compresses the format's dict; returns the smallest of a few zlib streams."""
     buffer = io.BytesIO()
     torch.save(dict(obj), buffer)
     payload = buffer.getbuffer()
@@ -157,7 +157,7 @@ def pack(obj: Mapping[str, Any]) -> bytes:
 
 
 def compressed_size(data: bytes) -> int:
-    """Returns what a part of an artifact takes when it is compressed by itself."""
+    """Returns the bytes of a part of an artifact when it is compressed alone."""
     return min(map(len, _streams(data, _WAYS)))
 
 
@@ -168,17 +168,17 @@ def _streams(data: bytes | memoryview, ways: tuple[tuple[int, int, int], ...]) -
 
 
 def unpack(data: bytes, *, max_bytes: int = MAX_PAYLOAD_BYTES) -> dict[str, Any]:
-    """Reads what ``pack`` wrote, without running any of it.
+    """Reads the output of ``pack`` without running code from it.
 
     Args:
-        data: the contents of a file.
-        max_bytes: bound on the inflated size, besides ``MAX_RATIO``.
+        data: contents of a file.
+        max_bytes: largest inflated size, besides ``MAX_RATIO``.
 
     Returns:
-        The dict, whose values are plain; whether they are of the format is not checked.
+        The dict of plain tensors and values; the rules of the format are not checked.
 
     Raises:
-        UserError: the data is cut short, corrupt, too large or no such dict.
+        UserError: the data is cut short, damaged, too large or not a dict.
     """
     obj = load_tensors(_inflated(data, min(max_bytes, max(MAX_RATIO * len(data), ALWAYS_INFLATED_BYTES))))
     if not isinstance(obj, dict):
@@ -188,19 +188,19 @@ def unpack(data: bytes, *, max_bytes: int = MAX_PAYLOAD_BYTES) -> dict[str, Any]
 
 def _inflated(data: bytes, max_bytes: int) -> io.BytesIO:
     inflate, compressed, payload = zlib.decompressobj(), io.BytesIO(data), io.BytesIO()
-    # Bit by bit: in one go, zlib needs twice the memory of what comes out.
+    # In chunks: in one call, zlib takes twice the memory of its output.
     while not inflate.eof:
         fed = inflate.unconsumed_tail or compressed.read(_CHUNK)
         try:
             chunk = inflate.decompress(fed, _CHUNK)
         except zlib.error as error:
-            raise UserError(f"is no zlib stream: {error}") from error
+            raise UserError(f"must be a zlib stream: {error}") from error
         payload.write(chunk)
         if payload.tell() > max_bytes:
-            raise UserError(f"inflates to more than {max_bytes} bytes")
+            raise UserError(f"must inflate to at most {max_bytes} bytes")
         if not fed and not chunk:
             raise UserError("is cut short")
     unused = len(inflate.unused_data) + len(data) - compressed.tell()
     if unused:
-        raise UserError(f"must end with its zlib stream, got {unused} bytes more")
+        raise UserError(f"must end with its zlib stream, got {unused} further bytes")
     return payload

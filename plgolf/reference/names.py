@@ -1,4 +1,4 @@
-"""Parameter names of the reference program, and ours."""
+"""Translates parameter names between the reference program and plgolf."""
 
 import re
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ _NAMES = (
     ("mlp.fc.", "mlp.up_proj."),
     ("mlp.proj.", "mlp.down_proj."),
 )
-"""The reference's spelling and ours. Names not listed (``skip_weights``, ``mlp_scale``) are the same."""
+"""The reference's name and plgolf's. Other names (``skip_weights``, ``mlp_scale``) are the same."""
 
 _CONTROL = re.compile(r"attn_scale|mlp_scale|resid_mix|q_gain|skip_weight")
 
 
 def weight_name_from_reference(name: str) -> str:
-    """Translates a parameter name; one that the reference does not know stays as it is.
+    """Translates a parameter name from the reference's to plgolf's; unknown names stay.
 
     >>> weight_name_from_reference("blocks.0.attn.c_q.weight")
     'blocks.0.attention.q_proj.weight'
@@ -35,7 +35,7 @@ def weight_name_from_reference(name: str) -> str:
 
 
 def weight_name_to_reference(name: str) -> str:
-    """Translates a parameter name the other way."""
+    """Translates a parameter name from plgolf's to the reference's; unknown names stay."""
     return _rename(name, tuple((ours, theirs) for theirs, ours in _NAMES))
 
 
@@ -50,23 +50,29 @@ def _rename(name: str, table: tuple[tuple[str, str], ...]) -> str:
 
 
 def weights_from_reference(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renames the reference's parameters to ours; the tensors are shared.
+    """Renames the reference's parameters to plgolf's names.
+
+    Args:
+        state_dict: tensors by the reference's names.
+
+    Returns:
+        The same tensors, not copied, by plgolf's names.
 
     Raises:
-        UserError: one is there under both names.
+        UserError: a parameter is there under both names.
     """
     renamed = {weight_name_from_reference(name): tensor for name, tensor in state_dict.items()}
     if len(renamed) != len(state_dict):
         ours = next(n for n in state_dict if n in renamed and weight_name_to_reference(n) != n)
-        raise UserError(f"{ours!r:.100} must be there once, got it under the reference's name, too")
+        raise UserError(f"{ours!r:.100} must be there once, got it also under the reference's name")
     return renamed
 
 
 def weights_to_reference(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renames our parameters to the reference's; the tensors are shared."""
+    """Renames plgolf's parameters to the reference's names; the tensors are not copied."""
     return {weight_name_to_reference(name): tensor for name, tensor in state_dict.items()}
 
 
 def is_control_name(name: str) -> bool:
-    """Says whether the reference keeps a (small) tensor of this name in float32."""
+    """Returns True if the reference program keeps a small tensor of this name in float32."""
     return _CONTROL.search(name) is not None

@@ -1,4 +1,4 @@
-"""Rounding tensors to eight bits, a scale for each row (https://github.com/openai/parameter-golf)."""
+"""Rounds tensors to int8 with one scale per row (https://github.com/openai/parameter-golf)."""
 
 import math
 
@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 
 CLIP_QUANTILE = 99.99984 / 100.0
-"""The share of a row's magnitudes that is kept without clipping."""
+"""Quantile of a row's magnitudes above which values are clipped."""
 
 LEVELS = 127.0
-"""Largest code; -128 is not used, so that codes are symmetric."""
+"""Largest code. -128 is not used, so that codes are symmetric."""
 
 
 def quantize_int8(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Rounds to int8, with one scale for each row of a matrix and one for any other tensor.
+    """Rounds to int8, with one scale for each row of a matrix and one scale for any other tensor.
 
-    Values beyond the clip quantile saturate. The codes are computed with the float32 scale.
+    Clips values above the clip quantile. The codes are computed with the float32 scale.
 
     Args:
         tensor: floating point, not empty.
@@ -38,8 +38,8 @@ def quantize_int8(tensor: Tensor) -> tuple[Tensor, Tensor]:
         limit = clip_values(magnitudes.flatten())
         step = torch.where(limit > 0, limit / LEVELS, torch.ones_like(limit))
         stored = step
-    # All in the memory of the magnitudes: new memory for each of these takes longer than they do. So does
-    # torch.clamp by two tensors, which goes number by number.
+    # In the memory of the magnitudes: allocating takes longer than these operations. torch.clamp with two
+    # tensors is slower, since it is not vectorised.
     clipped = torch.minimum(values, limit, out=magnitudes)
     clipped = torch.maximum(clipped, -limit, out=magnitudes)
     codes = clipped.div_(step).round_().clamp_(-LEVELS, LEVELS).to(torch.int8)
@@ -47,32 +47,32 @@ def quantize_int8(tensor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def clip_values(magnitudes: Tensor) -> Tensor:
-    """Returns the clip quantile over the last dimension, to the bit what ``torch.quantile`` makes of it.
+    """Returns the clip quantile over the last dimension, bit by bit as ``torch.quantile`` does.
 
-    It lies between two of the largest values, the largest two for rows of up to 625,000, so nothing needs to
-    be sorted; and there is no limit on how long a row is, which ``torch.quantile`` has.
+    It lies between two of the largest values (the largest two for rows of up to 625,000), so that rows are
+    not sorted and may be longer than ``torch.quantile`` allows.
 
     Args:
         magnitudes: float32 (..., n), at least 0, n at least 1.
 
     Returns:
-        Float32 (...); NaN for a row that holds one.
+        Float32 (...); NaN for a row with a NaN.
 
     >>> clip_values(torch.tensor([[3.0, 1.0, 2.0], [0.0, 0.0, 0.5]]))
     tensor([3.0000, 0.5000])
     """
     last = magnitudes.size(-1) - 1
-    # In float32, as torch.quantile has it: in float64 the rank, and with it the value, is another one.
+    # In float32, as in torch.quantile: the rank in float64, and so the value, differs.
     rank = (torch.tensor(CLIP_QUANTILE, dtype=torch.float32) * last).item()
     below, above = math.floor(rank), math.ceil(rank)
     largest = magnitudes.topk(last - below + 1).values
     clip = largest[..., last - below].lerp(largest[..., last - above], rank - below)
-    # NaN is the largest of all, and may be above both.
+    # topk puts NaN first, which may be above both values.
     return torch.where(largest[..., 0].isnan(), largest[..., 0], clip)
 
 
 def dequantize_int8(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """Undoes ``quantize_int8`` up to rounding.
+    """Restores the values of ``quantize_int8``, up to rounding.
 
     Args:
         codes: int8.

@@ -49,15 +49,15 @@ def gpt_config_from_reference(
     except KeyError as error:
         raise UserError(f"the reference's settings must have {error.args[0]}") from error
     if given:
-        raise UserError(f"{min(given)} is no model setting of the reference")
+        raise UserError(f"{min(given)} must be left out: the reference has no such model setting")
     return config
 
 
 def gpt_config_from_weights(state_dict: Mapping[str, Tensor]) -> GPTConfig:
     """Infers the architecture of a reference artifact from its tensors' shapes.
 
-    The rotary base, the soft cap and the initial values leave no trace in the weights; they are taken to
-    be the reference's defaults.
+    Weights do not show the rotary base, the soft cap and the initial values: these get the reference's
+    defaults.
 
     Args:
         state_dict: tensors under the reference's names.
@@ -85,4 +85,4 @@ def gpt_config_from_weights(state_dict: Mapping[str, Tensor]) -> GPTConfig:
             head=HeadConfig(tied="lm_head.weight" not in state_dict),
         )
     except (KeyError, IndexError, ZeroDivisionError) as error:
-        raise UserError(f"holds no model of the reference: {error} is missing or malformed") from error
+        raise UserError(f"must hold a model of the reference: {error} is missing or malformed") from error

@@ -1,4 +1,4 @@
-"""The rules of the format ``int8_clean_per_row_v1``, checked on a dict that was read from a file."""
+"""Checks a dict that was read from a file against the rules of the format ``int8_clean_per_row_v1``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,11 +10,11 @@ from plgolf.errors import UserError
 
 FORMAT = "int8_clean_per_row_v1"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""What a tensor may have been before."""
+"""Dtypes that a tensor may have before quantisation."""
 HEADER_KEY = "__plgolf__"
-"""Of the configuration, and of all else that is said of the model."""
+"""Key of the JSON header with the configuration."""
 TOKENIZER_KEY = "__plgolf_tokenizer__"
-"""Of the tokenizer's file, where it is carried."""
+"""Key of the contents of the tokenizer's file."""
 
 _FORMAT_KEY = "__quant_format__"
 _REQUIRED = ("quantized", "scales", "dtypes", "passthrough")
@@ -30,16 +30,16 @@ def check_quantized(obj: Mapping[str, Any]) -> None:
         obj: the format's dict.
 
     Raises:
-        UserError: it breaks a rule; the message names the tensor.
+        UserError: the dict breaks a rule; the message names the tensor.
     """
     _check_keys(obj)
     quantized, scales, dtypes, passthrough = (obj[key] for key in _REQUIRED)
     if not quantized.keys() == scales.keys() == dtypes.keys():
         odd = min((quantized.keys() ^ scales.keys()) | (quantized.keys() ^ dtypes.keys()))
-        raise UserError(f"{odd!r:.100} must be in each of quantized, scales and dtypes, or in none")
+        raise UserError(f"{odd!r:.100} must be in all of quantized, scales and dtypes or in none of them")
     twice = quantized.keys() & passthrough.keys()
     if twice:
-        raise UserError(f"{min(twice)!r:.100} must be in one of quantized and passthrough, not in both")
+        raise UserError(f"{min(twice)!r:.100} must not be in both quantized and passthrough")
     for name, codes in quantized.items():
         _check_codes(name, codes)
         _check_scale(name, scales[name], codes)
@@ -53,23 +53,25 @@ def check_quantized(obj: Mapping[str, Any]) -> None:
             raise UserError(f"{name!r:.100} must be finite, got NaN or infinity")
     for name, dtype in original_dtypes.items():
         if name not in passthrough or passthrough[name].dtype is not torch.float16:
-            raise UserError(f"{name!r:.100} must be in passthrough as float16, for it has an original dtype")
+            raise UserError(
+                f"{name!r:.100} must be float16 and in passthrough, since it has an original dtype"
+            )
         _check_dtype(name, dtype)
 
 
 def _check_keys(obj: Mapping[str, Any]) -> None:
     if _FORMAT_KEY not in obj:
-        raise UserError(f"is no {FORMAT} artifact: it has no {_FORMAT_KEY}")
+        raise UserError(f"must be an {FORMAT} artifact: {_FORMAT_KEY} is missing")
     name = obj[_FORMAT_KEY]
     if not isinstance(name, str) or name != FORMAT:
         raise UserError(f"quantisation format must be {FORMAT}, got {_named(name)}")
     for key in obj:
         if key not in (_FORMAT_KEY, *_REQUIRED, *_OPTIONAL, HEADER_KEY, TOKENIZER_KEY):
-            raise UserError(f"is no {FORMAT} artifact: it has an unknown key {key!r:.100}")
+            raise UserError(f"must be an {FORMAT} artifact: the key {key!r:.100} is unknown")
     for key in (*_REQUIRED, *(key for key in _OPTIONAL if key in obj)):
         value = obj.get(key)
         if not isinstance(value, dict):
-            raise UserError(f"is no {FORMAT} artifact: {key} must be a dict, got {type(value).__name__}")
+            raise UserError(f"must be an {FORMAT} artifact: {key} must be a dict, got {type(value).__name__}")
         for name in value:
             if not isinstance(name, str):
                 raise UserError(f"names in {key} must be strings, got {name!r:.100}")

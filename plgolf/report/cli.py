@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from plgolf.arguments import OneLineErrors
+from plgolf.arguments import SettingsParser
 from plgolf.console import Terminal
 from plgolf.report.comparison import table
 from plgolf.report.writing import write_report
@@ -11,9 +11,9 @@ from plgolf.report.writing import write_report
 _LONGEST_NAME = 40
 
 
-def parser() -> OneLineErrors:
+def parser() -> SettingsParser:
     """Returns the parser of the command line."""
-    parser = OneLineErrors(
+    parser = SettingsParser(
         prog="plgolf report",
         description="Draw a run into one HTML file, or compare several. Runs whose settings differ only in "
         "the seed and in folders form a group, and NAME=FOLDER,FOLDER is a group of any runs. Every group is "
@@ -36,7 +36,7 @@ def run(words: list[str]) -> int:
     Raises:
         UserError: the user made a mistake.
     """
-    settings = parser().parse_args(words or ["--help"])
+    settings = parser().parse(words or ["--help"])
     written = write_report(settings.runs, Path(settings.out) if settings.out else None)
     terminal = Terminal()
     for note in written.notes:

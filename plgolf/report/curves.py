@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plgolf.errors import UserError
-from plgolf.regular_files import read_regular
+from plgolf.files import read_regular
 from plgolf.report.records import LARGEST
 
 _MAX_CSV_BYTES = 2**27

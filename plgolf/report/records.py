@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from plgolf.config import config_from_dict
 from plgolf.errors import UserError
-from plgolf.regular_files import read_regular
+from plgolf.files import read_regular
 
 _MAX_JSON_BYTES = 2**25
 _ANALYSIS_FORMAT = 1

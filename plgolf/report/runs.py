@@ -9,7 +9,7 @@ from typing import Any
 
 from plgolf.arguments import read_settings
 from plgolf.errors import UserError
-from plgolf.regular_files import open_regular
+from plgolf.files import open_regular
 from plgolf.report.curves import Curves, read_curves
 from plgolf.report.records import Analysis, Result, read_record
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from plgolf.errors import UserError
-from plgolf.files import write_whole
+from plgolf.files import write_atomically
 from plgolf.report.comparison import Row, compare
 from plgolf.report.groups import read_groups
 from plgolf.report.page import page_compared, page_of
@@ -65,6 +65,6 @@ def _write(out: Path, text: str, pictures: Sequence[Picture]) -> list[Path]:
         (folder / f"{name}.png").unlink(missing_ok=True)  # A picture of an earlier report.
     files = [folder / f"{picture.name}.png" for picture in pictures]
     for file, picture in zip(files, pictures, strict=True):
-        write_whole(file, picture.png)
-    write_whole(out, text.encode())
+        write_atomically(file, picture.png)
+    write_atomically(out, text.encode())
     return files

@@ -1,4 +1,4 @@
-"""Tensors in files that others made: unpickled here alone, and nothing in them is run."""
+"""Reads tensor files of others without running code from them; nothing else in plgolf unpickles."""
 
 from plgolf.tensor_file.reading import load_tensors
 from plgolf.tensor_file.records import MAX_PICKLE_BYTES

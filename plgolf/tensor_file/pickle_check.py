@@ -1,4 +1,4 @@
-"""Going through a pickle of tensors before PyTorch does, to see that it is what ``torch.save`` writes."""
+"""Checks a pickle of tensors before PyTorch reads it: only what ``torch.save`` writes is accepted."""
 
 import io
 import math
@@ -25,11 +25,11 @@ _ITEM_BYTES = {
 }
 
 
-def rehearse(pickled: bytes, record_sizes: Mapping[str, int]) -> None:
-    """Does all that unpickling will do, but makes no tensors.
+def check_pickle(pickled: bytes, record_sizes: Mapping[str, int]) -> None:
+    """Runs the operations of a pickle without creating tensors.
 
-    PyTorch's unpickler calls only what it knows, but much of that allocates what it is told to, and an opcode
-    can set a value for each element of a tensor that says it has 10**15.
+    PyTorch's own safe unpickler calls only functions that it knows, but some of these allocate as much memory
+    as the pickle asks for, and an opcode can write to each element of a tensor of 10**15 elements.
 
     Args:
         pickled: the pickle.
@@ -37,34 +37,34 @@ def rehearse(pickled: bytes, record_sizes: Mapping[str, int]) -> None:
 
     Raises:
         UserError: the pickle holds more than plain tensors and values, or a tensor does not fit its record.
-        Exception: it is malformed, in whichever way.
+        Exception: the pickle is malformed; what Python's unpickler raises then is not documented.
     """
-    _Rehearsal(pickled, record_sizes).load()
+    _PickleChecker(pickled, record_sizes).load()
 
 
 class _StorageType:
-    """Stands for the name of a storage's class."""
+    """Replaces the class of a storage."""
 
     def __init__(self, item_bytes: int) -> None:
         self.item_bytes = item_bytes
 
 
 class _Storage:
-    """Stands for the data of tensors."""
+    """Replaces the data of tensors."""
 
     def __init__(self, num_items: int) -> None:
         self.num_items = num_items
 
 
 class _Tensor:
-    """Stands for a tensor."""
+    """Replaces a tensor."""
 
 
 class _Dict(OrderedDict[Any, Any]):
-    """Stands for a dict."""
+    """Replaces a dict."""
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        # Keys of other types can be made to collide, and many of those take forever.
+        # Keys of other types can be made to have equal hashes, and many of those take very long.
         if type(key) not in (str, int):
             raise UserError(f"its keys must be strings or integers, got {type(key).__name__}")
         super().__setitem__(key, value)
@@ -77,7 +77,7 @@ def _empty_dict() -> _Dict:
 def _tensor(
     storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, backward_hooks: Any
 ) -> _Tensor:
-    """Takes the place of ``torch._utils._rebuild_tensor_v2``."""
+    """Replaces ``torch._utils._rebuild_tensor_v2``."""
     whole = (
         type(storage) is _Storage
         and type(size) is type(stride) is tuple
@@ -96,11 +96,11 @@ def _tensor(
     return _Tensor()
 
 
-class _Rehearsal(pickle._Unpickler):
-    """Goes through a pickle as PyTorch will, with nothing in the place of every tensor.
+class _PickleChecker(pickle._Unpickler):
+    """Unpickles placeholders instead of tensors.
 
-    It knows the operations that ``torch.save`` writes for plain tensors and values, and those alone: it
-    calls two functions, both of them above.
+    Accepts only the operations that ``torch.save`` writes for plain tensors and values, and calls only the
+    two functions above.
     """
 
     stack: list[Any]
@@ -114,14 +114,14 @@ class _Rehearsal(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         found = _GLOBALS.get(f"{module}.{name}")
         if found is None:
-            raise UserError(f"holds no plain tensors: it names {f'{module}.{name}'!r:.100}")
+            raise UserError(f"must hold plain tensors only, it names {f'{module}.{name}'!r:.100}")
         return found
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, storage_type, key, location, num_items = pid
         if kind != "storage" or type(storage_type) is not _StorageType or type(location) is not str:
             raise UserError("holds a malformed storage")
-        # PyTorch does not compare them where it reads no data, and did not always do so where it does.
+        # PyTorch does not compare them if it reads no data, and older versions never do.
         expected = self.record_sizes.get(f"data/{key}")
         if type(num_items) is not int or num_items * storage_type.item_bytes != expected:
             raise UserError(f"storage {key!r:.20} must have {expected} bytes, got {num_items!r:.20} values")
@@ -138,9 +138,9 @@ class _Rehearsal(pickle._Unpickler):
 
     def load_build(self) -> None:
         state = self.stack.pop()
-        # What Module.state_dict attaches. Other attributes could take the place of methods.
+        # Module.state_dict attaches _metadata. Other attributes could replace methods.
         if type(self.stack[-1]) is not _Dict or type(state) is not _Dict or list(state) != ["_metadata"]:
-            raise UserError("holds no plain tensors: an object in it has attributes")
+            raise UserError("must hold plain tensors only, an object in it has attributes")
 
     dispatch: ClassVar[dict[int, Any]] = {
         operation[0]: pickle._Unpickler.dispatch[operation[0]]

@@ -1,4 +1,4 @@
-"""Reading what ``torch.save`` wrote, checked in full before PyTorch sees it."""
+"""Reads files of ``torch.save``, after a full check of the zip and the pickle."""
 
 import warnings
 from collections import OrderedDict
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from plgolf.errors import UserError
-from plgolf.tensor_file.pickle_check import rehearse
+from plgolf.tensor_file.pickle_check import check_pickle
 from plgolf.tensor_file.records import read_records
 
 _MAX_DEPTH = 64
@@ -19,46 +19,46 @@ _LEAVES = (str, int, float, bool, type(None))
 def load_tensors(file: BinaryIO, *, map_location: str = "cpu", verify: bool = True) -> Any:
     """Reads plain tensors and values in dicts, lists and tuples.
 
-    Memory is that of the file and of its pickle, whose size is bounded.
+    Takes memory for the file's tensors and for its pickle, whose size is bounded.
 
     Args:
-        file: open for reading; its position can be moved.
-        map_location: where the tensors go; ``meta`` takes their shapes and dtypes alone.
-        verify: also compares the CRC of the tensors' data, for which it is read once more.
+        file: a seekable file that is open for reading.
+        map_location: device of the tensors; ``meta`` reads only their shapes and dtypes.
+        verify: also compares the CRC of the tensors' data, which are read once more for that.
 
     Returns:
-        What was saved.
+        The saved value.
 
     Raises:
-        UserError: the file is damaged or holds anything else. The message does not say which file.
-        OSError: it cannot be read.
+        UserError: the file is damaged or holds anything else. The message does not name the file.
+        OSError: the file cannot be read.
     """
     record_sizes, pickled = read_records(file, verify=verify)
     try:
-        rehearse(pickled, record_sizes)
+        check_pickle(pickled, record_sizes)
         file.seek(0)
         with warnings.catch_warnings():
-            # torch warns of pickles it did not write; the line below says all there is to say.
+            # torch warns of pickles that it did not write; the error below says enough.
             warnings.simplefilter("ignore")
             value = torch.load(file, map_location=map_location, weights_only=True)
     except (UserError, OSError):
         raise
     except Exception as error:
-        # What hostile bytes make an unpickler raise is documented nowhere, and nothing else happens here.
+        # What an unpickler raises for malformed bytes is not documented.
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise UserError(f"holds no plain tensors: {reason:.200}") from error
+        raise UserError(f"must hold plain tensors only: {reason:.200}") from error
     _check_values(value, max_bytes=sum(record_sizes.values()))
     return value
 
 
 def _check_values(value: Any, *, max_bytes: int) -> None:
-    """Checks types and depth, and that copies of all tensors would be no larger than the file."""
+    """Checks types and depth, and that copies of all tensors are not larger than the file."""
     total = 0
-    depths: dict[int, int] = {}  # Of a container by its id: it may be met again, even in itself.
+    depths: dict[int, int] = {}  # By id of the container, which may be met again, even inside itself.
     path = [iter((value,))]
     while path:
         value = next(path[-1], path)
-        if value is path:  # Nothing is left at this depth.
+        if value is path:  # This container is done.
             path.pop()
         elif type(value) is Tensor:
             if value.layout is not torch.strided or value.is_quantized or value.requires_grad:
@@ -71,6 +71,6 @@ def _check_values(value: Any, *, max_bytes: int) -> None:
                 if len(path) > _MAX_DEPTH:
                     raise UserError(f"must be nested at most {_MAX_DEPTH} deep")
         elif type(value) not in _LEAVES:
-            raise UserError(f"must hold plain tensors and values only, got a {type(value).__name__}")
+            raise UserError(f"must hold plain tensors and values only, got {type(value).__name__}")
     if total > max_bytes:
         raise UserError(f"its tensors must fit into its {max_bytes} bytes of data, got {total}")

@@ -1,4 +1,4 @@
-"""The zip around saved tensors: every byte of it accounted for."""
+"""Checks the zip around saved tensors: all of its bytes must be as ``torch.save`` writes them."""
 
 import io
 import struct
@@ -8,8 +8,8 @@ from typing import BinaryIO
 from plgolf.errors import UserError
 
 MAX_PICKLE_BYTES = 2**21
-"""Bound on what is no tensor data: some 20,000 tensors, as a model of 512 layers and its optimizer have.
-Unpickled, a byte of it can take 80."""
+"""Bound on the pickle: about 20,000 tensors, as a model of 512 layers and its optimizer have. Unpickling can
+take 80 bytes of memory for each of its bytes."""
 _MAX_DIRECTORY_BYTES = 2**22
 _CHUNK = 2**20
 _PICKLE = "data.pkl"
@@ -23,13 +23,13 @@ def read_records(file: BinaryIO, *, verify: bool) -> tuple[dict[str, int], bytes
 
     Args:
         file: the zip.
-        verify: compares the CRC of every record, not of the pickle alone; PyTorch compares none.
+        verify: compares the CRC of every record, not only of the pickle; PyTorch does not compare them.
 
     Returns:
-        Bytes of the records by name, without the folder that all of them are in, and the pickle.
+        Bytes of the records by name, without the folder that contains them, and the pickle.
 
     Raises:
-        UserError: it is no such zip, or damaged.
+        UserError: the file is damaged or was not written by ``torch.save``.
     """
     size = file.seek(0, io.SEEK_END)
     _check_end(file, size)
@@ -37,11 +37,11 @@ def read_records(file: BinaryIO, *, verify: bool) -> tuple[dict[str, int], bytes
         with zipfile.ZipFile(file) as archive:
             records = _checked_directory(archive, size)
             if _PICKLE not in records:
-                raise UserError(f"holds no plain tensors: it has no {_PICKLE}")
+                raise UserError(f"must hold plain tensors, but has no {_PICKLE}")
             _check_at_most(MAX_PICKLE_BYTES, records[_PICKLE].file_size, _PICKLE)
             for record in records.values() if verify else ():
                 with archive.open(record) as content:
-                    while content.read(_CHUNK):  # At its end, the CRC is compared.
+                    while content.read(_CHUNK):  # zipfile compares the CRC at the end.
                         pass
             pickled = archive.read(records[_PICKLE])
     except UserError:
@@ -52,14 +52,14 @@ def read_records(file: BinaryIO, *, verify: bool) -> tuple[dict[str, int], bytes
 
 
 def _check_end(file: BinaryIO, size: int) -> None:
-    """Checks that the directory is where every program looks for it: each searches in another way."""
+    """Checks that the directory is where every program finds it; programs search in different ways."""
     length = _END64.size + _LOCATOR.size + _END.size
     file.seek(0)
     start = file.read(4)
     file.seek(max(0, size - length))
     tail = file.read(length)
     if start != b"PK\3\4" or len(tail) != length:
-        raise UserError("holds no plain tensors: it is no zip of torch.save")
+        raise UserError("must be a file of torch.save")
     end64, locator = _END64.unpack_from(tail), _LOCATOR.unpack_from(tail, _END64.size)
     directory_bytes, directory_start = end64[8:]
     if (
@@ -82,12 +82,12 @@ def _checked_directory(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile
     for info in infos:
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise UserError("its records must be stored, not compressed")
-        # Anything else here, such as a second size, some programs read and others do not.
+        # Some programs read other extra fields, such as a second size, and others do not.
         plain = not info.extra or info.extra[:4] == struct.pack("<2H", 1, len(info.extra) - 4)
         name = info.orig_filename
         if not (plain and name.isascii() and name.isprintable() and name.startswith(root)):
-            raise UserError("is damaged: its directory is none of torch.save")
-    # PyTorch does not tell upper case from lower case.
+            raise UserError("is damaged: torch.save does not write such a directory")
+    # PyTorch ignores upper and lower case.
     if len({info.filename.lower() for info in infos}) != len(infos):
         raise UserError("its records must have different names")
     total = sum(info.file_size for info in infos)

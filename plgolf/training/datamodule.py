@@ -161,7 +161,8 @@ class ShardDataModule(LightningDataModule):
             UserError: something does not divide, or the trainer sets for itself what follows from these.
         """
         plan = self._plan(trainer.world_size)
-        interval = trainer.val_check_interval
+        # Lightning leaves the attribute out where a time is given.
+        interval = getattr(trainer, "val_check_interval", None)
         if interval not in (1.0, self.val_every_steps or _ENDLESS):
             rule = "must be left alone, data.val_every_steps decides"
             got = "a time" if interval is None else interval

@@ -286,6 +286,7 @@ class GolfModule(ScoringModule):
         if not fit:
             checkpoint.pop("loops", None)
             return
+        resume.check_callback_states(checkpoint)
         if type(self).configure_optimizers is GolfModule.configure_optimizers:
             optimizer = make_optimizer(self.optimizer, self.gpt)
             before = resume.saved_group_settings(checkpoint, optimizer)

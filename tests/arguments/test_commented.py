@@ -1,6 +1,4 @@
-"""The configuration as a recipe: minimal, commented, and the same again when it is read."""
-
-from types import SimpleNamespace
+"""``--print_config``: a minimal commented recipe that gives the same configuration when it is read."""
 
 import pytest
 import yaml
@@ -8,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plgolf.arguments.bounded_yaml import load_bounded_yaml
-from plgolf.arguments.commented import _lines, _with_comment, commented
-from plgolf.arguments.settings import Setting
+from plgolf.arguments.commented import to_commented_yaml
+from plgolf.arguments.settings import ListingParser
 from plgolf.cli import main
 
 MORE = {
@@ -49,14 +47,13 @@ def test_the_printed_recipe_gives_the_same_configuration(printed, tmp_path, gold
         assert printed("-c", "printed.yaml", "--print_config") == text
 
 
-def test_it_says_only_what_differs_and_what_that_is(printed, golden_recipe):
+def test_the_printed_recipe_has_only_what_differs_with_a_comment_each(printed, golden_recipe):
     text = printed("-c", golden_recipe.name, "--clock.max_seconds=60", "--print_config")
     lines = [line.strip() for line in text.splitlines()]
     assert "dim: 64  # width of the residual stream [512]" in lines
     assert "max_seconds: 60.0  # training seconds after which the run ends; null for no limit [null]" in lines
     assert "steps: 4  # length of the warm-down in optimizer steps; 0 for none [3000]" in lines
-    meaning = "dtype of these; auto becomes what this machine is fast in"
-    assert f"newton_schulz_dtype: float32  # {meaning} [bfloat16]" in lines
+    assert "newton_schulz_dtype: float32  # dtype of these iterations [bfloat16]" in lines
     assert "embedding_std" not in text and "momentum" not in text
     assert all(len(line) <= 110 for line in lines if not line.startswith(("root:", "tokenizer:")))
     assert yaml.safe_load(text)["trainer"]["max_steps"] == 10
@@ -80,24 +77,15 @@ NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
         max_leaves=12,
     ),
     text=st.text(max_size=200),
-    default=SCALARS,
+    value=SCALARS,
+    default=st.text(max_size=20),
 )
-def test_comments_never_break_the_yaml(values, text, default):
-    def read(text):
-        return load_bounded_yaml(text) or {}
-
-    known = {
-        f"{name}": Setting(name, int, default, False, False, False, text)
-        for name in values
-        if name != "class_path"
-    }
-    lines = list(_lines(values, {k: s for k, s in known.items() if not isinstance(values[k], dict)}, "", ""))
-    assert all("\n" not in line for line in lines)
-    assert read("".join(f"{line}\n" for line in lines)) == values
-    line = _with_comment("a: 1", Setting("a", int, default, False, False, False, text))
-    assert "\n" not in line and load_bounded_yaml(line) == {"a": 1}
+def test_comments_never_break_the_yaml(values, text, value, default):
+    parser = ListingParser(prog="plgolf fit")
+    parser.add_argument("--setting", type=str, default=default, help=text.replace("%", "%%"))
+    written = to_commented_yaml({**values, "setting": value}, parser)
+    assert load_bounded_yaml(written) == {**values, "setting": value}
 
 
-def test_nothing_that_differs_is_an_empty_recipe():
-    parser = SimpleNamespace(program="plgolf fit", brief={}, _action_groups=[])
-    assert load_bounded_yaml(commented({}, parser)) == {}
+def test_settings_at_their_defaults_give_an_empty_recipe():
+    assert load_bounded_yaml(to_commented_yaml({}, ListingParser(prog="plgolf fit"))) == {}

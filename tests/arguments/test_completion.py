@@ -1,4 +1,4 @@
-"""What a shell completes: in the shell itself, from a script that imports nothing."""
+"""Completion in the shells themselves, from scripts that start no Python."""
 
 import shutil
 import subprocess
@@ -72,9 +72,9 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
         (["fit", "-c", ""], ["a.yaml", "b.yml", "folder"]),
         (["fit", "-c", "a"], ["a.yaml"]),
         (["fit", "--config=b"], ["b.yml"]),
-        # Files, by readline itself.
-        (["fit", "--ckpt_path", ""], []),
-        (["data", "prepare", "te"], []),
+        (["fit", "--ckpt_path", ""], ["a.yaml", "b.yml", "folder", "text.txt"]),
+        (["fit", "--ckpt_path=te"], ["text.txt"]),
+        (["data", "prepare", "te"], ["text.txt"]),
         (["data", "prepare", "--over"], ["--overwrite"]),
         (["data", "prepare", "--overwrite", "--mod"], ["--model_type"]),
         (["data", "prepare", "--preset", "l"], ["lossless"]),
@@ -86,6 +86,16 @@ def test_bash_completes(words, offered, scripts, tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "folder").mkdir()
     assert in_bash(scripts, tmp_path, "plgolf", *words) == offered
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash")
+def test_tab_offers_only_classes_that_work(scripts, tmp_path):
+    optimizers = in_bash(scripts, tmp_path, "plgolf", "fit", "--model.optimizer", "")
+    assert {"MuonAdam", "AdamW"} <= set(optimizers) and not {"Muon", "LBFGS", "SparseAdam"} & set(optimizers)
+    callbacks = in_bash(scripts, tmp_path, "plgolf", "fit", "--trainer.callbacks=")
+    assert {"EarlyStopping", "LearningRateMonitor"} <= set(callbacks)
+    # The last one needs a function.
+    assert not {"TrainClock", "LearningRateFinder", "ThroughputMonitor"} & set(callbacks)
 
 
 @pytest.mark.skipif(not shutil.which("fish"), reason="there is no fish")
@@ -101,7 +111,7 @@ def test_fish_completes(scripts, tmp_path):
         assert sorted(found.split("\t")[0] for found in done.stdout.splitlines()) == offered
 
 
-def test_other_shells_cost_one_line(capfd):
+def test_other_shells_are_refused_in_one_line(capfd):
     assert main(["--print_completion", "csh"]) == 2
     assert capfd.readouterr().err == (
         "plgolf: error: --print_completion must be one of bash, zsh, fish, got csh\n"

@@ -1,4 +1,4 @@
-"""A mistake costs one line that names the key, the rule, the value, and what was probably meant."""
+"""A mistake gives one line with the key, the rule, the value, and what was probably meant."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from plgolf.training.command.cli import GolfCLI
 FLAGS = [
     (
         ["--trainer.max_step=3"],
-        "trainer.max_step is no setting of plgolf fit (did you mean --trainer.max_steps?)",
+        "plgolf fit has no setting trainer.max_step (did you mean --trainer.max_steps?)",
     ),
-    (["--max_seconds=3"], "max_seconds is no setting of plgolf fit (did you mean --clock.max_seconds?)"),
-    (["--num_layers", "3"], "num_layers is no setting of plgolf fit (did you mean --model.gpt.num_layers?)"),
+    (["--max_seconds=3"], "plgolf fit has no setting max_seconds (did you mean --clock.max_seconds?)"),
+    (["--num_layers", "3"], "plgolf fit has no setting num_layers (did you mean --model.gpt.num_layers?)"),
     (["--data.max_seconds=3"], "(did you mean --clock.max_seconds?)"),
-    (["--zzz"], "zzz is no setting of plgolf fit; plgolf fit --help lists them"),
+    (["--zzz"], "plgolf fit has no setting zzz; plgolf fit --help lists all settings"),
     (["--data.vocab_size=3"], "data.vocab_size must be given as model.gpt.vocab_size"),
     (
         ["--model.gpt.compute_dtype=bf16"],
@@ -28,7 +28,7 @@ FLAGS = [
     (["--data.corpus=stdlb"], "data.corpus must be stdlib or null, got stdlb (did you mean stdlib?)"),
     (
         ["--export.compressors=[zlb]"],
-        "must be a list of zlib or xz or null, got ['zlb'] (did you mean zlib?)",
+        "must be a list of zlib or xz or null, got [zlb] (did you mean zlib?)",
     ),
     (["--model.gpt=7"], "model.gpt must hold settings by name, got 7"),
     (
@@ -45,38 +45,56 @@ FLAGS = [
     ),
     (
         ["--model.schedule=collections.OrderedDict"],
-        "must name a subclass of Schedule, got collections.OrderedDict, which is none (known: Constant",
+        "must name a subclass of Schedule, got collections.OrderedDict (known: Constant",
     ),
     (
         ["--model.optimizer.matrx.lr=3"],
-        "model.optimizer.matrx.lr is no setting of MuonAdam (did you mean model.optimizer.matrix.lr?)",
+        "MuonAdam has no setting model.optimizer.matrx.lr (did you mean model.optimizer.matrix.lr?)",
+    ),
+    (
+        ["--model.optimizer.init_args={matrix: {lr: x}}"],
+        "model.optimizer.matrix.lr must be a number, such as 0.02, got x",
     ),
     (["--model.optimizer.matrix.lr=x"], "model.optimizer.matrix.lr must be a number, such as 0.02, got x"),
-    (["--model.schedule.step=3"], "no setting of Warmdown (did you mean model.schedule.steps?)"),
+    (
+        ["--model.schedule.step=3"],
+        "Warmdown has no setting model.schedule.step (did you mean model.schedule.steps?)",
+    ),
     (["--model.schedule.steps=3.5"], "model.schedule.steps must be a whole number, such as 3000, got 3.5"),
     (["--trainer.callbacks+=LearningRateMonito"], "(did you mean LearningRateMonitor?)"),
     (["--trainer.callbacks+=EarlyStopping"], "trainer.callbacks.monitor must be given for EarlyStopping"),
+    (
+        ["--trainer.callbacks=ThroughputMonitor"],
+        "batch_size_fn of ThroughputMonitor must be a function, which can be set in Python only",
+    ),
+    (
+        ["--trainer.callbacks=SaveConfigCallback"],
+        "trainer.callbacks must be another class, got SaveConfigCallback, which only Python can make",
+    ),
     (["-c"], "-c must have a value"),
     (["-c", "quickstart"], "quickstart: no such file (-c) (did you mean configs/quickstart.yaml?)"),
     (["-c", "config/baseline.yaml"], "(did you mean configs/baseline.yaml?)"),
     (["-c", "configs/quikstart.yaml"], "(did you mean configs/quickstart.yaml?)"),
     (["-c", "one_gpu.yaml"], "(did you mean configs/hardware/one_gpu.yaml?)"),
     (["configs/quickstart.yaml"], "must follow -c (did you mean -c configs/quickstart.yaml?)"),
-    (["--print_config=ful"], "--print_config must be alone or --print_config=full, got ful"),
+    (
+        ["--print_config=ful"],
+        "--print_config must be alone or with =full, in a command with recipes, got --print_config=ful",
+    ),
 ]
 FILES = [
     (
         "model: {gpt: {num_layer: 3}}",
-        "x.yaml: model.gpt.num_layer is no setting of plgolf fit (did you mean model",
+        "x.yaml: plgolf fit has no setting model.gpt.num_layer (did you mean model",
     ),
     (
         "gpt: {num_layers: 3}",
-        "gpt.num_layers is no setting of plgolf fit (did you mean model.gpt.num_layers?)",
+        "plgolf fit has no setting gpt.num_layers (did you mean model.gpt.num_layers?)",
     ),
-    ("max_seconds: 3", "x.yaml: max_seconds is no setting of plgolf fit (did you mean clock.max_seconds?)"),
+    ("max_seconds: 3", "x.yaml: plgolf fit has no setting max_seconds (did you mean clock.max_seconds?)"),
     (
         "data: {max_seconds: 3}",
-        "data.max_seconds is no setting of plgolf fit (did you mean clock.max_seconds?)",
+        "plgolf fit has no setting data.max_seconds (did you mean clock.max_seconds?)",
     ),
     ("clok: {max_seconds: 3}", "(did you mean clock.max_seconds?)"),
     ("fit: {model: {gpt: {dim: 3}}}", "(did you mean model.gpt.dim?)"),
@@ -92,15 +110,19 @@ FILES = [
     ),
     (
         "model: {optimizer: {class_path: MuonAdam, init_args: {matrix: {lrr: 1}}}}",
-        "model.optimizer.matrix.lrr is no setting of MuonAdam (did you mean model.optimizer.matrix.lr?)",
+        "MuonAdam has no setting model.optimizer.matrix.lrr (did you mean model.optimizer.matrix.lr?)",
     ),
     (
         "model: {optimizer: {class_path: MuonAdam, init_args: {matrix: {lr: x}}}}",
         "model.optimizer.matrix.lr must be a number, such as 0.02, got x",
     ),
     (
+        "model: {optimizer: {class_path: MuonAdam, init_args: [1]}}",
+        "model.optimizer.init_args must hold settings by name, got [1]",
+    ),
+    (
         "trainer: {callbacks: [{class_path: EarlyStopping, init_args: {monitr: x}}]}",
-        "trainer.callbacks.monitr is no setting of EarlyStopping (did you mean trainer.callbacks.monitor?)",
+        "EarlyStopping has no setting trainer.callbacks.monitr (did you mean trainer.callbacks.monitor?)",
     ),
     (
         "trainer: {strategy: {class_path: lightning.pytorch.strategies.DDPStrateg}}",
@@ -108,18 +130,21 @@ FILES = [
     ),
 ]
 OTHERS = [
-    (["validate", "--resume=auto"], "resume is no setting of plgolf validate, only of plgolf fit"),
+    (["validate", "--resume=auto"], "plgolf validate has no setting resume, only plgolf fit has it"),
     (
         ["-c", "configs/quickstart.yaml", "fit"],
-        "a command must come first, got -c; there are fit, validate, generate, report, data",
+        "the first word must be one of fit, validate, generate, report, data, got -c",
     ),
     (["data", "prepare", "x"], "root must be given"),
     (
         ["data", "prepare", "x", "--root=r", "--vocab_siz", "9"],
-        "plgolf data prepare (did you mean --vocab_size?)",
+        "plgolf data prepare has no setting vocab_siz (did you mean --vocab_size?)",
     ),
     (["data", "prepare", "x", "--root=r", "--preset=losless"], "(did you mean lossless?)"),
-    (["data", "verify", "x", "--print_config"], "--print_config must be alone or"),
+    (
+        ["data", "verify", "x", "--print_config"],
+        "--print_config must be alone or with =full, in a command with recipes",
+    ),
 ]
 
 
@@ -143,11 +168,11 @@ def refused(tmp_path, monkeypatch, capfd):
 
 
 @pytest.mark.parametrize(("words", "message"), [(["fit", *words], said) for words, said in FLAGS] + OTHERS)
-def test_a_flag(words, message, refused):
+def test_a_wrong_flag_gives_one_line(words, message, refused):
     assert message in refused(*words)
 
 
 @pytest.mark.parametrize(("text", "message"), FILES)
-def test_a_file(text, message, refused):
+def test_a_wrong_recipe_gives_one_line(text, message, refused):
     Path("x.yaml").write_text(text)
     assert message in refused("fit", "-c", "x.yaml")

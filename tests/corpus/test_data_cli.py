@@ -189,7 +189,7 @@ def test_bare_folders_can_be_inspected(tmp_path):
         (["inspect", "."], ".: must hold *_train_<number>.bin or *_val_<number>.bin"),
         (
             ["prepar"],
-            "no command prepar of plgolf data, there are prepare, download, verify, inspect (did you mean",
+            "plgolf data must be followed by one of prepare, download, verify, inspect, got prepar",
         ),
     ],
 )

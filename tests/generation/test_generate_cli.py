@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from plgolf import load_artifact
 from plgolf.cli import main
@@ -132,7 +133,7 @@ def test_a_reader_that_goes_away_ends_it(artifact):
     [
         (["--artifact", "none.ptz"], "none.ptz: cannot be read: No such file or directory"),
         (["--prompt=a"], "artifact"),
-        (["--artifact", "ARTIFACT", "--prompt"], "--prompt must be followed by a text"),
+        (["--artifact", "ARTIFACT", "--prompt"], "--prompt must have a value"),
         (["--artifact", "ARTIFACT", "--samples=0"], "samples must be at least 1, got 0"),
         (["--artifact", "ARTIFACT", "--top_p=0"], "top_p must be above 0 and at most 1, got 0.0"),
         (["--artifact", "ARTIFACT", "--tokenizer=none.model"], "none.model: no tokenizer there"),
@@ -144,6 +145,14 @@ def test_mistakes_cost_one_line(artifact, words, message, capfd):
     assert main(["generate", *(artifact if word == "ARTIFACT" else word for word in words)]) == 2
     said = capfd.readouterr()
     assert message in said.err and said.err.count("\n") == 1 and said.out == ""
+
+
+def test_a_checkpoint_is_refused_with_the_way_to_an_artifact(tmp_path, capfd):
+    torch.save({"state_dict": {}}, tmp_path / "step.ckpt")
+    assert main(["generate", "--artifact", str(tmp_path / "step.ckpt")]) == 2
+    said = capfd.readouterr().err
+    assert "step.ckpt: this is a checkpoint, and generate needs the artifact, model.int8.ptz" in said
+    assert f"plgolf fit -c {tmp_path}/config.yaml --resume=auto" in said and said.count("\n") == 1
 
 
 def test_help_is_fast_and_says_every_option():

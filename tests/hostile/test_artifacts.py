@@ -122,18 +122,18 @@ ATTENTION = {"num_heads": 4, "num_kv_heads": 2, "qk_gain": 1.5, "rope_base": 1e4
 PER_ROW = {"scheme": "per_row", "axis": 0}
 
 STRUCTURES = {
-    "no format": (lambda o: without(o, "__quant_format__"), "it has no __quant_format__"),
+    "no format": (lambda o: without(o, "__quant_format__"), "__quant_format__ is missing"),
     "another format": (top("__quant_format__", 7), "must be int8_clean_per_row_v1, got int"),
     "a tensor for a format": (top("__quant_format__", torch.ones(9, 9)), "per_row_v1, got Tensor"),
     "no scales": (lambda o: without(o, "scales"), "scales must be a dict, got NoneType"),
     "a list of dtypes": (top("dtypes", []), "dtypes must be a dict, got list"),
-    "another key": (top("extra", 1), "it has an unknown key 'extra'"),
+    "another key": (top("extra", 1), "the key 'extra' is unknown"),
     "a number for a name": (added("passthrough", 3, torch.ones(1)), "names in passthrough must be strings"),
     "a scale too few": (
         removed("scales", MATRIX),
-        "must be in each of quantized, scales and dtypes",
+        "must be in all of quantized, scales and dtypes",
     ),
-    "in both": (added("passthrough", MATRIX, torch.ones(1)), "one of quantized and passthrough, not in both"),
+    "in both": (added("passthrough", MATRIX, torch.ones(1)), "must not be in both quantized and passthrough"),
     "float codes": (changed("quantized", MATRIX, torch.Tensor.float), "must be int8 and not empty"),
     "empty codes": (changed("quantized", MATRIX, lambda t: t[:0].clone()), "must be int8 and not empty"),
     "no codes": (changed("quantized", MATRIX, "x"), "must be int8 and not empty, got str"),
@@ -153,10 +153,16 @@ STRUCTURES = {
     "NaN": (changed("passthrough", GAIN, first(float("nan"))), "'blocks.0.attn.q_gain' must be finite"),
     "infinity": (changed("passthrough", GAIN, first(float("inf"))), "'blocks.0.attn.q_gain' must be finite"),
     "text": (changed("passthrough", GAIN, "text"), "must be a tensor, got str"),
-    "an original dtype": (top("passthrough_orig_dtypes", {GAIN: "bfloat16"}), "in passthrough as float16"),
+    "an original dtype": (
+        top("passthrough_orig_dtypes", {GAIN: "bfloat16"}),
+        "must be float16 and in",
+    ),
     "two names": (added("passthrough", "blocks.0.attention.qk_gain", torch.ones(4)), "must be there once"),
     "a missing tensor": (removed("passthrough", SCALE), "weights do not fit: blocks.0.mlp_scale is missing"),
-    "a strange tensor": (added("passthrough", "z", torch.ones(1)), "'z' is no tensor of this architecture"),
+    "a strange tensor": (
+        added("passthrough", "z", torch.ones(1)),
+        "'z' is not in this architecture",
+    ),
     "a shape": (changed("passthrough", SCALE, torch.ones(9)), "mlp_scale must have shape (256,), got (9,)"),
     "a type": (
         changed("passthrough", SCALE, torch.ones(256).int()),
@@ -164,7 +170,7 @@ STRUCTURES = {
     ),
     "a header of bytes": (top(HEADER, torch.ones(1)), "its header must be a string"),
     "a header of nothing": (top(HEADER, None), "its header must be a string"),
-    "a large header": (top(HEADER, " " * 10**6), "a string of at most 65536 letters"),
+    "a large header": (top(HEADER, " " * 10**6), "a string of at most 65536 characters"),
     "a deep header": (top(HEADER, "[" * 60_000), "its header is malformed"),
     "many digits": (top(HEADER, "9" * 60_000), "its header is malformed"),
     "a list": (top(HEADER, "[]"), "must have a version and a config"),
@@ -184,7 +190,7 @@ STRUCTURES = {
     "kv heads": (with_config(attention={**ATTENTION, "num_kv_heads": 4}), "k_proj.weight must have shape"),
     "expansion": (with_config(mlp={"expansion": 1e300}), "mlp.expansion must give a whole hidden width"),
     "wide MLP": (with_config(mlp={"expansion": 4096.0}), "up_proj.weight must have shape (1048576, 256)"),
-    "tied": (with_config(head={"tied": True}), "'head.proj.weight' is no tensor of this architecture"),
+    "tied": (with_config(head={"tied": True}), "'head.proj.weight' is not in this architecture"),
     "compute dtype": (with_config(compute_dtype="float32"), "embedding.weight must be torch.float32"),
     "no seq_len": (with_header(lambda h: without(h, "seq_len")), "and 'seq_len' is missing"),
     "version 1 with more": (with_header(lambda h: {**h, "version": 1}), "and 'seq_len' is unknown"),
@@ -204,7 +210,7 @@ STRUCTURES = {
     "a large tokenizer": (top(TOKENIZER, torch.ones(2**24 + 1, dtype=torch.uint8)), "a uint8 tensor of 1 to"),
     "only a tokenizer": (
         lambda o: without(carried(b"{}")(o), HEADER),
-        "it carries a tokenizer, but no header",
+        "must have a header, since it has a tokenizer",
     ),
 }
 
@@ -218,13 +224,13 @@ def test_structures_of_another_kind_cost_one_line(name, obj, refused):
 def test_files_of_another_kind_cost_one_line(whole, refused, tmp_path):
     payload = zlib.decompress(whole)
     for data, message in [
-        (whole + b"\0", "must end with its zlib stream, got 1 bytes more"),
-        (whole + whole, "bytes more"),
+        (whole + b"\0", "must end with its zlib stream, got 1 further bytes"),
+        (whole + whole, "further bytes"),
         (whole[:-1], "is cut short"),
         (zlib.compress(payload[:-1]), "does not end as torch.save ends it"),
         (zlib.compress(rezipped(payload, compression=zipfile.ZIP_DEFLATED)), "stored, not compressed"),
         (zlib.compress(saved([1])), "must hold a dict, got list"),
-        (zlib.compress(saved({"a": torch.ones(3)})), "it has no __quant_format__"),
+        (zlib.compress(saved({"a": torch.ones(3)})), "__quant_format__ is missing"),
     ]:
         assert message in refused(data)
     os.mkfifo(tmp_path / "pipe.ptz")
@@ -424,7 +430,7 @@ def test_bombs_are_refused_in_bounded_memory(tmp_path, obj):
     names = ("bomb", "lists", "header", "layers", "large")
     said = run_bounded(code, *(tmp_path / f"{name}.ptz" for name in names), mebibytes=200).splitlines()
     assert [line.partition(", got")[0] for line in said] == [
-        ": inflates to more than 67108864 bytes",
+        ": must inflate to at most 67108864 bytes",
         ": must hold a dict",
         ": its data.pkl must have at most 2097152 bytes",
         ": num_layers must be at most 512",

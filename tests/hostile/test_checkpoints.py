@@ -46,7 +46,6 @@ def put(checkpoint: dict, place: str, value: object) -> dict:
     return changed
 
 
-LOOPS = "loops/fit_loop/"
 STATE = "optimizer_states/0/state/"
 
 
@@ -102,14 +101,6 @@ STATE = "optimizer_states/0/state/"
         ("callbacks", 7, "the checkpoint's callbacks must be states by name, got 7"),
         ("callbacks", {"A": [5]}, r"the checkpoint's callbacks must be states by name, got \{'A': \[5\]\}"),
         ("callbacks/TrainClock", 5, "the checkpoint's callbacks must be states by name"),
-        (
-            LOOPS + "epoch_loop.batch_progress/total/ready",
-            -5,
-            "batch_progress.total.ready must be a count, got -5",
-        ),
-        (LOOPS + "epoch_loop.batch_progress/total/ready", 1.5, "batch_progress.total.ready must be a count"),
-        (LOOPS + "epoch_loop.batch_progress", ..., "the checkpoint's loops must have Lightning's own keys"),
-        ("loops", {}, "the checkpoint's loops must have Lightning's own keys"),
         ("ShardDataModule/seq_len", 7, "data.seq_len must be the checkpoint's 7, got 64"),
         ("ShardDataModule/train_shards", {}, "train_shards.* must be the checkpoint's None, got"),
     ],
@@ -153,7 +144,7 @@ def test_damaged_files_are_no_checkpoints_and_nothing_runs(saved, tmp_path):
             read_checkpoint(str(path))
         assert "\n" not in str(error.value)
     path.write_bytes(hostile.getvalue())
-    with pytest.raises(UserError, match="holds no plain tensors: it names '.*open'"):
+    with pytest.raises(UserError, match="must hold plain tensors only, it names '.*open'"):
         read_checkpoint(str(path))
     assert not ran.exists()
 

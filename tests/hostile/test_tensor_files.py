@@ -1,7 +1,6 @@
 """Files of ``torch.save`` that are damaged, or made to do harm."""
 
 import ast
-import contextlib
 import io
 import pickle
 import re
@@ -18,7 +17,7 @@ from hypothesis import strategies as st
 import plgolf
 from plgolf.errors import UserError
 from plgolf.tensor_file import MAX_PICKLE_BYTES, load_tensors
-from plgolf.tensor_file.pickle_check import rehearse
+from plgolf.tensor_file.pickle_check import check_pickle
 
 PLAIN = {"a": torch.arange(6.0).view(2, 3), "b": [1, 2.5, None, True, ("é", 2**40)], "c": {3: torch.ones(4)}}
 FILE = saved(PLAIN)
@@ -84,17 +83,20 @@ def tensor(
 HUGE = b"\x8a\6" + (2**46).to_bytes(6, "little") + b"\x85"
 
 CORRUPTIONS = {
-    "empty": (b"", "is no zip of torch.save"),
-    "text": (b"plain text " * 50, "is no zip of torch.save"),
-    "legacy": (pickle.dumps({"a": 1}) * 50, "is no zip of torch.save"),
+    "empty": (b"", "must be a file of torch.save"),
+    "text": (b"plain text " * 50, "must be a file of torch.save"),
+    "legacy": (pickle.dumps({"a": 1}) * 50, "must be a file of torch.save"),
     "cut": (FILE[:-1], "is damaged or cut short"),
     "longer": (FILE + b"\0", "is damaged or cut short"),
     "twice": (FILE + FILE, "is damaged or cut short"),
     "python's zip": (rezipped(FILE)[:-98] + rezipped(FILE)[-22:], "is damaged or cut short"),
     "deflated": (rezipped(FILE, compression=zipfile.ZIP_DEFLATED), "must be stored, not compressed"),
-    "other names": (rezipped(FILE).replace(b"archive/data/1", b"brchive/data/1"), "none of torch.save"),
+    "other names": (
+        rezipped(FILE).replace(b"archive/data/1", b"brchive/data/1"),
+        "torch.save does not write",
+    ),
     "the same name": (rezipped(FILE).replace(b"data/1", b"DATA/0"), "must have different names"),
-    "no pickle": (rezipped(FILE).replace(b"data.pkl", b"data.pkk"), "it has no data.pkl"),
+    "no pickle": (rezipped(FILE).replace(b"data.pkl", b"data.pkk"), "but has no data.pkl"),
     "large pickle": (
         rezipped(FILE, data_pkl=b"]" * (MAX_PICKLE_BYTES + 1)),
         "its data.pkl must have at most 2097152 bytes, got 2097153",
@@ -115,13 +117,13 @@ CORRUPTIONS = {
     "an object": (saved(OrderedDict(a=GLOBALS)), "it names '_codecs.encode'"),
     "nested": (pickled(DEEP), "must be nested at most 64 deep"),
     "in itself": (pickled(b"]q\0h\0a"), "must be nested at most 64 deep"),
-    "a function": (pickled(GLOBALS[1]), "must hold plain tensors and values only, got a type"),
+    "a function": (pickled(GLOBALS[1]), "must hold plain tensors and values only, got type"),
     "a storage": (
         pickled(STORAGE % (0, b"\6")),
-        "must hold plain tensors and values only, got a TypedStorage",
+        "must hold plain tensors and values only, got TypedStorage",
     ),
     "attributes": (pickled(GLOBALS[1] + b")R}X\5\0\0\0itemsNsb"), "an object in it has attributes"),
-    "copies": (pickled(GLOBALS[1] + b"}\x85R"), "holds no plain tensors: _empty_dict"),
+    "copies": (pickled(GLOBALS[1] + b"}\x85R"), "must hold plain tensors only: _empty_dict"),
     "larger than its record": (
         pickled(tensor(b"K\x20\x85", b"K\1\x85", numel=b"\x20")),
         "storage '0' must have 24 bytes, got 32 values",
@@ -136,8 +138,8 @@ CORRUPTIONS = {
         pickled(b"]q\0(" + tensor(b"K\6\x85", b"K\1\x85") + b"q\1" + b"h\1" * 100 + b"e"),
         "its tensors must fit into its [0-9]+ bytes of data, got 2424",
     ),
-    "an unknown operation": (pickled(b"I1\n"), "holds no plain tensors: 73"),
-    "cut pickle": (rezipped(FILE, data_pkl=b"\x80\x02]"), "holds no plain tensors: EOFError"),
+    "an unknown operation": (pickled(b"I1\n"), "must hold plain tensors only: 73"),
+    "cut pickle": (rezipped(FILE, data_pkl=b"\x80\x02]"), "must hold plain tensors only: EOFError"),
 }
 
 
@@ -169,11 +171,42 @@ with zipfile.ZipFile(io.BytesIO(FILE)) as archive:
 @example(seed=0)
 def test_mutated_pickles_are_refused_or_plain(seed):
     data = rezipped(FILE, data_pkl=mutated(PICKLE, seed))
-    with contextlib.suppress(UserError):
-        load_tensors(io.BytesIO(data))
+    try:
+        loaded = load_tensors(io.BytesIO(data))
+    except UserError:
+        return
+    assert_plain(loaded)
 
 
-def test_the_rehearsal_knows_the_pickle_of_plain_tensors():
-    rehearse(PICKLE, SIZES)
+def assert_plain(value):
+    """Fails for anything but tensors with all their data, and values, in containers."""
+    if isinstance(value, torch.Tensor):
+        assert type(value) is torch.Tensor and not value.requires_grad and value.grad_fn is None
+        assert value.clone().untyped_storage().nbytes() <= len(FILE)
+        assert not set(vars(value))
+    elif type(value) in (dict, OrderedDict):
+        assert all(type(key) in (str, int) for key in value)
+        assert set(getattr(value, "__dict__", ())) <= {"_metadata"}
+        for item in value.values():
+            assert_plain(item)
+    elif type(value) in (list, tuple):
+        for item in value:
+            assert_plain(item)
+    else:
+        assert type(value) in (str, int, float, bool, type(None))
+
+
+class Other:
+    """Stands for anything that is not plain."""
+
+
+@pytest.mark.parametrize("value", [Other(), {"a": [Other()]}, torch.nn.Parameter(torch.ones(2)), {1.5: 2}])
+def test_what_is_not_plain_fails_the_check_above(value):
+    with pytest.raises(AssertionError):
+        assert_plain(value)
+
+
+def test_check_pickle_accepts_plain_tensors_and_refuses_a_record_of_another_size():
+    check_pickle(PICKLE, SIZES)
     with pytest.raises(UserError, match="must have 16 bytes, got 6 values"):
-        rehearse(PICKLE, {**SIZES, "data/0": 16})
+        check_pickle(PICKLE, {**SIZES, "data/0": 16})

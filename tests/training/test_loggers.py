@@ -239,7 +239,11 @@ class Full(TensorBoardLogger):
 def test_a_logger_of_ones_own_gets_numbers_and_is_otherwise_left_alone(tmp_path):
     logger = Plain()
     fit_to = trainer(
-        tmp_path, ArtifactExport(), SampleLog(), max_steps=2, logger=[CSVLogger(tmp_path), logger]
+        tmp_path,
+        ArtifactExport(check_code=False),
+        SampleLog(),
+        max_steps=2,
+        logger=[CSVLogger(tmp_path), logger],
     )
     fit_to.fit(golden_module(), golden_data())
     step, last = logger.metrics[-1]
@@ -248,7 +252,9 @@ def test_a_logger_of_ones_own_gets_numbers_and_is_otherwise_left_alone(tmp_path)
 
 def test_a_logger_that_fails_at_the_end_costs_a_line_and_no_artifact(tmp_path, capsys):
     samples, plain = SampleLog(max_tokens=2), Plain()
-    run = trainer(tmp_path, ArtifactExport(), samples, max_steps=2, logger=[Full(tmp_path), plain])
+    run = trainer(
+        tmp_path, ArtifactExport(check_code=False), samples, max_steps=2, logger=[Full(tmp_path), plain]
+    )
     run.fit(golden_module(), golden_data())
     assert json.loads((tmp_path / "result.json").read_text())["steps"] == 2
     assert (tmp_path / "model.int8.ptz").is_file()
@@ -304,7 +310,9 @@ def test_samples_compile_nothing_anew(tmp_path):
     module, samples = golden_module(), SampleLog(max_tokens=4, when="validation")
     module.compiled = True
     logger = TensorBoardLogger(tmp_path, "tensorboard")
-    run = trainer(tmp_path, CompileWarmup(2), ArtifactExport(), samples, max_steps=4, logger=logger)
+    run = trainer(
+        tmp_path, CompileWarmup(2), ArtifactExport(check_code=False), samples, max_steps=4, logger=logger
+    )
     run.fit(module, golden_data(val_every_steps=2))
     assert "samples/artifact/text_summary" in tensorboard(tmp_path).Tags()["tensors"]
     counters = torch._dynamo.utils.counters

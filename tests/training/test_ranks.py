@@ -202,7 +202,7 @@ def export_spoilt(folder: Path) -> None:
         with torch.no_grad():
             module.gpt.embedding.weight[5].fill_(1e8)
 
-    callbacks = (LambdaCallback(on_train_end=spoil), ArtifactExport())
+    callbacks = (LambdaCallback(on_train_end=spoil), ArtifactExport(check_code=False))
     fit = trainer(folder, *callbacks, max_steps=1, devices=2, strategy="ddp")
     try:
         fit.fit(golden_module(), golden_data(val_max_tokens=513))

@@ -23,8 +23,9 @@ from plgolf.data.stream import ValidationSplit
 from plgolf.evaluate.analysis import ScoreAnalysis
 from plgolf.evaluate.score import ScoredBatch
 from plgolf.reference import read_artifact_dict, weight_name_to_reference
+from plgolf.reference.int8_zlib import dequantize_state_dict
+from plgolf.reference.measure import measure_tensors
 from plgolf.roles import parameter_roles
-from plgolf.submission import weigh_tensors
 from plgolf.training import ArtifactExport
 from plgolf.training.finish import provenance
 from plgolf.training.finish.result import step_times
@@ -34,7 +35,7 @@ from plgolf.training.finish.result import step_times
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     module, data = golden_module(), golden_data()
-    export = ArtifactExport()
+    export = ArtifactExport(check_code=False)
     logger = CSVLogger(folder, name="logs")
     trainer(folder, export, max_steps=6, logger=logger, log_every_n_steps=2).fit(module, data)
     return folder, module, data, export.result
@@ -75,7 +76,7 @@ def test_clipped_values_and_compressed_bytes_are_what_they_are():
         "passthrough": {},
         "qmeta": {"w": {"scheme": "per_row", "axis": 0}},
     }
-    (entry,) = weigh_tensors(obj, {"w": weights})
+    (entry,) = measure_tensors(obj, dequantize_state_dict(obj), {"w": weights})
     assert entry.clipped_fraction == pytest.approx(1 / 40)
     payload = bytes([127] * 40) + obj["scales"]["w"].numpy().tobytes()
     assert (entry.payload_bytes, entry.compressed_bytes) == (48, len(zlib.compress(payload, 9)))

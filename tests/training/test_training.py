@@ -154,7 +154,7 @@ def test_the_garbage_collector_does_not_look_at_what_stays_until_the_run_is_over
 
 
 def test_export_scores_the_file_and_brings_the_weights_back(tmp_path, capsys):
-    module, export = golden_module(), ArtifactExport(compressors=["zlib", "xz"])
+    module, export = golden_module(), ArtifactExport(compressors=["zlib", "xz"], check_code=False)
     before = {}
 
     class Note(Callback):
@@ -190,20 +190,20 @@ def test_export_that_cannot_write_says_so_and_keeps_what_was_there(tmp_path):
     (tmp_path / "result.json").write_text("old")
     (tmp_path / "model.int8.ptz").mkdir()
     with pytest.raises(ValueError, match=r"model\.int8\.ptz: cannot be written"):
-        trainer(tmp_path, ArtifactExport(), max_steps=1).fit(golden_module(), golden_data())
+        trainer(tmp_path, ArtifactExport(check_code=False), max_steps=1).fit(golden_module(), golden_data())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.int8.ptz", "result.json"]
     assert (tmp_path / "result.json").read_text() == "old"
 
 
 def test_an_artifact_over_the_budget_is_recorded_as_such(tmp_path, capsys):
-    export = ArtifactExport(dir=str(tmp_path / "run"), budget_bytes=1000)
+    export = ArtifactExport(dir=str(tmp_path / "run"), budget_bytes=1000, check_code=False)
     trainer(tmp_path, export, ConsoleLog(), max_steps=1).fit(golden_module(), golden_data())
     assert not json.loads((tmp_path / "run" / "result.json").read_text())["within_budget"]
     assert "OVER the budget of 1,000" in capsys.readouterr().out
 
 
 def test_limits_on_validation_hold_for_the_round_trip_too(tmp_path):
-    export = ArtifactExport()
+    export = ArtifactExport(check_code=False)
     fit = trainer(tmp_path, export, max_steps=1, limit_val_batches=2)
     fit.fit(golden_module(), golden_data(val_batch_sequences=4))
     assert export.result["val_tokens"] == 2 * 4 * 64
@@ -214,7 +214,7 @@ def test_loggers_see_the_learning_rate_of_every_role(tmp_path):
     fit = trainer(
         tmp_path,
         LearningRateMonitor(),
-        ArtifactExport(),
+        ArtifactExport(check_code=False),
         max_steps=4,
         logger=logger,
         log_every_n_steps=2,
@@ -234,7 +234,7 @@ def test_loggers_see_the_learning_rate_of_every_role(tmp_path):
 def test_the_score_before_export_is_of_the_weights_that_are_exported(settings, tmp_path):
     # Lightning does not validate where epochs end a run: an earlier validation must not stand for its end.
     sanity = settings.pop("sanity_batches", 0)
-    export = ArtifactExport()
+    export = ArtifactExport(check_code=False)
     fit = trainer(tmp_path, export, max_epochs=1, limit_train_batches=3, num_sanity_val_steps=sanity)
     fit.fit(golden_module(), golden_data(val_batch_sequences=4, **settings))
     assert export.result["val_bpb"] == pytest.approx(export.result["roundtrip_val_bpb"], abs=1e-3)
@@ -473,7 +473,7 @@ def test_a_compiled_run_is_the_eager_run_with_two_graphs(tmp_path):
     for compile_ in (False, True):
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
-        record, module, export = Record(), golden_module(), ArtifactExport()
+        record, module, export = Record(), golden_module(), ArtifactExport(check_code=False)
         module.compiled = compile_
         warmup = CompileWarmup(2 if compile_ else 0)
         fit = trainer(tmp_path, warmup, record, export, max_steps=4)

@@ -8,7 +8,7 @@ from plgolf.data.tokenizer.base import Tokenizer
 from plgolf.data.tokenizer.bytewise import ByteTokenizer
 from plgolf.data.tokenizer.sentencepiece import SentencePieceTokenizer
 from plgolf.errors import UserError
-from plgolf.regular_files import read_regular
+from plgolf.files import read_regular
 
 FILE_NAMES = (SentencePieceTokenizer.file_name, ByteTokenizer.file_name)
 """Names of a tokenizer's file beside a dataset or an artifact."""

@@ -12,7 +12,7 @@ import numpy as np
 from plgolf.config import config_from_dict
 from plgolf.data.tokenizer.base import ByteLevelTokenizer, Ids
 from plgolf.errors import UserError
-from plgolf.regular_files import read_regular
+from plgolf.files import read_regular
 
 _END_OF_TEXT = "<|endoftext|>"
 _MAX_IDS = 2**20

@@ -14,11 +14,10 @@ from torch import Tensor
 from plgolf.artifact import SUFFIX, Artifact, read_artifact
 from plgolf.config import config_from_dict
 from plgolf.errors import UserError
-from plgolf.files import whole_file
+from plgolf.files import atomic_file, open_regular
 from plgolf.model import GPTConfig
 from plgolf.model.weights import check_weights_fit
 from plgolf.reference import gpt_config_from_weights, weights_to_reference
-from plgolf.regular_files import open_regular
 from plgolf.tensor_file import load_tensors
 
 
@@ -52,7 +51,7 @@ class CheckpointFiles(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         try:
-            with whole_file(Path(path)) as file:
+            with atomic_file(Path(path)) as file:
                 torch.save(checkpoint, file)
                 # A file that a resume would refuse must not replace a good one.
                 load_tensors(file, map_location="meta", verify=False)

@@ -20,6 +20,13 @@ _MOST_STEPS = 2**32
 """Bounds on counters in a checkpoint; no run reaches them."""
 
 
+def check_callback_states(checkpoint: Mapping[str, Any]) -> None:
+    """Raises a UserError if a checkpoint's callbacks are not states by name."""
+    states = checkpoint.get("callbacks", {})
+    if not isinstance(states, dict) or not all(isinstance(state, dict) for state in states.values()):
+        raise UserError(f"the checkpoint's callbacks must be states by name, got {short(states)}")
+
+
 def check_weights(checkpoint: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
     """Raises a UserError if a checkpoint's weights have other names, shapes or dtypes than a module's."""
     saved = checkpoint.get("state_dict")

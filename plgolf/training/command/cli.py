@@ -6,8 +6,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from plgolf.arguments import OneLineErrors
-from plgolf.errors import UserError
+from plgolf.arguments import SettingsParser
+from plgolf.errors import RunError, UserError
 from plgolf.training import (
     ArtifactExport,
     CompileWarmup,
@@ -101,7 +101,8 @@ class GolfCLI(LightningCLI):
         parser.set_defaults({"model.schedule": {"class_path": "plgolf.optim.Warmdown"}})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)
+        assert isinstance(parser, GolfParser)
+        self.config = parser.parse(args)
         settings = with_plain_enums(self.config[self.config.subcommand])
         check_allowed_classes(settings)
         check_settings(settings)
@@ -201,6 +202,11 @@ class GolfCLI(LightningCLI):
 
     def after_fit(self) -> None:
         result = self._export.result
+        problem = result.get("code", {}).get("error")
+        if problem:
+            raise RunError(
+                f"the packed code failed its check: {problem} (everything was written; see result.json)"
+            )
         if result and not result["within_budget"]:
             raise UserError(
                 f"total_bytes must be at most {result['budget_bytes']}, got {result['total_bytes']} "
@@ -223,12 +229,12 @@ class _ParserOnly(GolfCLI):
         raise _ParserReady(parser)
 
 
-def commands() -> dict[str, OneLineErrors]:
+def commands() -> dict[str, SettingsParser]:
     """Returns the parsers of the commands, by name."""
     try:
         _ParserOnly([], parent_pid=0)
     except _ParserReady as ready:
-        parser: OneLineErrors = ready.args[0]
+        parser: SettingsParser = ready.args[0]
     return parser.commands
 
 

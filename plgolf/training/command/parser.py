@@ -1,23 +1,40 @@
-"""The parser of ``plgolf fit`` and ``plgolf validate``, and what Lightning's own settings mean in them."""
+"""The parser of ``plgolf fit`` and ``plgolf validate``, with Lightning's settings in plain words."""
 
 from typing import Literal
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from plgolf.arguments import OneLineErrors
+from plgolf.arguments import SettingsParser
 
-_SEED = "seed of everything that is random; true draws one"
-_WEIGHTS_ONLY = "to be left alone: no file that is loaded can run code"
+# fmt: off
+NOT_OFFERED = frozenset({
+    # Optimizers for one kind of parameter, or that call the loss again.
+    "LBFGS", "Muon", "SparseAdam",
+    # Callbacks that every run has.
+    "ArtifactExport", "CompileWarmup", "ConsoleLog", "PeerWatch", "RunCheckpoint", "SampleLog", "TrainClock",
+    "SaveConfigCallback", "SaveRunConfig",
+    # Callbacks that search for settings, change the batch or the schedule, or are bases of others.
+    "BatchSizeFinder", "LearningRateFinder", "GradientAccumulationScheduler", "StochasticWeightAveraging",
+    "BaseFinetuning", "BasePredictionWriter", "Checkpoint", "ProgressBar",
+    # Needs a function, which only Python can give it.
+    "ThroughputMonitor",
+    "DummyLogger",
+})
+# fmt: on
+"""Classes that completion does not offer because they cannot work in ``plgolf fit``."""
+
+_SEED = "seed of all random numbers; true draws one"
+_WEIGHTS_ONLY = "leave it: checkpoints are always read without running code"
 
 _COMMAND_TEXTS = {
     "fit": {
         "seed_everything": _SEED,
-        "ckpt_path": "checkpoint to go on from: a file, or last for the newest",
+        "ckpt_path": "checkpoint to continue from: a file, or last for the newest",
         "weights_only": _WEIGHTS_ONLY,
     },
     "validate": {
         "seed_everything": _SEED,
-        "ckpt_path": "checkpoint or artifact to score; one must be given",
+        "ckpt_path": "checkpoint or artifact to score; must be given",
         "weights_only": _WEIGHTS_ONLY,
     },
 }
@@ -25,44 +42,44 @@ _TRAINER_TEXTS = {
     "trainer": "Lightning's Trainer",
     "trainer.accelerator": "cpu, gpu, or auto for a GPU if there is one",
     "trainer.devices": "devices of this machine: how many, which, or auto",
-    "trainer.num_nodes": "machines",
+    "trainer.num_nodes": "number of machines",
     "trainer.strategy": "how ranks work together: auto, ddp, or a class",
     "trainer.max_steps": "optimizer steps after which the run ends; -1 for no limit",
-    "trainer.gradient_clip_val": "norm that a larger gradient is scaled down to; null for no clipping",
+    "trainer.gradient_clip_val": "leave it: model.gradient_clip_norm clips the gradient",
     "trainer.limit_val_batches": "validation batches of each rank; null for all",
     "trainer.num_sanity_val_steps": "validation batches before the first step; -1 for the whole split",
     "trainer.log_every_n_steps": "steps between two rows of the logged metrics; null for 50, 0 for none",
     "trainer.default_root_dir": "folder of the run: results, checkpoints, logs",
     "trainer.logger": "where metrics go: classes; null for CSV in logs/, false for none",
     "trainer.callbacks": "further callbacks: classes, such as LearningRateMonitor",
-    "trainer.profiler": "measures what takes the time: simple, advanced, pytorch",
-    "trainer.deterministic": "operations that repeat exactly",
-    "trainer.enable_checkpointing": "false for a run that cannot go on later",
-    "trainer.precision": "to be left alone: model.gpt.compute_dtype decides",
-    "trainer.accumulate_grad_batches": "to be left alone: data.global_batch_tokens decides",
-    "trainer.val_check_interval": "to be left alone: data.val_every_steps decides",
+    "trainer.profiler": "measures where time is spent: simple, advanced, pytorch",
+    "trainer.deterministic": "use only deterministic operations",
+    "trainer.enable_checkpointing": "false for a run that cannot be resumed",
+    "trainer.precision": "leave it: model.gpt.compute_dtype sets the precision",
+    "trainer.accumulate_grad_batches": "leave it: it follows from data.global_batch_tokens",
+    "trainer.val_check_interval": "leave it: data.val_every_steps sets it",
 }
-"""Also the keys that the help shows unasked."""
+"""Texts of Lightning's settings; ``--help`` shows these of the trainer and no others."""
 
 
-class GolfParser(OneLineErrors, LightningArgumentParser):
-    """LightningCLI's parser with a help that reads well and short errors."""
+class GolfParser(SettingsParser, LightningArgumentParser):
+    """LightningCLI's parser with readable help and one-line errors."""
 
     def finish(self, command: str) -> None:
-        """Adds what comes after Lightning's own arguments, and says those in our words."""
+        """Adds what comes after Lightning's own arguments, and replaces the texts of those."""
         if command == "fit":
             self.add_argument(
                 "--resume",
                 type=Literal["auto"] | None,
-                help="auto goes on from the newest whole checkpoint; without one the run begins",
+                help="auto continues from the newest whole checkpoint; without one the run starts",
             )
-        self.untitle_last_group()
         self.brief["trainer"] = set(_TRAINER_TEXTS)
-        self.describe({**_TRAINER_TEXTS, **_COMMAND_TEXTS[command]})
+        # Lightning's arguments of the command itself are listed among the first.
+        self.describe({**_TRAINER_TEXTS, **_COMMAND_TEXTS[command], command: ""})
 
 
 def overrides(arguments: list[str]) -> list[str]:
-    """Returns a command line without the subcommand and the configuration files."""
+    """Returns a command line without the subcommand and the recipes."""
     rest, skip = [], False
     for argument in arguments[1:]:
         if skip:

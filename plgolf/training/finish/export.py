@@ -1,35 +1,33 @@
 """Exports at the end of a run: writes the artifact, reads it back, scores it and records the result."""
 
 import json
-from itertools import islice
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
-import torch
-import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 
-from plgolf.artifact import load_gpt, save_artifact
+import plgolf
+from plgolf.artifact import Artifact, read_artifact, save_artifact
 from plgolf.errors import RunError, UserError
-from plgolf.evaluate import BitsPerByte
-from plgolf.evaluate.analysis import ScoreAnalysis
-from plgolf.evaluate.score import Score
-from plgolf.files import write_whole
+from plgolf.files import write_atomically
 from plgolf.reference.int8_zlib import QuantizeStats
-from plgolf.submission import BUDGET_BYTES, Ledger, pack_code
+from plgolf.submission import BUDGET_BYTES, Ledger
+from plgolf.submission.archive import CODE_FILE, archive_folder
+from plgolf.training.datamodule import ShardDataModule
 from plgolf.training.finish.provenance import Provenance
-from plgolf.training.finish.result import compare_compressors, describe_bytes, describe_run, describe_scores
+from plgolf.training.finish.result import describe_bytes, describe_run, describe_scores
+from plgolf.training.finish.scoring import on_rank_zero, score, score_artifact
 from plgolf.training.logs.metrics_row import share_scored
-from plgolf.training.logs.run_config import log_ledger
-from plgolf.training.logs.screen import progress, say
+from plgolf.training.logs.screen import say
 from plgolf.training.module import GolfModule
 from plgolf.training.timing.clock import TrainClock
 
 
 class ArtifactExport(Callback):
-    """Writes ``model.int8.ptz``, ``code.tar.xz`` and ``result.json`` at the end of a fit.
+    """Writes ``model.int8.ptz``, ``code.tar.bz2`` and ``result.json`` at the end of a fit.
 
     The round-trip score is the score of the file on disk: its weights replace the trained ones during one
     validation on all ranks; then the trained weights are restored.
@@ -42,6 +40,7 @@ class ArtifactExport(Callback):
         hardest_documents: number of documents, the hardest first, that ``analysis.json`` has token by token.
         tokenizer: place of the tokenizer's file: beside the artifact, or also inside it, where it counts
             against the budget.
+        check_code: runs the packed code on the artifact in a process of its own, which takes some seconds.
     """
 
     def __init__(
@@ -51,6 +50,7 @@ class ArtifactExport(Callback):
         compressors: list[Literal["zlib", "xz"]] | None = None,
         hardest_documents: int = 8,
         tokenizer: Literal["beside", "inside"] = "beside",
+        check_code: bool = True,
     ) -> None:
         for name, value, least in (
             ("budget_bytes", budget_bytes, 1),
@@ -63,6 +63,7 @@ class ArtifactExport(Callback):
         self.compressors = compressors or []
         self.hardest_documents = hardest_documents
         self.tokenizer = tokenizer
+        self.check_code = check_code
         self.provenance = Provenance()
         self.result: dict[str, Any] = {}
         """Contents of ``result.json`` on rank 0, after it is written."""
@@ -108,31 +109,41 @@ class ArtifactExport(Callback):
         clock, data = TrainClock.of(trainer), trainer.datamodule  # type: ignore[attr-defined]
         path = self.folder(trainer) / "model.int8.ptz"
         with clock.phase("export"):
-            stats = self._export(trainer, pl_module, path)
+            stats = on_rank_zero(trainer, lambda: self._save(pl_module, data, path))
+            # Another machine may not see the file, and one reading serves score, ledger and check.
+            artifact = on_rank_zero(trainer, lambda: read_artifact(path))
             say(f"export: wrote {path}, scoring what it holds")
-            before = pl_module.run.val_score or _score(trainer, pl_module)
-        analysis = ScoreAnalysis(data.val_split, data.tokenizer, num_documents=self.hardest_documents)
+            before = pl_module.run.val_score or score(trainer, pl_module)
+        details = _details()
+        analysis = details and details.ScoreAnalysis(
+            data.val_split, data.tokenizer, num_documents=self.hardest_documents
+        )
         with clock.phase("roundtrip"):
-            after = _score_file(trainer, pl_module, path, analysis)
+            after = score_artifact(trainer, pl_module, artifact, analysis)
         with clock.phase("export"):
-            analysed = analysis.finish(pl_module.device)
-        if trainer.is_global_zero:
-            assert stats is not None
+            analysed = analysis.finish(pl_module.device) if analysis else None
+            code = on_rank_zero(trainer, lambda: self._pack(artifact, data, path))
+        if stats is not None and artifact is not None and code is not None:
             ledger = Ledger(
                 artifact_bytes=path.stat().st_size,
-                code_bytes=(path.parent / "code.tar.xz").stat().st_size,
+                code_bytes=(path.parent / CODE_FILE).stat().st_size,
                 budget_bytes=self.budget_bytes,
             )
             self.result = {
                 **describe_run(trainer, pl_module, self.provenance),
                 **describe_scores(before, after, share_scored(trainer, after)),
-                **describe_bytes(path, ledger, pl_module, stats),
-                "compressors_bpb": compare_compressors(trainer, self.compressors, after),
+                "artifact": path.name,
+                **describe_bytes(ledger, stats),
+                "code": code,
                 "metrics": [_relative(Path(file), path.parent) for file in self._metrics],
             }
-            _write(path.parent / "analysis.json", json.dumps(analysed))
-            _write(path.parent / "result.json", json.dumps(self.result, indent=2))
-            log_ledger(trainer.loggers, self.result, after.named("roundtrip"))
+            if details:
+                self.result |= details.describe_tensors(artifact, pl_module)
+                self.result["compressors_bpb"] = details.compare_compressors(trainer, self.compressors, after)
+                _write(path.parent / "analysis.json", f"{json.dumps(analysed)}\n".encode())
+            _write(path.parent / "result.json", f"{json.dumps(self.result, indent=2)}\n".encode())
+            if details:
+                details.log_ledger(trainer.loggers, self.result, after.named("roundtrip"))
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         """Exports if a callback failed after the last step: its mistake must not cost the run."""
@@ -150,37 +161,47 @@ class ArtifactExport(Callback):
             if trainer.world_size == 1:
                 self.on_train_end(trainer, pl_module)
             elif trainer.is_global_zero:  # The other ranks may be anywhere, so nothing is scored.
-                path = self.folder(trainer) / "model.int8.ptz"
-                self._write_files(trainer, pl_module, path)
+                path, data = self.folder(trainer) / "model.int8.ptz", trainer.datamodule  # type: ignore[attr-defined]
+                self._save(pl_module, data, path)
+                self._pack(read_artifact(path), data, path)
                 say(f"export: wrote {path}; plgolf validate scores it")
         except Exception as error:
             say(f"export: {type(error).__name__}: {error}")
 
-    def _export(self, trainer: Trainer, module: GolfModule, path: Path) -> QuantizeStats | None:
-        stats, failure = None, None
-        if trainer.is_global_zero:
-            try:
-                stats = self._write_files(trainer, module, path)
-            except OSError as error:
-                failure = f"{path}: cannot be written: {error.strerror}"
-            except UserError as error:
-                failure = f"{path}: {error}"
-        _fail_together(trainer, failure)
-        return stats
-
-    def _write_files(self, trainer: Trainer, module: GolfModule, path: Path) -> QuantizeStats:
-        data = trainer.datamodule  # type: ignore[attr-defined]
+    def _save(self, module: GolfModule, data: ShardDataModule, path: Path) -> QuantizeStats:
+        """Writes the artifact and the tokenizer."""
         content, inside = data.tokenizer.to_bytes(), self.tokenizer == "inside"
-        stats = save_artifact(
-            module.gpt, path, seq_len=data.seq_len, tokenizer=content, carry_tokenizer=inside
-        )
-        write_whole(path.parent / data.tokenizer.file_name, content)
-        write_whole(path.parent / "code.tar.xz", self._code())
+        try:
+            stats = save_artifact(
+                module.gpt, path, seq_len=data.seq_len, tokenizer=content, carry_tokenizer=inside
+            )
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        _write(path.parent / data.tokenizer.file_name, content)
         return stats
 
-    def _code(self) -> bytes:
-        config = self.provenance.config
-        return pack_code({"config.yaml": config.encode()} if config else None)
+    def _pack(self, artifact: Artifact | None, data: ShardDataModule, path: Path) -> dict[str, Any]:
+        """Writes the packed code and checks it; returns what ``result.json`` says of it."""
+        assert artifact is not None
+        config, file, details = self.provenance.config, path.parent / CODE_FILE, _details()
+        if details is None:  # The folder of this packed code is what was submitted.
+            archive, num_modules = archive_folder(Path(plgolf.__file__).parent.parent, config)
+            _write(file, archive)
+            return {"num_modules": num_modules}
+        archive, described = details.pack_run(config)
+        _write(file, archive)
+        return {**described, **(details.check_code(archive, path, artifact, data) if self.check_code else {})}
+
+
+def _details() -> ModuleType | None:
+    """Returns the module ``details``; None if this process runs packed code, which does not have it."""
+    try:
+        from plgolf.training.finish import details  # noqa: PLC0415 (not packed)
+    except ImportError:
+        return None
+    return details
 
 
 def _relative(path: Path, folder: Path) -> str:
@@ -189,55 +210,8 @@ def _relative(path: Path, folder: Path) -> str:
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, data: bytes) -> None:
     try:
-        write_whole(path, f"{text}\n".encode())
+        write_atomically(path, data)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def _fail_together(trainer: Trainer, failure: str | None) -> None:
-    """Raises rank 0's failure on every rank: the others would wait for it forever."""
-    failure = trainer.strategy.broadcast(failure)
-    if failure is not None:
-        raise UserError(failure)
-
-
-def _score(trainer: Trainer, module: GolfModule, analysis: ScoreAnalysis | None = None) -> Score:
-    """Validates on all ranks with the current weights, outside Lightning's loops."""
-    metric = BitsPerByte().to(module.device)
-    was_training = module.training
-    module.eval()
-    module.on_validation_epoch_start()
-    loader = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
-    limits = trainer.num_val_batches  # From limit_val_batches, by loader; empty before the first validation.
-    num_batches = int(min(limits[0], len(loader))) if limits else len(loader)
-    shown = progress("scoring", num_batches, "batches")
-    with torch.no_grad():
-        for done, batch in enumerate(islice(loader, num_batches)):
-            scored = module.add_score(trainer.strategy.batch_to_device(batch), metric)
-            if analysis is not None:
-                analysis.add(batch, scored)
-            shown.show(done + 1)
-    module.train(was_training)
-    return Score.of(metric)
-
-
-def _score_file(trainer: Trainer, module: GolfModule, path: Path, analysis: ScoreAnalysis) -> Score:
-    """Scores the weights of a file that rank 0 reads, then restores the trained ones."""
-    trained = {name: tensor.clone() for name, tensor in module.gpt.state_dict().items()}
-    failure = None
-    if trainer.is_global_zero:
-        try:
-            module.gpt.load_state_dict(load_gpt(path).state_dict())
-        except UserError as error:
-            failure = str(error)
-    _fail_together(trainer, failure)
-    if trainer.world_size > 1:
-        # Another machine may not see the file, so rank 0 sends the weights.
-        for tensor in module.gpt.state_dict().values():
-            dist.broadcast(tensor, src=0)
-    try:
-        return _score(trainer, module, analysis)
-    finally:
-        module.gpt.load_state_dict(trained)

@@ -1,4 +1,4 @@
-"""Builds ``result.json``: settings, scores and sizes of a run."""
+"""``result.json``: settings, scores and bytes of a run."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -8,14 +8,10 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Trainer
 
-from plgolf.evaluate.compressors import compressor_bits_per_byte
 from plgolf.evaluate.score import Score
 from plgolf.hardware import device_name
-from plgolf.reference import read_artifact_dict, weight_name_from_reference, weights_to_reference
 from plgolf.reference.int8_zlib import QuantizeStats
-from plgolf.reference.validation import TOKENIZER_KEY
-from plgolf.roles import parameter_roles
-from plgolf.submission import Ledger, compressed_bytes, weigh_tensors
+from plgolf.submission import Ledger
 from plgolf.training.finish.provenance import Provenance, git_commit, versions
 from plgolf.training.module import GolfModule
 from plgolf.training.timing.clock import TrainClock
@@ -69,35 +65,14 @@ def describe_scores(before: Score, after: Score, share: float) -> dict[str, Any]
     }
 
 
-def describe_bytes(path: Path, ledger: Ledger, module: GolfModule, stats: QuantizeStats) -> dict[str, Any]:
-    """Describes the artifact at ``path``: bytes and quantization error by tensor."""
-    roles = parameter_roles(module.gpt)
-    originals = weights_to_reference(module.gpt.state_dict())
-    obj = read_artifact_dict(path)
-    entries = [asdict(entry) for entry in weigh_tensors(obj, originals)]
-    for entry in entries:
-        entry["name"] = weight_name_from_reference(entry["name"])
-        entry["role"] = roles[entry["name"]].value
+def describe_bytes(ledger: Ledger, stats: QuantizeStats) -> dict[str, Any]:
+    """Returns the bytes by part, and the quantiser's counters."""
     return {
-        "artifact": path.name,
         **asdict(ledger),
-        "tokenizer_bytes": compressed_bytes(obj[TOKENIZER_KEY]) if TOKENIZER_KEY in obj else 0,
         "total_bytes": ledger.total_bytes,
         "within_budget": ledger.within_budget,
         "quantize": stats.as_dict(),
-        "tensors": entries,
     }
-
-
-def compare_compressors(trainer: Trainer, names: Sequence[str], score: Score) -> dict[str, float]:
-    """Measures general compressors on the text that a score is of.
-
-    Returns:
-        Bits per byte by name; empty if ``limit_val_batches`` cut the text, since each rank scored a part.
-    """
-    if not names or score.num_tokens != trainer.datamodule.val_split.num_tokens:  # type: ignore[attr-defined]
-        return {}
-    return compressor_bits_per_byte(trainer.datamodule.val_bytes(), names)  # type: ignore[attr-defined]
 
 
 def step_times(seconds: Sequence[float]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from plgolf.files import write_whole
+from plgolf.files import write_atomically
 from plgolf.hardware import device_name
 from plgolf.training.finish.provenance import git_commit, versions
 from plgolf.training.logs.media import log_picture, log_table, to_each
@@ -26,7 +26,7 @@ class SaveRunConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         text = self.parser.dump(self.config, skip_none=False)
-        write_whole(Path(trainer.default_root_dir) / "config.yaml", text.encode())
+        write_atomically(Path(trainer.default_root_dir) / "config.yaml", text.encode())
         log_settings(trainer, pl_module, yaml.safe_load(text))
 
 

@@ -139,7 +139,7 @@ class ConsoleLog(Callback):
 
 
 def expand_console_flag(words: list[str]) -> list[str]:
-    """Expands ``--console STYLE`` on a command line to the setting that it stands for.
+    """Replaces ``--console STYLE`` on a command line by the setting that it stands for.
 
     >>> expand_console_flag(["fit", "--console", "reference", "--console=bar"])
     ['fit', '--console.style=reference', '--console.style=bar']

@@ -78,7 +78,7 @@ def _bytes(result: Mapping[str, Any]) -> Iterator[Text]:
 
 
 def _files(result: Mapping[str, Any], folder: Path) -> Iterator[Text]:
-    yield _row("written to", f"{folder}/{{{result['artifact']},code.tar.xz,result.json,analysis.json}}")
+    yield _row("written to", f"{folder}/{{{result['artifact']},code.tar.bz2,result.json,analysis.json}}")
     artifact = shlex.quote(str(folder / result["artifact"]))
     yield _row("next", f"plgolf generate --artifact {artifact}", style="cyan")
     yield _row("", f"plgolf report {shlex.quote(str(folder))}", style="cyan")

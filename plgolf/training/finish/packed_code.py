@@ -1,0 +1,91 @@
+"""The packed code of a run: packed, checked in a process of its own, described in ``result.json``."""
+
+import inspect
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from lightning.pytorch import Trainer
+
+from plgolf.artifact import Artifact
+from plgolf.submission.packing import pack_code
+from plgolf.submission.packing.check import score_with
+from plgolf.training.datamodule import ShardDataModule
+from plgolf.training.logs.screen import say
+
+_MAX_SAMPLE_TOKENS = 1024
+_MAX_DIFFERENCE = 1e-6
+
+
+def pack_run(config: str) -> tuple[bytes, dict[str, Any]]:
+    """Packs the code of this run.
+
+    Args:
+        config: the complete configuration as YAML; empty if the run was not started by a command.
+
+    Returns:
+        The archive, and what ``result.json`` says of it: ``num_modules``, ``minifier`` (the program that
+        shortened the modules; None if only docstrings, comments and unused parts are removed) and
+        ``not_minified`` (modules that it failed on).
+    """
+    packed = pack_code(packed_config(config))
+    described = asdict(packed)
+    return described.pop("archive"), described
+
+
+def packed_config(config: str) -> str:
+    """Leaves out what packed code does not use: the Trainer's defaults, a corpus to prepare, samples, styles.
+
+    Args:
+        config: a complete configuration as YAML, or an empty string.
+
+    Returns:
+        The configuration that trains the same, for the entry point of packed code.
+    """
+    settings = yaml.safe_load(config)
+    if not settings:
+        return ""
+    defaults = inspect.signature(Trainer).parameters
+    trainer = {k: v for k, v in settings.get("trainer", {}).items() if v != defaults[k].default}
+    console = {**settings.get("console", {}), "style": "reference"}
+    data = {name: value for name, value in settings.get("data", {}).items() if name != "corpus"}
+    kept = {**settings, "trainer": trainer, "data": data, "console": console}
+    kept = {name: value for name, value in kept.items() if value is not None and name != "samples"}
+    return str(yaml.safe_dump(kept, sort_keys=False, default_flow_style=None))
+
+
+def check_code(archive: bytes, path: Path, artifact: Artifact, data: ShardDataModule) -> dict[str, Any]:
+    """Runs the packed code on the artifact, in a process that sees no other code of plgolf.
+
+    It imports all that training imports, parses the configuration, loads the artifact and scores the first
+    sequence of the validation split, as this process does with its own code, on the CPU.
+
+    Args:
+        archive: the packed code.
+        path: the artifact's file.
+        artifact: what this process has read from it.
+        data: has the validation split.
+
+    Returns:
+        What ``result.json`` says of the check: ``check_seconds``, ``bpb_difference`` (bits per byte between
+        the two scores; None if the packed code gave none) and ``error`` (why the check failed, or None). A
+        failure is also shown on the console.
+    """
+    batch = data.val_split.batch(0)
+    inputs, targets = (ids[0, :_MAX_SAMPLE_TOKENS].long() for ids in (batch.input_ids, batch.target_ids))
+    num_bytes = int(np.asarray(data.byte_counts(inputs.numpy(), targets.numpy())).sum())
+    with torch.no_grad():
+        losses = artifact.gpt()(inputs[None], targets[None], reduction="none")
+    expected = float(losses.double().sum())
+    checked = score_with(archive, path, inputs.numpy(), targets.numpy())
+    difference = None if checked.nats is None else abs(checked.nats - expected) / (math.log(2) * num_bytes)
+    error = checked.error
+    if difference is not None and not difference <= _MAX_DIFFERENCE:
+        error = f"its score of a sample differs by {difference:.3g} bits per byte"
+    if error:
+        say(f"export: the packed code failed its check: {error}")
+    return {"check_seconds": checked.seconds, "bpb_difference": difference, "error": error}

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,6 @@ from plgolf.optim import MuonAdam, Schedule, Warmdown
 from plgolf.training.checkpoints import compare, resume
 from plgolf.training.checkpoints.counters import reset_loop_counters, reset_scheduler_state
 from plgolf.training.checkpoints.files import CheckpointFiles
-from plgolf.training.health.monitors import check_monitors
 from plgolf.training.health.nonfinite import StepStatistics, check_finite
 from plgolf.training.health.peers import PeerWatch
 from plgolf.training.logs.metrics_row import has_row, record, training_row
@@ -152,7 +151,10 @@ class GolfModule(ScoringModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
-            check_monitors(self.trainer, self, self.trainer.datamodule)  # type: ignore[attr-defined]
+            with suppress(ImportError):  # Packed code leaves this check out.
+                from plgolf.training.health.monitors import check_monitors  # noqa: PLC0415
+
+                check_monitors(self.trainer, self, self.trainer.datamodule)  # type: ignore[attr-defined]
         # Stepping the optimizer before ModelCheckpoint saves is what is wanted here.
         warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization")
         self._seed, self._resumed = None, False  # Until a checkpoint sets them.

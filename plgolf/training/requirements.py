@@ -1,5 +1,6 @@
 """What ``GolfModule`` requires of its trainer, and of subclasses."""
 
+from contextlib import suppress
 from inspect import Parameter, signature
 
 from lightning.pytorch import LightningModule, Trainer
@@ -15,7 +16,6 @@ from torch.optim import Optimizer
 from plgolf.errors import UserError
 from plgolf.hardware import fast_dtype
 from plgolf.model import GPTConfig
-from plgolf.training.unsupported import check_parts
 
 _NEVER_CALLED = ("optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping", "lr_scheduler_step")
 """Hooks of automatic optimization."""
@@ -29,7 +29,10 @@ def check_trainer(trainer: Trainer, config: GPTConfig, *, compiled: bool) -> Non
         config: configuration of the model.
         compiled: True if the model is compiled.
     """
-    check_parts(trainer)
+    with suppress(ImportError):  # Packed code leaves these checks out.
+        from plgolf.training.unsupported import check_parts  # noqa: PLC0415
+
+        check_parts(trainer)
     if trainer.precision != "32-true":
         raise UserError(
             "trainer.precision must be left alone, model.gpt.compute_dtype decides what the model "

@@ -21,9 +21,10 @@ _MAIN = "plgolf.__main__"
 _NOT_NEEDED = (
     *("plgolf.corpus", "plgolf.generation", "plgolf.report", "plgolf.training.finish.details"),
     *(f"plgolf.training.logs.console.{style}" for style in ("bar", "lines", "panel")),
+    *("plgolf.training.unsupported", "plgolf.training.health.monitors"),
 )
-"""Imported inside functions to prepare a dataset, to log samples, pictures and details, and for progress in
-styles that packed code does not use."""
+"""Imported inside functions to prepare a dataset, to log samples, pictures and details, to check callbacks,
+and for progress in styles that packed code does not use."""
 _IF_IMPORTED = "plgolf.data."
 """Room whose functions import the modules of one kind of dataset, such as a kind of tokenizer."""
 _ALSO_USED = {"read_artifact"}

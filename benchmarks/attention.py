@@ -1,13 +1,13 @@
-"""Causal attention with grouped heads: what this device can do it with, how fast, and how exactly.
+"""Measures causal attention with grouped heads: the kernels of this device, their times and errors.
 
     python benchmarks/attention.py [--shapes small baseline 4,8,4,1024,64 ...] [--dtypes bfloat16 float32]
     python benchmarks/attention.py --compile
 
 A shape is that of a size of ``step.py``, or numbers: sequences, query heads, key heads, positions, head size.
-Each variant is asked for the forward pass and for forward and backward together, in turn, in one process; one
-that does not work here says why. Errors are relative to the norm of what float64 gives for the same inputs,
-on one sequence: of the output, and of the gradients of queries, keys and values. Where FlashAttention 3 or
-4 is installed, it is what ``flash`` stands for.
+Variants take turns in one process, with the forward pass alone and with forward and backward. A variant that
+does not work here says why. Errors are relative to the norm of the float64 result for the same inputs, on one
+sequence: of the output, and of the gradients of queries, keys and values. ``flash`` is FlashAttention 3 or 4
+where one is installed.
 
 To add a variant, add a function of queries, keys and values (sequences, heads, positions, head size) to
 ``VARIANTS``.
@@ -49,7 +49,7 @@ def by_backend(backend: SDPBackend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def expanded(backend: SDPBackend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """As many key heads as query heads, for who knows no groups."""
+    """Repeats key heads to the number of query heads, for kernels without groups."""
     groups = q.size(1) // k.size(1)
     k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
     with sdpa_kernel(backend):
@@ -68,7 +68,7 @@ VARIANTS: dict[str, Attend] = {
     "efficient": partial(by_backend, SDPBackend.EFFICIENT_ATTENTION),
     "efficient, keys repeated": partial(expanded, SDPBackend.EFFICIENT_ATTENTION),
 }
-"""``sdpa`` is PyTorch's own choice, which all are compared with."""
+"""``sdpa`` is PyTorch's own choice; all others are compared with it."""
 
 
 def shape_named(name: str) -> Shape:
@@ -84,7 +84,7 @@ def inputs(shape: Shape, dtype: torch.dtype, device: torch.device) -> list[Tenso
     """Returns random queries, keys, values and the gradient of the output."""
     torch.manual_seed(0)
     heads = (shape.heads, shape.kv_heads, shape.kv_heads, shape.heads)
-    # As projections leave them: heads of a position side by side.
+    # As projections write them: heads of a position side by side.
     made = [
         torch.randn(shape.sequences, shape.time, number, shape.head_dim, device=device).to(dtype)
         for number in heads
@@ -112,12 +112,12 @@ def measured(settings: Any, shape: Shape, dtype: torch.dtype) -> dict[str, Any]:
     del first
     works: dict[str, Attend] = {}
     found: dict[str, Any] = {}
-    torch.compiler.reset()  # A function gets only so many graphs, and variants share theirs.
+    torch.compiler.reset()  # The compiler allows a function only a few graphs, which all variants share.
     for name, variant in VARIANTS.items():
         work = torch.compile(variant, dynamic=False, fullgraph=True) if settings.compile else variant
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Reasons why a backend is none.
+                warnings.simplefilter("ignore")  # Reasons why a backend cannot be used.
                 found[name] = {"errors": errors(both_ways(work, *parts), exact)}
         except (RuntimeError, NotImplementedError) as reason:
             found[name] = {"unavailable": str(reason).splitlines()[0][:120]}
@@ -148,7 +148,9 @@ def main() -> None:
     arguments.add_argument("--shapes", nargs="+", default=default)
     arguments.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
     arguments.add_argument("--repeat", type=int, default=1, help="calls in a turn")
-    arguments.add_argument("--compile", action="store_true", help="each variant, as in a compiled model")
+    arguments.add_argument(
+        "--compile", action="store_true", help="compile each variant, as in a compiled model"
+    )
     settings = arguments.parse_args()
     if settings.threads:
         torch.set_num_threads(settings.threads)

@@ -1,4 +1,4 @@
-"""Who runs against whom: plgolf's bare training loop and the reference-style one, from one start.
+"""The loops that benchmarks compare: plgolf's bare training loop and the reference-style one.
 
 A contestant is named ``plgolf-float32``, ``reference-bfloat16-compiled`` and so on.
 """
@@ -41,9 +41,9 @@ class Size:
 
     Args:
         gpt: the architecture.
-        optimizer: settings by role, as ``MuonAdam`` takes them.
+        optimizer: settings by role, arguments of ``MuonAdam``.
         seq_len: tokens in a sequence.
-        sequences: in a micro-batch.
+        sequences: sequences in a micro-batch.
         accumulation: micro-batches in a step.
     """
 
@@ -89,7 +89,7 @@ def size_named(name: Literal["tiny", "quickstart", "small", "baseline"]) -> Size
         return dataclasses.replace(quickstart, gpt=gpt, seq_len=512, sequences=8, accumulation=1)
     attention = AttentionConfig(num_heads=2, num_kv_heads=1)
     gpt = GPTConfig(vocab_size=260, dim=32, num_layers=2, attention=attention, compute_dtype="float32")
-    # Products of such matrices cost their calls alone, which are slow in bfloat16.
+    # Products of such small matrices cost only their calls, which are slow in bfloat16.
     optimizer = {
         **quickstart.optimizer,
         "matrix": dataclasses.replace(quickstart.optimizer["matrix"], newton_schulz_dtype="float32"),
@@ -102,12 +102,12 @@ SIZES = ("tiny", "quickstart", "small", "baseline")
 
 @contextmanager
 def shards(given: Path | None, *, vocab_size: int, tokens: int) -> Iterator[Path]:
-    """Gives a folder of shards: the given one, or one of random tokens for as long as it is needed.
+    """Yields a folder of shards: the given one, or a temporary one of random tokens.
 
     Args:
         given: a dataset's folder, or None.
-        vocab_size: of random tokens; those of 260 have a tokenizer, too.
-        tokens: in each of two random shards.
+        vocab_size: size of the vocabulary of random tokens; with 260 a tokenizer is written too.
+        tokens: tokens in each of two random training shards.
     """
     if given is not None:
         yield given
@@ -123,18 +123,18 @@ def shards(given: Path | None, *, vocab_size: int, tokens: int) -> Iterator[Path
 
 
 class PlgolfLoop:
-    """Model, optimizer and loader of a run of plgolf: to be timed beside ``ReferenceLoop``.
+    """Model, optimizer and loader of a run of plgolf, timed beside ``ReferenceLoop``.
 
-    What else a run does in its steps, for seeds, clock and numbers that are none, is not there: for what that
-    takes see ``lightning_overhead.py``.
+    It leaves out what else a run does in its steps: seeds, clock and checks for NaN.
+    ``lightning_overhead.py`` measures the cost of these.
 
     Args:
         gpt: whose weights it begins with.
         size: model, optimizer, batches.
         root: folder of the shards.
         device: where.
-        dtype: the residual stream's.
-        compiled: compiles the model, as ``model.compile`` in a recipe.
+        dtype: dtype of the residual stream.
+        compiled: True to compile the model, as ``model.compile`` does.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class PlgolfLoop:
         self.accumulation, self.device = size.accumulation, device
 
     def micro_batch(self) -> Tensor:
-        """Goes forward and backward once, and returns the loss, for which nobody has waited."""
+        """Runs forward and backward once, and returns the loss () without waiting for it."""
         batch = next(self.batches)
         inputs, targets = (
             part.to(self.device, non_blocking=True).long() for part in (batch.input_ids, batch.target_ids)
@@ -168,7 +168,7 @@ class PlgolfLoop:
         return loss.detach()
 
     def step(self) -> Tensor:
-        """Makes a step and returns its loss, for which nobody has waited."""
+        """Makes a step and returns its loss () without waiting for it."""
         (optimizer,) = self.optimizers
         losses = [self.micro_batch() for _ in range(self.accumulation)]
         optimizer.step()
@@ -184,10 +184,10 @@ Loop = PlgolfLoop | ReferenceLoop
 
 
 def contestant(name: str, gpt: GPT, size: Size, root: Path, device: torch.device) -> Loop:
-    """Makes a loop by its name; all of one start take the same steps up to rounding.
+    """Makes a loop by its name; loops with the same start make the same steps up to rounding.
 
     Args:
-        name: ``plgolf`` or ``reference``, a dtype, and ``compiled`` if it is to be, joined by hyphens.
+        name: ``plgolf`` or ``reference``, a dtype, and optionally ``compiled``, joined by hyphens.
         gpt: whose weights it begins with.
         size: model, optimizer, batches.
         root: folder of the shards.
@@ -213,7 +213,7 @@ def contestant(name: str, gpt: GPT, size: Size, root: Path, device: torch.device
         device=device,
         dtype=dtype,
         compiled=compiled,
-        # The reference itself has it fused, and knows GPUs only; a plain loop on a CPU leaves it out.
+        # The reference runs on GPUs only and has it fused; a plain loop on a CPU does not.
         fused=device.type == "cuda",
     )
 

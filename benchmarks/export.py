@@ -1,11 +1,11 @@
-"""How long a model takes to become a file and to come back from it, next to the reference program's way.
+"""Measures how long a model takes to become a file and to be loaded, beside the reference program's way.
 
     taskset -c 0 python benchmarks/export.py --threads 1 [--artifact checkpoints/run/model.int8.ptz]
 
-A model of the baseline's architecture with random weights, of which none is zero, or the one of an artifact.
+The model has the baseline's architecture and random weights, none of them zero, or is that of an artifact.
 The reference way: ``torch.quantile`` and rounding out of place, zlib at level 9, ``torch.load`` into a model
-that was initialised first. Both write a file that is safe on disk before they go on, and have the same codes
-and scales, which is checked. Also: the bytes that other zlib strategies make of the same payload.
+that was initialised first. Both wait until the file is safe on disk, and have the same codes and scales,
+which is checked. Also prints the bytes that other zlib strategies make of the same payload.
 """
 
 import io
@@ -27,7 +27,7 @@ from plgolf.reference.rounding import CLIP_QUANTILE, quantize_int8
 
 
 def reference_int8(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Quantises a matrix by the reference's formulas."""
+    """Quantises a matrix with the reference's formulas."""
     values = tensor.float()
     clip = torch.quantile(values.abs(), CLIP_QUANTILE, dim=1)
     clipped = torch.maximum(torch.minimum(values, clip[:, None]), -clip[:, None])
@@ -57,7 +57,7 @@ def main() -> None:
     options = parser(__doc__, rounds=7)
     options.add_argument("--dim", type=int, default=512)
     options.add_argument("--layers", type=int, default=9)
-    options.add_argument("--artifact", type=Path, default=None, help="takes the model from this file")
+    options.add_argument("--artifact", type=Path, default=None, help="take the model from this file")
     settings = options.parse_args()
     torch.set_num_threads(settings.threads or 1)
     gpt = model(settings)

@@ -1,7 +1,7 @@
-"""Coverage-guided fuzzing of what reads files of others: python benchmarks/fuzz.py TARGET [FOLDER] [-runs=N].
+"""Fuzzes the readers of files of others: python benchmarks/fuzz.py TARGET [FOLDER] [-runs=N].
 
-Targets are artifact, tensor_file, shard and manifest; inputs that reach new code are kept in FOLDER. Whatever
-is raised besides a UserError ends the run, and the input that did it is written to the working directory.
+Targets are artifact, tensor_file, shard and manifest. Inputs that reach new code are kept in FOLDER. Any
+exception other than a UserError ends the run, and its input is written to the working directory.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ def read_payload(data: bytes) -> None:
 
 
 def read_tensors(data: bytes) -> None:
-    # The pickle alone, too: CRCs keep a fuzzer from ever getting to it inside of its zip.
+    # The pickle alone too: CRCs keep a fuzzer from reaching it inside its zip.
     try:
         load_tensors(io.BytesIO(data))
     except UserError:
@@ -77,7 +77,7 @@ def checked(data: bytes) -> None:
         check_pickle(data, {"data/0": 24})
     except UserError:
         raise
-    except Exception:  # load_tensors takes whatever it is for a damaged pickle
+    except Exception:  # load_tensors treats any exception as a damaged pickle
         return
     file = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(TENSORS)) as old, zipfile.ZipFile(file, "w") as new:

@@ -1,12 +1,12 @@
-"""How many tokens a second a model writes, with and without its cache.
+"""Measures how many tokens a second a model generates, with and without its cache.
 
     taskset -c 0 python benchmarks/generate.py [--recipe configs/baseline.yaml] [--rounds 7] [--tokens 100]
 
-The recipe's architecture with random weights, saved as an artifact and loaded again: speed does not depend on
-what was learned. Cached: what ``plgolf generate`` does for each token, choosing it included. Uncached: the
-same, but all tokens so far are read anew for each; of those fewer are made, as long ones take seconds. Both
-go on from a prompt and alternate in one process on one thread. Medians of tokens by seconds of the wall
-clock, and by those that this process had the processor: on a machine that others share, the first is too low.
+The model has the recipe's architecture and random weights; it is saved as an artifact and loaded again.
+Cached: what ``plgolf generate`` does for each token, sampling included. Uncached: the same, but each token
+reads all earlier ones again; fewer tokens are made, because long ones take seconds. Both continue from a
+prompt and alternate in one process on one thread. Prints medians of tokens by seconds of the wall clock, and
+by seconds in which this process had the processor: on a shared machine the first is too low.
 """
 
 import tempfile
@@ -42,7 +42,7 @@ def load(recipe: Path) -> tuple[LanguageModel, int]:
 
 
 def chooser(seed: int) -> Callable[[torch.Tensor], int]:
-    """Returns what picks a token by its logits, as ``plgolf generate`` does unless told otherwise."""
+    """Returns a function that samples a token from logits with the defaults of ``plgolf generate``."""
     generator = torch.Generator().manual_seed(seed)
     return lambda logits: draw(probabilities(logits, Sampling()), generator)
 
@@ -66,7 +66,7 @@ def speed(ids: Iterator[int], number: int) -> tuple[float, float]:
 def main() -> None:
     arguments = parser(__doc__, rounds=7)
     arguments.add_argument("--recipe", type=Path, default=Path("configs/baseline.yaml"))
-    arguments.add_argument("--tokens", type=int, default=100, help="made in a turn, with the cache")
+    arguments.add_argument("--tokens", type=int, default=100, help="tokens made in a turn, with the cache")
     arguments.add_argument(
         "--prompts", type=int, nargs="+", default=[1, 1024, 3900], help="tokens of the prompt"
     )

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# plgolf on one NVIDIA GPU within nine minutes: is it right, and how fast beside the reference-style loop?
+# Checks plgolf on one NVIDIA GPU and measures it beside the reference-style loop, within nine minutes.
 #
 #   benchmarks/gpu.sh OUT [--data ROOT [--tokenizer FILE]] [--tiny]
 #
-# Needs torch, lightning, sentencepiece and torchmetrics, no network and no installation. Checks dtypes and
+# Needs torch, lightning, sentencepiece and torchmetrics, and neither network nor installation. Checks dtypes and
 # waits for the device; measures whole steps of the baseline recipe on random shards, what the Trainer adds to
 # them, attention backends with their errors and the optimizer; then trains three minutes on the shards in
 # ROOT, or on the bytes of the standard library, and counts the graphs. A part that fails is reported, and the
-# rest goes on. Writes OUT/gpu.json, and a log and a JSON file of each part. Ends with 0 if no part has failed.
-# --tiny is for tests, on a CPU too.
+# next one runs. Writes OUT/gpu.json, and a log and a JSON file of each part. Exits with 0 if no part failed.
+# --tiny is for tests, also on a CPU.
 set -uo pipefail
 
-# Seconds of everything, and of what the last part takes beside its training.
+# Seconds of everything, and of the last part without its training.
 readonly LIMIT=540 BESIDE=70
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
@@ -28,7 +28,7 @@ while (($#)); do
 done
 [[ -n $out ]] || { echo "usage: gpu.sh OUT [--data ROOT [--tokenizer FILE]] [--tiny]" >&2; exit 2; }
 mkdir -p "$out"
-# What one part has compiled the next need not. One that is cut short may leave half a file there.
+# Parts share what they compile. A part that is cut short may leave half a file there.
 TORCHINDUCTOR_CACHE_DIR=$(mktemp -d)
 export TORCHINDUCTOR_CACHE_DIR
 trap 'rm -rf "$TORCHINDUCTOR_CACHE_DIR"' EXIT

@@ -1,14 +1,14 @@
-"""The parts of ``gpu.sh`` that are no benchmark of their own: checks on this device, and a short run.
+"""Parts of ``gpu.sh`` that have no script of their own: checks of this device, and a short run.
 
     python benchmarks/gpu_checks.py dtypes|syncs [--tiny] --json FILE
     python benchmarks/gpu_checks.py train --seconds 180 --folder FOLDER [--data ROOT] [--tiny] --json FILE
     python benchmarks/gpu_checks.py collect --folder FOLDER
 
-``dtypes``: in a bfloat16 model everything that leaves a module is bfloat16, but for the head's logits, and so
-are the gradients between blocks. ``syncs``: the bare loop waits for the GPU in no step, and under the Trainer
-most steps do not. ``train``: the baseline recipe on real shards, or on the bytes of the standard library,
-with warm-up, validations and export; its compiled model makes two graphs, without a break, and no third.
-Exits with 1 if a check fails.
+``dtypes``: in a bfloat16 model all modules except the head's logits give bfloat16, and so do the gradients
+between blocks. ``syncs``: no step of the bare loop waits for the GPU, and most steps under the Trainer do
+not. ``train``: the baseline recipe on real shards, or on the bytes of the standard library, with warm-up,
+validations and export; its compiled model makes two graphs, without a break, and no third. Exits with 1 if a
+check fails.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def floating(values: Any) -> list[Tensor]:
 
 
 def check_dtypes(settings: Settings) -> Result:
-    """Notes what leaves every module, and the gradients at the blocks' ends."""
+    """Checks the dtype of every module's output, and of the gradients at the ends of blocks."""
     size, device, seen = size_of(settings), default_device(), Counter[str]()
     gpt, wrong = GPT(size.gpt).to(device), list[str]()
 
@@ -81,17 +81,17 @@ def check_dtypes(settings: Settings) -> Result:
 
 
 class CountSyncs(Callback):
-    """Counts the operations that wait for the GPU, step by step, and where they are called.
+    """Counts the operations that wait for the GPU in each step, and where they are called.
 
     Args:
-        first: step after which it begins.
+        first: step after which counting starts.
     """
 
     def __init__(self, first: int) -> None:
         self.first = first
         self.by_step: list[int] = []
         self.unread: list[int] = []
-        """Of the steps after which the ranks shared nothing, and so nobody had a reason to wait."""
+        """Counts of the steps after which ranks shared nothing, so that nothing needed to wait."""
         self.places = Counter[str]()
         self._noted: list[warnings.WarningMessage] | None = None
         self._catching = warnings.catch_warnings(record=True)
@@ -108,7 +108,7 @@ class CountSyncs(Callback):
             self._step = trainer.global_step
             found = [w for w in self._noted if "synchroniz" in str(w.message)]
             self.by_step.append(len(found))
-            if module._numbers._unread:
+            if module.run.statistics._unread:
                 self.unread.append(len(found))
             self.places.update(f"{'/'.join(Path(w.filename).parts[-3:])}:{w.lineno}" for w in found)
             self._noted.clear()
@@ -119,12 +119,12 @@ class CountSyncs(Callback):
 
 
 def check_syncs(settings: Settings) -> Result:
-    """Has CUDA raise an error in the bare loop where it would wait, and counts under the Trainer."""
+    """Makes CUDA raise an error where the bare loop waits, and counts waits under the Trainer."""
     device = default_device()
     if device.type != "cuda":
         return {"ok": True, "skipped": "there is no GPU to wait for"}
     size = size_of(settings).with_vocabulary(ByteTokenizer.vocab_size)
-    # Whether they wait does not depend on how much there is to do.
+    # Waits do not depend on the amount of work.
     size = dataclasses.replace(size, seq_len=min(size.seq_len, 512), accumulation=2)
     with shards(None, vocab_size=size.gpt.vocab_size, tokens=2**22) as root:
         loop = PlgolfLoop(GPT(size.gpt), size, root, device=device, dtype=torch.bfloat16, compiled=False)
@@ -165,7 +165,7 @@ def losses_of(folder: Path) -> list[tuple[int, float]]:
 
 
 def stdlib_in_bytes(root: Path) -> Path:
-    """Writes shards of the standard library, byte by byte: to train a tokenizer takes more packages."""
+    """Writes shards of the standard library as bytes: training a tokenizer needs more packages."""
     tokenizer, streams = ByteTokenizer(), {"train": [np.zeros(0, np.uint16)], "val": [np.zeros(0, np.uint16)]}
     for file in stdlib_files():
         ids = tokenizer.encode(file.path.read_text(errors="replace"))
@@ -179,14 +179,14 @@ def stdlib_in_bytes(root: Path) -> Path:
 
 
 def train(settings: Settings) -> Result:
-    """Trains the recipe for a while, exports and scores; counts the graphs that are compiled meanwhile."""
+    """Trains the recipe for a while, exports and scores; counts the compiled graphs."""
     size, folder = size_of(settings), settings.folder / "run"
     root = settings.data or stdlib_in_bytes(settings.folder / "stdlib")
     data = data_of(
         size,
         root,
         tokenizer=settings.tokenizer,
-        val_every_steps=10 if settings.tiny else 100,  # So that steps come after a validation, too.
+        val_every_steps=10 if settings.tiny else 100,  # So that steps follow a validation.
         val_max_tokens=(20 * size.sequences + 1) * size.seq_len,  # So that the last batch is padded.
     )
     size = size.with_vocabulary(find_tokenizer(root, read_manifest(root), data.tokenizer_path).vocab_size)
@@ -220,7 +220,7 @@ def train(settings: Settings) -> Result:
 
 
 def collect(settings: Settings) -> Result:
-    """Puts the parts' JSON together and says the most important numbers."""
+    """Joins the JSON of all parts and prints the most important numbers."""
     parts, folder = dict[str, Any](), settings.folder
     for log in sorted(folder.glob("*.log")):
         file = log.with_suffix(".json")
@@ -271,11 +271,13 @@ def main() -> None:
     )
     arguments.add_argument("part", choices=PARTS)
     arguments.add_argument("--tiny", action="store_true", help="a model for tests")
-    arguments.add_argument("--folder", type=Path, default=None, help="where a run, or the parts' JSON, lies")
+    arguments.add_argument("--folder", type=Path, default=None, help="folder of a run, or of the parts' JSON")
     arguments.add_argument("--data", type=Path, default=None, help="folder of real shards")
-    arguments.add_argument("--tokenizer", default=None, help="of those shards, if it does not lie there")
-    arguments.add_argument("--eager", action="store_true", help="trains without the compiler")
-    arguments.add_argument("--seconds", type=float, default=180, help="of training")
+    arguments.add_argument(
+        "--tokenizer", default=None, help="tokenizer of those shards, if it is not in their folder"
+    )
+    arguments.add_argument("--eager", action="store_true", help="train without the compiler")
+    arguments.add_argument("--seconds", type=float, default=180, help="seconds of training")
     arguments.add_argument("--json", type=Path, default=None)
     settings = arguments.parse_args()
     result = PARTS[settings.part](settings)

@@ -1,12 +1,12 @@
-"""A few layers, forward and backward, compiled: as they are shipped, and in ways that come to the same.
+"""Measures a few layers, forward and backward, compiled: as plgolf has them, and in equivalent forms.
 
     python benchmarks/layers.py [--size baseline] [--layers 2] [--rounds 9] [--variants NAME ...]
     python benchmarks/layers.py --profile
 
-One micro-batch of a size of ``step.py`` goes through; embedding, head and optimizer are left out. ``shipped``
-is plgolf's block; ``reference`` the reference-style one, under autocast; the others are what can be done
-about products and scales. Errors are relative to the norm of what float64 gives on 512 positions: of the
-output, and the worst of all gradients. ``--profile`` adds the GPU's kernels of each variant, by their time.
+One micro-batch of a size of ``step.py``; embedding, head and optimizer are left out. ``shipped`` is plgolf's
+block, ``reference`` the reference-style one, under autocast; the others change products and scales. Errors
+are relative to the norm of the float64 result on 512 positions: of the output, and the largest of all
+gradients. ``--profile`` adds the GPU's kernels of each variant, by their time.
 
 To add a variant, add a function of a block, its inputs and the rotary tables to ``VARIANTS``.
 """
@@ -46,7 +46,7 @@ def reference(block: nn.Module, x: Tensor, x0: Tensor, _: Tables) -> Tensor:
 
 
 def in_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns as ``rotate`` does, by cutting in halves."""
+    """Rotates as ``rotate`` does, by cutting heads in halves."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
 
@@ -62,15 +62,15 @@ def rewritten(
     joined: bool = False,
     turn: Callable[[Tensor, Tensor, Tensor], Tensor] = rotate,
 ) -> Tensor:
-    """The shipped block written out.
+    """Computes the shipped block with its operations written out.
 
     Args:
-        block: whose weights it uses.
+        block: has the weights.
         x: the stream.
         x0: the normalised embedding.
         rotary: cosines and sines.
-        folded: scales multiply the weights in front of them instead of the stream.
-        heads_first: queries and keys lie head by head in memory, instead of position by position.
+        folded: scales multiply the weights before them instead of the stream.
+        heads_first: queries and keys are head by head in memory, not position by position.
         joined: queries, keys and values are one product.
         turn: rotary embedding.
     """
@@ -117,10 +117,10 @@ class Stack:
     """A variant on its own copy of some layers, on one input.
 
     Args:
-        name: of the variant.
-        gpt: whose first layers, with their weights.
-        size: of the micro-batch.
-        dtype: of the stream.
+        name: name of the variant.
+        gpt: gives the first layers, with their weights.
+        size: size of the micro-batch.
+        dtype: dtype of the stream.
         compiled: compiles all layers as one graph.
     """
 
@@ -178,7 +178,7 @@ def errors(found: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, Any]
 
 
 def gpt_of(size: Size, layers: int, device: torch.device) -> GPT:
-    """Returns a model whose zero matrices and equal scales are random: so that no gradient is nothing."""
+    """Returns a model with random values in place of zeros and ones, so that no gradient is zero."""
     config = size.gpt
     gpt = GPT(type(config)(**{**vars(config), "num_layers": layers})).to(device)
     generator = torch.Generator().manual_seed(1)
@@ -198,7 +198,7 @@ def main() -> None:
     arguments.add_argument("--layers", type=int, default=2)
     arguments.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     arguments.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
-    arguments.add_argument("--eager", action="store_true", help="without the compiler")
+    arguments.add_argument("--eager", action="store_true", help="run without the compiler")
     arguments.add_argument("--repeat", type=int, default=5, help="calls in a turn")
     arguments.add_argument("--profile", action="store_true")
     settings = arguments.parse_args()
@@ -209,7 +209,7 @@ def main() -> None:
     stacks = {name: Stack(name, gpt, size, dtype, compiled=not settings.eager) for name in settings.variants}
     exact = Stack("shipped", copy.deepcopy(gpt).double(), size, torch.float64, compiled=False).exactness(512)
     results: dict[str, Any] = {
-        # The reference-style one has its parameters by other names.
+        # The reference-style block has other parameter names.
         name: {} if stack.is_reference else {"errors": errors(stack.exactness(512), exact)}
         for name, stack in stacks.items()
     }

@@ -1,17 +1,17 @@
-"""What a step costs beside its own work: plgolf's loops without Lightning, and the same under its Trainer.
+"""Measures what the Trainer adds to a step: plgolf's loops without Lightning, and the same under its Trainer.
 
     python benchmarks/lightning_overhead.py [--rounds 150] [--steps 10] [--accumulation 2] [--profile]
     python benchmarks/lightning_overhead.py --size baseline --rounds 5 --steps 5
 
-All have the same model (of one small layer, so that there is little else; or of a size of ``step.py``,
-compiled, with its own micro-batches), MuonAdam and BatchLoader. The bare loop does nothing else. The one by
-hand sees to seeds, numbers that are none, clock and learning rates as well, by plgolf's own parts: what the
-Trainer takes more than that is Lightning's, hooks and loggers. The Trainer has what ``plgolf fit`` gives it:
+All have the same model (one small layer, so that there is little else; or a size of ``step.py``, compiled,
+with its own micro-batches), MuonAdam and BatchLoader. The bare loop does nothing else. The loop by hand also
+does what every run needs, with plgolf's own parts: seeds, checks for NaN, clock and learning rates; what the
+Trainer takes more is Lightning's loop, hooks and loggers. The Trainer has what ``plgolf fit`` gives it:
 GolfModule, ShardDataModule, TrainClock, CompileWarmup, RunCheckpoint, PeerWatch, ConsoleLog and the CSV
-logger, 50 steps to a row. The loops take their turns in the middle of the fit, so that all have the same
-process and the same moment of the machine. Where neighbours disturb that, the difference of the two quickest
-turns says most. ``--profile`` makes everything slower, and says which functions took the most time of a step
-of the Trainer's, on the main thread.
+logger, 50 steps to a row. The loops take turns in the middle of the fit, so that all have the same process
+and the same state of the machine. Where other processes disturb that, the difference of the two quickest
+turns says most. ``--profile`` slows everything, and lists the functions that took the most time of a step
+under the Trainer, on the main thread.
 """
 
 import cProfile
@@ -42,16 +42,16 @@ WARM_UP = 50
 SHOWN = 150
 
 Seconds = tuple[float, float]
-"""Of the wall clock, and of this process on all processors."""
+"""Seconds of the wall clock, and of this process on all processors."""
 
 
 class ByHand:
-    """The bare loop with what plgolf does in each step: seeds, numbers, clock, learning rates.
+    """Adds to the bare loop what plgolf does in each step: seeds, checks, clock, learning rates.
 
     Args:
-        loop: which makes the steps.
-        trainer: of the fit in which this loop has its turns.
-        module: of that fit.
+        loop: makes the steps.
+        trainer: trainer of the fit in which this loop has its turns.
+        module: module of that fit.
     """
 
     def __init__(self, loop: PlgolfLoop, trainer: Trainer, module: LightningModule) -> None:
@@ -66,7 +66,7 @@ class ByHand:
     def run(self, steps: int) -> None:
         for _ in range(steps):
             self.step()
-        self.clock.on_train_end()  # It stands while others have their turns.
+        self.clock.on_train_end()  # Pauses the clock while others have their turns.
 
     def step(self) -> None:
         loop, statistics, clock = self.loop, self.statistics, self.clock
@@ -92,19 +92,19 @@ class ByHand:
 
 
 class Turns(Callback):
-    """Times a fit's steps, and between them those of other loops.
+    """Times the steps of a fit, and those of other loops between them.
 
     Args:
-        loop: the bare one.
-        steps: timed in a turn.
-        rounds: turns of each.
-        profile: what to run in the fit's, or None.
+        loop: the bare loop.
+        steps: number of timed steps in a turn.
+        rounds: number of turns of each.
+        profile: runs during the turns of the fit; None for no profile.
     """
 
     def __init__(self, loop: PlgolfLoop, steps: int, rounds: int, profile: cProfile.Profile | None) -> None:
         self.loop, self.steps, self.rounds, self.profile = loop, steps, rounds, profile
         self.seconds: dict[str, list[Seconds]] = {"bare": [], "by_hand": [], "shipped": []}
-        """Of a step in each turn."""
+        """Seconds of a step in each turn, by loop."""
         self._others: dict[str, Callable[[int], object]] = {}
         self._began: Seconds | None = None
 
@@ -115,7 +115,7 @@ class Turns(Callback):
         step = trainer.global_step - WARM_UP
         if step < 0:
             return
-        # The first step of a turn is not timed: the caches are full of another loop's things.
+        # The first step of a turn is not timed: the caches hold another loop's data.
         of_turn = step % (self.steps + 1)
         if of_turn == 1 and len(self.seconds["shipped"]) < self.rounds:
             self._began = now()
@@ -150,7 +150,7 @@ def size_of(name: str | None, accumulation: int) -> Size:
     if name is None:
         gpt = dataclasses.replace(size.gpt, num_layers=1)
         return dataclasses.replace(size, gpt=gpt, accumulation=accumulation)
-    return size.with_vocabulary(ByteTokenizer.vocab_size)  # Of the random shards that have a tokenizer.
+    return size.with_vocabulary(ByteTokenizer.vocab_size)  # Random shards of this size have a tokenizer.
 
 
 def fit(
@@ -162,13 +162,13 @@ def fit(
     compiled: bool,
     profile: cProfile.Profile | None = None,
 ) -> Turns:
-    """Trains in both ways, in turns."""
+    """Trains with all loops, in turns."""
     torch.manual_seed(0)
     device, dtype = default_device(), getattr(torch, size.gpt.compute_dtype)
     loop = PlgolfLoop(GPT(size.gpt), size, root, device=device, dtype=dtype, compiled=compiled)
     turns = Turns(loop, steps, rounds, profile)
     with tempfile.TemporaryDirectory() as folder:
-        # One step more than there are turns: the last is followed by a checkpoint.
+        # One step more than the turns have, because a checkpoint follows the last.
         trainer = trainer_of(Path(folder), turns, max_steps=WARM_UP + (steps + 1) * rounds + 1)
         module = module_of(size, compiled=compiled)
         fit_silently(trainer, module, data_of(size, root, val_max_tokens=size.seq_len))
@@ -193,10 +193,10 @@ def ranked(profile: cProfile.Profile, steps: int) -> dict[str, list[dict[str, An
 
 def main() -> None:
     arguments = parser(__doc__, rounds=150)
-    arguments.add_argument("--steps", type=int, default=10, help="timed in a turn")
+    arguments.add_argument("--steps", type=int, default=10, help="timed steps in a turn")
     arguments.add_argument("--accumulation", type=int, default=1, help="micro-batches in a step")
     arguments.add_argument(
-        "--size", choices=SIZES, default=None, help="compiled, and by its own micro-batches"
+        "--size", choices=SIZES, default=None, help="a size of step.py, compiled, with its own micro-batches"
     )
     arguments.add_argument("--profile", action="store_true")
     settings = arguments.parse_args()
@@ -204,7 +204,7 @@ def main() -> None:
     size, compiled = size_of(settings.size, settings.accumulation), settings.size is not None
     with shards(None, vocab_size=size.gpt.vocab_size, tokens=2**20) as root:
         turns = fit(size, root, settings.steps, settings.rounds, compiled=compiled)
-        # By the processor: a machine that others share would blame whoever was just at work.
+        # By the processor: on a shared machine the wall clock would count other processes.
         profile = cProfile.Profile(time.thread_time) if settings.profile else None
         if profile:
             fit(size, root, settings.steps, settings.rounds, compiled=compiled, profile=profile)

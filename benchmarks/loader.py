@@ -1,14 +1,14 @@
-"""How fast training batches come, next to a loader as the reference program's that reads whole shards.
+"""Measures how fast training batches come, beside a loader like the reference's that reads whole shards.
 
     python benchmarks/loader.py [--rounds 5] [--world_size 8] [--disk_mb 57] [--step_ms 52]
 
-Rank 0 of a run on several ranks draws micro-batches from shards that are made for this, several times over.
-Reference style: one stream on every rank, which reads a shard with ``np.fromfile`` when it comes to it, takes
+Rank 0 of a run on several ranks reads micro-batches from shards that are made for this, several times over.
+Reference style: one stream on every rank, which reads a shard with ``np.fromfile`` when it reaches it, takes
 the spans of all ranks, and widens its own to int64. plgolf: each rank reads its own span, a few batches ahead
-in the background; the widening is counted. Both give the same batches, which is checked. By tokens a second:
-with the shards in the page cache, and with the system told to drop them before each turn (how many bytes were
-read then is from ``/proc/self/io``). Then a disk as slow as ``--disk_mb`` and a step that takes
-``--step_ms``: what steps take with and without a shard border in them.
+in the background; the widening is counted. Both give the same batches, which is checked. Tokens a second are
+measured with the shards in the page cache, and with the system told to drop them before each turn
+(``/proc/self/io`` gives the bytes read). Then a disk as slow as ``--disk_mb`` and a step of ``--step_ms``:
+times of steps with and without a shard border in them.
 """
 
 import itertools
@@ -33,7 +33,7 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 class SlowDisk:
-    """Makes whoever reads wait as long as a disk of so many bytes a second would; 0 for no wait."""
+    """Waits at each read as long as a disk of so many bytes a second takes; 0 for no wait."""
 
     def __init__(self, bytes_per_second: float) -> None:
         self.bytes_per_second = bytes_per_second
@@ -143,7 +143,7 @@ def tokens_of_all_ranks(settings: Any) -> int:
 
 
 def throttled(folder: Path, settings: Any) -> dict[str, Any]:
-    """Times steps that sleep, on batches from a disk that is slow."""
+    """Times steps that sleep, on batches from a slow disk."""
     results = {}
     for name, loader in LOADERS.items():
         batches = loader(folder, settings, SlowDisk(1e6 * settings.disk_mb))
@@ -176,11 +176,11 @@ def main() -> None:
     options.add_argument("--shards", type=int, default=4)
     options.add_argument("--shard_tokens", type=int, default=20_000_000)
     options.add_argument("--seq_len", type=int, default=4096)
-    options.add_argument("--sequences", type=int, default=12, help="in a micro-batch of a rank")
+    options.add_argument("--sequences", type=int, default=12, help="sequences in a micro-batch of a rank")
     options.add_argument("--world_size", type=int, default=8, help="ranks, of which this is the first")
-    options.add_argument("--disk_mb", type=float, default=57.0, help="MB a second of the slow disk")
-    options.add_argument("--step_ms", type=float, default=52.0, help="of the simulated step")
-    options.add_argument("--steps", type=int, default=160, help="on the slow disk")
+    options.add_argument("--disk_mb", type=float, default=57.0, help="megabytes a second of the slow disk")
+    options.add_argument("--step_ms", type=float, default=52.0, help="milliseconds of the simulated step")
+    options.add_argument("--steps", type=int, default=160, help="steps on the slow disk")
     settings = options.parse_args()
     torch.set_num_threads(settings.threads or 1)
     with tempfile.TemporaryDirectory() as name:

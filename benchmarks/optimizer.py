@@ -1,13 +1,12 @@
-"""The optimizer's share of a step: Newton-Schulz by layout, Adam by implementation, and whole optimizers.
+"""Measures the optimizer's part of a step: Newton-Schulz by layout, Adam by implementation, whole steps.
 
     python benchmarks/optimizer.py --size baseline [--rounds 9] [--repeat 1] [--dtype bfloat16]
 
-On the parameters of a size of ``step.py``, with random gradients that stay. ``newton_schulz``: all matrices
-one by one; stacked by shape, as plgolf has them; on a GPU stacked without products that add, too; and as the
-reference-style loop writes it, eager and compiled. ``adam``: everything but the matrices with
-``torch.optim.Adam`` fused, foreach and plain, and in MuonAdam. ``step``: MuonAdam and the reference-style
-optimizers as a whole. Besides times: how far stacked is from one by one (nothing on a CPU), and each from
-float64, relative to the norm.
+On the parameters of a size of ``step.py``, with fixed random gradients. ``newton_schulz``: all matrices one
+by one; stacked by shape, as plgolf has them; on a GPU also stacked without fused products and sums; and as in
+the reference style, eager and compiled. ``adam``: everything but the matrices with ``torch.optim.Adam``
+fused, foreach and plain, and in MuonAdam. ``step``: MuonAdam and the reference-style optimizers as a whole.
+Also prints how far stacked is from one by one (equal on a CPU), and each from float64, relative to the norm.
 """
 
 from collections.abc import Callable
@@ -92,7 +91,7 @@ def main() -> None:
     arguments.add_argument("--size", choices=SIZES, default="small")
     arguments.add_argument("--repeat", type=int, default=1, help="calls in a turn")
     arguments.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
-    arguments.add_argument("--eager", action="store_true", help="leaves out what is compiled")
+    arguments.add_argument("--eager", action="store_true", help="leave out what is compiled")
     settings = arguments.parse_args()
     if settings.threads:
         torch.set_num_threads(settings.threads)

@@ -1,10 +1,10 @@
-"""How fast text becomes a dataset, next to SentencePiece alone, and how much memory that takes.
+"""Measures how fast text becomes a dataset, beside SentencePiece alone, and the memory that it takes.
 
     python benchmarks/prepare.py [--megabytes 100] [--rounds 3] [--threads 2] [--gigabyte]
 
-Text: the standard library's sources over and over, in documents of 3,000 characters, each numbered, as JSON
-lines and as one text file with separators. Bare: ``encode`` to numpy arrays of the same texts, in memory,
-in one call with so many threads: the fastest that the library has. Prepared: all that ``plgolf data
+The text is the standard library's sources, repeated, in numbered documents of 3,000 characters, as JSON lines
+and as one text file with separators. Bare: ``encode`` to numpy arrays of the same texts, in memory, in one
+call with the same number of threads: the fastest that the library has. Prepared: all that ``plgolf data
 prepare`` does with the same tokenizer, from reading the file to the manifest. The two alternate in one
 process; speeds are medians, the ratio is the median of the rounds'. Peak memory is that of a process of its
 own, tokenizer training included.
@@ -51,7 +51,7 @@ def texts(characters: int = 3000) -> list[str]:
 
 
 def write(path: Path, megabytes: int) -> int:
-    """Writes so much text; returns its UTF-8 bytes."""
+    """Writes text of a given size; returns its UTF-8 bytes."""
     size = copy = 0
     pieces = texts()
     with path.open("w") as file:
@@ -68,7 +68,7 @@ def write(path: Path, megabytes: int) -> int:
 
 
 def prepare_here(source: Path, tokenizer: Path, threads: int, holdout: Holdout) -> float:
-    """Prepares a dataset in this process; returns seconds."""
+    """Prepares a dataset in this process; returns the seconds."""
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:
         begun = time.perf_counter()
         prepare(
@@ -84,7 +84,7 @@ def prepare_here(source: Path, tokenizer: Path, threads: int, holdout: Holdout) 
 
 
 def prepare_alone(source: Path, *options: str) -> tuple[float, float]:
-    """Prepares a dataset in a fresh process; returns seconds and peak MiB."""
+    """Prepares a dataset in a new process; returns seconds and peak MiB."""
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:
         command = [
             "data",
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--gigabyte", action="store_true", help="also the peak memory for 1 GB")
+    parser.add_argument("--gigabyte", action="store_true", help="also measure the peak memory for 1 GB")
     settings = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         results = {"threads": settings.threads, **measure(Path(folder), settings)}

@@ -1,9 +1,9 @@
-"""What plgolf's speed is compared with: its model in a plain loop, written as the reference program is.
+"""A plain PyTorch loop of plgolf's model, written as the reference program is: the base of all speed ratios.
 
-Written afresh after what that program does, with its parameter names: separate projections of queries, keys
+Written for this purpose after that program, with its parameter names: separate projections of queries, keys
 and values, autocast where it computes in bfloat16, Newton-Schulz matrix by matrix, an Adam for each kind of
-parameter, int64 batches cut out of whole shards while the device waits, and the loss read after each step.
-``step.py`` and ``optimizer.py`` time it; a test has it take the reference program's own first steps.
+parameter, int64 batches cut from whole shards while the device waits, and the loss read after each step.
+``step.py`` and ``optimizer.py`` time it; a test compares it with the reference program's own first steps.
 """
 
 from collections.abc import Iterator, Sequence
@@ -111,7 +111,7 @@ class Block(nn.Module):
 
 
 class ReferenceGPT(nn.Module):
-    """The model under the reference's names; it begins with the weights of one of plgolf's."""
+    """The model with the reference's names; it starts with the weights of a plgolf model."""
 
     def __init__(self, gpt: GPT, dtype: torch.dtype) -> None:
         super().__init__()
@@ -161,11 +161,11 @@ def newton_schulz(g: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """One matrix after the other; the updates of all go through one flat buffer, as among ranks.
+    """Updates one matrix after the other, through one flat buffer as on several ranks.
 
     Args:
         params: the matrices.
-        config: plgolf's settings of the same.
+        config: plgolf's settings of Muon.
         compiled: compiles Newton-Schulz, as the reference does.
     """
 
@@ -212,7 +212,7 @@ def make_optimizers(
     """Makes Muon and an Adam for each kind of the other parameters.
 
     Args:
-        model: to be trained.
+        model: model to train.
         settings: ``matrix``, ``embedding``, ``head`` and ``scalar``, as ``plgolf.optim.MuonAdam`` takes them.
         compiled: compiles Newton-Schulz.
         fused: of Adam.
@@ -238,7 +238,7 @@ def make_optimizers(
 
 
 class TokenStream:
-    """Tokens of all shards in order, for ever; each shard is read whole when its first token is due."""
+    """Tokens of all shards in order, endless; a shard is read whole when its first token is due."""
 
     def __init__(self, root: Path) -> None:
         self.files = sorted(root.glob("*_train_[0-9]*.bin"))
@@ -268,7 +268,7 @@ class TokenStream:
 def batches(
     root: Path, *, sequences: int, seq_len: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cuts micro-batches when they are asked for."""
+    """Yields micro-batches, each cut when it is needed."""
     stream = TokenStream(root)
     while True:
         local = stream.take(sequences * seq_len + 1).to(torch.int64)
@@ -277,17 +277,17 @@ def batches(
 
 
 class ReferenceLoop:
-    """Trains step by step.
+    """Trains the model step by step.
 
     Args:
-        gpt: whose weights it begins with.
-        settings: of the optimizers: ``matrix``, ``embedding``, ``head``, ``scalar``.
+        gpt: gives the initial weights.
+        settings: settings of the optimizers: ``matrix``, ``embedding``, ``head``, ``scalar``.
         root: folder of the shards.
-        sequences: in a micro-batch.
+        sequences: sequences in a micro-batch.
         seq_len: tokens in a sequence.
         accumulation: micro-batches in a step.
-        device: where.
-        dtype: bfloat16 computes under autocast.
+        device: device to train on.
+        dtype: dtype to compute in; bfloat16 uses autocast.
         compiled: compiles the model and Newton-Schulz.
         fused: of Adam.
     """
@@ -314,7 +314,7 @@ class ReferenceLoop:
         self.accumulation, self.device, self.dtype = accumulation, device, dtype
 
     def precision(self) -> AbstractContextManager[Any]:
-        """Autocast, and of the attention backends only flash, where it computes in bfloat16."""
+        """Enters autocast, with flash as the only attention backend, where it computes in bfloat16."""
         stack = ExitStack()
         if self.dtype != torch.float32:
             stack.enter_context(torch.autocast(device_type=self.device.type, dtype=self.dtype))

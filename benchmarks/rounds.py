@@ -1,4 +1,4 @@
-"""What all benchmarks share: variants in turn, medians with their spread, errors, and what machine it was.
+"""What all benchmarks share: variants in turn, medians with their spread, errors, facts of the machine.
 
 Machines are noisy, so that a time alone says little: each round runs every variant once, and the ratio of two
 variants is the median of the rounds' ratios.
@@ -24,7 +24,7 @@ def synchronize() -> None:
 
 
 def seconds_of(work: Callable[[], object]) -> tuple[float, float]:
-    """Returns the seconds that a call takes: of the wall clock, and of this process on all processors."""
+    """Returns the seconds of a call: by the wall clock, and of this process on all processors."""
     synchronize()
     wall, processor = time.perf_counter(), time.process_time()
     work()
@@ -38,13 +38,13 @@ def in_turn(
     """Times variants against each other.
 
     Args:
-        variants: what to call, by name.
-        rounds: how often each has its turn; the order is turned round from one to the next.
-        warm_up: rounds before these that do not count.
-        repeat: calls in a turn.
+        variants: functions to call, by name.
+        rounds: number of turns of each; the order is reversed from one to the next.
+        warm_up: number of rounds before these that do not count.
+        repeat: number of calls in a turn.
 
     Returns:
-        Seconds of a call in each round, by name: of the wall clock, and of this process.
+        Seconds of a call in each round, by name: by the wall clock, and of this process.
     """
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
     for number in range(-warm_up, rounds):
@@ -57,7 +57,7 @@ def in_turn(
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Returns median, least and most."""
+    """Returns median, lowest and highest value."""
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
@@ -65,8 +65,8 @@ def compared(times: Mapping[str, Sequence[tuple[float, float]]], *, to: str) -> 
     """Summarises what ``in_turn`` measured.
 
     Args:
-        times: its result.
-        to: the variant that all are compared with.
+        times: result of ``in_turn``.
+        to: variant that all are compared with.
 
     Returns:
         By name: milliseconds, and how many times faster than ``to`` (the median of the rounds' ratios).
@@ -83,13 +83,13 @@ def compared(times: Mapping[str, Sequence[tuple[float, float]]], *, to: str) -> 
 
 
 def relative_error(found: Tensor, exact: Tensor) -> float:
-    """Returns the norm of the difference, relative to that of what is exact."""
+    """Returns the norm of the difference, relative to the norm of the exact result."""
     exact = exact.double()
     return float((found.double() - exact).norm() / exact.norm())
 
 
 def kernels_of(work: Callable[[], object], repeat: int = 1) -> list[dict[str, Any]]:
-    """Returns what the GPU does in a call, the longest first."""
+    """Returns the GPU's kernels in a call, the longest first."""
     activities = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
         for _ in range(repeat):
@@ -108,7 +108,7 @@ def kernels_of(work: Callable[[], object], repeat: int = 1) -> list[dict[str, An
 
 
 def machine() -> dict[str, Any]:
-    """Says what measured."""
+    """Returns a description of the machine and the versions."""
     names = [line for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     return {
         "cpu": names[0].split(":")[1].strip() if names else platform.processor(),
@@ -125,11 +125,11 @@ def _lines(path: str) -> list[str]:
 
 
 def parser(doc: str | None, *, rounds: int) -> argparse.ArgumentParser:
-    """Makes the parser of a benchmark with the arguments that all have."""
+    """Makes a parser with the arguments that all benchmarks have."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--rounds", type=int, default=rounds, help="turns of each variant")
-    made.add_argument("--threads", type=int, default=None, help="of torch on the CPU")
-    made.add_argument("--json", type=Path, default=None, help="writes the results there too")
+    made.add_argument("--threads", type=int, default=None, help="threads of torch on the CPU")
+    made.add_argument("--json", type=Path, default=None, help="file to write the results to as well")
     return made
 
 

@@ -1,12 +1,13 @@
-"""What ranks take to share their gradients: all with all, or each matrix with the rank that works on it.
+"""Measures how ranks exchange gradients: all with all, or each matrix with the rank that works on it.
 
     python benchmarks/sharing.py --size baseline --world_size 2 [--rounds 9]
 
-In as many processes, by NCCL where each has a GPU and by gloo on CPUs. ``all-reduce``: every gradient to
-every rank, in buckets of 25 MiB, as DDP does it. ``reduce-scatter``: the matrices to their owners as MuonAdam
-shares them out, in one collective, and the rest to all; ``reduce``: the same, matrix by matrix. ``updates``:
-MuonAdam's all-gather, which follows each of them. Nothing hides them here, and gradients lie as each way
-wants them: what differs is the most that a step could gain. What owners get is compared.
+One process for each rank, with NCCL where each has a GPU and gloo on CPUs. ``all-reduce``: every gradient to
+every rank, in buckets of 25 MiB, as DDP does. ``reduce-scatter``: the matrices to their owners as MuonAdam
+assigns them, in one collective, and the rest to all. ``reduce``: the same, matrix by matrix. ``updates``:
+MuonAdam's all-gather, which follows each of them. Nothing hides the exchange here, and gradients are laid out
+as each way needs them: the difference is the most that a step could gain. The values that owners get are
+compared.
 """
 
 import argparse
@@ -33,13 +34,13 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sc
 
 
 class Gradients:
-    """The gradients of a model, random and different on each rank, once for each way to share them.
+    """Random gradients of a model, different on each rank, once for each way to exchange them.
 
     Args:
-        model: whose.
+        model: model with the parameters.
         rank: this rank.
         world_size: ranks.
-        device: where.
+        device: device of the gradients.
     """
 
     def __init__(self, model: GPT, rank: int, world_size: int, device: torch.device) -> None:
@@ -78,7 +79,7 @@ class Gradients:
         gather_updates(self.mine, self.shapes, self.owners, dtype=torch.bfloat16, device=self.device)()
 
     def errors(self) -> dict[str, float]:
-        """Shares them once, and says how far owners' matrices are from those of all-reduce, at most."""
+        """Exchanges once, and returns the largest error of owners' matrices against all-reduce."""
         self.all_reduce()
         self.reduce_scatter()
         self.reduce()
@@ -93,7 +94,7 @@ class Gradients:
 
 
 def wait_for(works: Iterable[dist.Work]) -> None:
-    for work in list(works):  # All of them begin before the first is waited for.
+    for work in list(works):  # All start before the first is waited for.
         work.wait()
 
 
@@ -131,7 +132,7 @@ def measure(rank: int, settings: argparse.Namespace, port: int) -> None:
 
 
 def together(ways: dict[str, Callable[[], Any]]) -> dict[str, Callable[[], Any]]:
-    """Ends each way for all ranks at once, and so begins the next."""
+    """Waits for all ranks at the end of a turn, so that they start the next one together."""
 
     def ended(way: Callable[[], Any]) -> Callable[[], None]:
         def work() -> None:

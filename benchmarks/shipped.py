@@ -59,12 +59,12 @@ def trainer_of(
     """Makes the trainer of a run on one device.
 
     Args:
-        folder: the run's.
-        callbacks: what is to be there besides plgolf's own.
-        max_steps: -1 for no limit.
+        folder: folder of the run.
+        callbacks: further callbacks, besides plgolf's own.
+        max_steps: number of steps; -1 for no limit.
         max_seconds: training seconds; None for no limit.
-        warmup_steps: before the clock starts.
-        export: whether the run ends with an artifact.
+        warmup_steps: compile warm-up steps before the clock starts.
+        export: True to end the run with an artifact.
     """
     quiet_libraries()
     console = ConsoleLog("lines" if find_spec("rich") else "reference")
@@ -87,7 +87,7 @@ def trainer_of(
 
 
 def fit_silently(trainer: Trainer, module: GolfModule, data: ShardDataModule) -> str:
-    """Trains and returns what the run said: standard output is for the benchmark's JSON."""
+    """Trains and returns the output of the run: standard output is for the benchmark's JSON."""
     said = io.StringIO()
     with redirect_stdout(said):
         trainer.fit(module, data)

@@ -1,8 +1,8 @@
-"""Kills a small run at random moments, resumes it, and compares its end to the bit with one left alone.
+"""Kills a small run at random moments, resumes it, and compares its end to the bit with an undisturbed run.
 
     python benchmarks/soak.py --minutes 30 --devices 2
 
-Prints JSON. Fails if anything differs, or if a kill ends otherwise than docs/reliability.md says.
+Prints JSON. Fails if anything differs, or if a kill ends in another way than docs/reliability.md describes.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import torch
 REPOSITORY = Path(__file__).parent.parent
 GOLDEN = REPOSITORY / "tests" / "golden" / "tied"
 SIGNALS = {signal.SIGKILL: 6, signal.SIGTERM: 2, signal.SIGINT: 2}
-"""What is sent, and how often."""
+"""Signals to send, with their weights."""
 
 EXPECTED = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
@@ -57,7 +57,7 @@ def newest_step(folder: Path) -> int:
 
 
 def end_of(folder: Path, steps: int) -> dict[str, object]:
-    """Weights, optimizer state and score."""
+    """Returns weights, optimizer state and score."""
     checkpoint = torch.load(folder / f"step-{steps:06}.ckpt", weights_only=True)
     result = json.loads((folder / "result.json").read_text())
     scores = {name: result[name] for name in ("val_loss", "val_bpb", "roundtrip_val_bpb", "steps")}
@@ -94,7 +94,7 @@ def kill(run: "subprocess.Popen[str]", rng: random.Random) -> tuple[signal.Signa
 
 
 def wait_for_all(run: "subprocess.Popen[str]", folder: Path) -> str:
-    """Returns what all ranks said; those that hang say where."""
+    """Returns the output of all ranks; ranks that hang print their stacks."""
     try:
         return run.communicate(timeout=120)[1]
     except subprocess.TimeoutExpired:
@@ -105,7 +105,7 @@ def wait_for_all(run: "subprocess.Popen[str]", folder: Path) -> str:
 
 
 def one_run(folder: Path, rng: random.Random, args: argparse.Namespace, log: dict[str, Counter[str]]) -> None:
-    """Runs to the end, whatever is sent to it on the way."""
+    """Runs to the end, with signals on the way."""
     while True:
         began_at = newest_step(folder)
         run = start(command(folder, args.steps, args.devices))
@@ -116,14 +116,14 @@ def one_run(folder: Path, rng: random.Random, args: argparse.Namespace, log: dic
             signum, rank = kill(run, rng)
             log["signals"][f"{signum.name} to rank {rank}"] += 1
         before = newest_step(folder)
-        # To the end of all ranks: each of them holds the other end of the pipe.
+        # Until all ranks have ended: each of them holds the other end of the pipe.
         said = wait_for_all(run, folder)
         if signum is None or run.returncode == 0:
             assert run.returncode == 0, said
             return
         log["ended with"][f"{signum.name}: {run.returncode}"] += 1
         if newest_step(folder) > began_at:  # It was training, not starting.
-            # A process whose run has ended is any process.
+            # After the run has ended, any process may have its number.
             dies = signum == signal.SIGKILL or (folder / "result.json").exists()
             expected = {EXPECTED.get(signum, 1)} | ({-signum} if dies else set())
             assert run.returncode in expected, (signum, run.returncode, said)

@@ -1,4 +1,4 @@
-"""A whole training step (batch, forward, backward, accumulation, optimizer): plgolf and the reference style.
+"""Measures whole training steps, from batch to optimizer, of plgolf and of the reference style.
 
     python benchmarks/step.py --size quickstart [--rounds 7] [--repeat 5] [--variants NAME ...]
     python benchmarks/step.py --size quickstart --curve 200 --data data/quickstart
@@ -8,13 +8,13 @@ Sizes: ``quickstart`` is configs/quickstart.yaml, ``small`` has 4 layers of widt
 tokens, ``baseline`` is configs/baseline.yaml on one device (8 micro-batches of 12 x 4096 tokens; for a GPU),
 ``tiny`` is for tests. A variant is ``plgolf`` or ``reference``, a dtype, and ``compiled``, joined by hyphens.
 
-All begin with the same weights and get the same tokens, of ``--data`` or random ones; their turns alternate
-in one process. Each is compared with every reference variant: the median of the rounds' ratios. Utilisation
-is that of the model's own products on a GPU whose peak is known; memory is what a loop alone takes of a GPU.
+All start with the same weights and get the same tokens, from ``--data`` or random; they take turns in one
+process. Each is compared with every reference variant: the median of the rounds' ratios. Utilisation is that
+of the model's own products on a GPU whose peak is known; memory is what a loop alone takes of a GPU.
 
-``--curve`` says whether they learn alike: it trains so many steps with the first reference variant, with
-every plgolf one, and with the reference once more from other weights, and shows how far the curves,
-smoothed, lie apart.
+``--curve`` compares what they learn: it trains that many steps with the first reference variant, with every
+plgolf variant, and with the reference once more from other weights, and prints the distances of the smoothed
+loss curves.
 """
 
 import gc
@@ -48,7 +48,7 @@ def initial(size: Size, seed: int = 0) -> GPT:
 
 
 def tensor_bytes(loop: Loop) -> int:
-    """Returns what a loop holds between steps: weights and what its optimizers keep."""
+    """Returns the bytes that a loop holds between steps: weights and optimizer state."""
     states = [value for o in loop.optimizers for state in o.state.values() for value in state.values()]
     held = [*loop.model.parameters(), *(value for value in states if isinstance(value, torch.Tensor))]
     return sum(tensor.numel() * tensor.element_size() for tensor in held)
@@ -109,7 +109,7 @@ def smoothed(losses: Sequence[float], window: int) -> np.ndarray:
 
 
 def apart(curves: Mapping[str, Sequence[float]], a: str, b: str, window: int) -> dict[str, float]:
-    """Says how far two curves lie apart, smoothed: on the whole, on average with its sign, and at the end."""
+    """Returns the distance of two smoothed curves: absolute, signed, and at the end."""
     difference = smoothed(curves[a], window) - smoothed(curves[b], window)
     return {
         "mean_absolute": float(np.abs(difference).mean()),
@@ -147,10 +147,10 @@ def main() -> None:
     arguments.add_argument("--size", choices=SIZES, default="quickstart")
     arguments.add_argument("--variants", nargs="+", default=list(VARIANTS))
     arguments.add_argument("--repeat", type=int, default=1, help="steps in a turn")
-    arguments.add_argument("--data", type=Path, default=None, help="folder of shards of 1024 pieces")
-    arguments.add_argument("--shard_tokens", type=int, default=2**22, help="of random shards")
-    arguments.add_argument("--profile", action="store_true", help="lists the GPU's kernels of a step")
-    arguments.add_argument("--curve", type=int, default=0, help="steps to compare the losses of")
+    arguments.add_argument("--data", type=Path, default=None, help="folder of shards with 1024 pieces")
+    arguments.add_argument("--shard_tokens", type=int, default=2**22, help="tokens of random shards")
+    arguments.add_argument("--profile", action="store_true", help="list the GPU's kernels of a step")
+    arguments.add_argument("--curve", type=int, default=0, help="number of steps whose losses are compared")
     settings = arguments.parse_args()
     if settings.threads:
         torch.set_num_threads(settings.threads)

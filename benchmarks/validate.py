@@ -1,12 +1,12 @@
-"""How fast validation is, next to a loop in the reference program's style on the same model and tokens.
+"""Measures how fast validation is, beside a loop in the style of the reference, with the same model.
 
     python benchmarks/validate.py [--rounds 5] [--compile] [--dim 256] [--layers 4] [--seq_len 512]
 
-Reference style: int64 batches cut on the critical path, a last batch of its own shape, and the mean loss and
-the bytes of each batch brought to the host. plgolf: what ``GolfModule`` does with each batch of a
-``ValidationSplit``: one shape, the last one padded, nats added up token by token on the device. Both score
-the same sequences, and their bits per byte must agree to six digits. Tokens a second over the whole split,
-and with ``--compile`` the seconds of the first time, in which graphs are made, and how many there are.
+Reference style: int64 batches that are cut when they are needed, a last batch of another shape, and the mean
+loss and the bytes of each batch copied to the host. plgolf: what ``GolfModule`` does with each batch of a
+``ValidationSplit``: one shape, the last batch padded, nats summed token by token on the device. Both score
+the same sequences, and their bits per byte must agree to six digits. Prints tokens a second over the whole
+split, and with ``--compile`` the seconds of the first time, in which graphs are made, and their number.
 """
 
 import math
@@ -65,7 +65,7 @@ def main() -> None:
     options.add_argument("--layers", type=int, default=4)
     options.add_argument("--seq_len", type=int, default=512)
     options.add_argument("--batch_sequences", type=int, default=16)
-    options.add_argument("--sequences", type=int, default=37, help="in the split")
+    options.add_argument("--sequences", type=int, default=37, help="sequences in the split")
     options.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     options.add_argument("--compile", action="store_true")
     settings = options.parse_args()
@@ -81,7 +81,7 @@ def main() -> None:
     module = GolfModule(config).to(device()).eval()
     if settings.compile:
         module.gpt.compile(dynamic=False, fullgraph=True)
-        # The compiler's own start is no variant's.
+        # The compiler's own start belongs to neither variant.
         torch.compile(torch.nn.Linear(2, 2).to(device()))(torch.ones(1, 2, device=device()))
     generator = np.random.default_rng(0)
     counts = ByteCounts(

@@ -53,7 +53,7 @@ class ScoringModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         score, checking = Score.of(self.bits_per_byte), self.trainer.sanity_checking
         self.bits_per_byte.reset()
-        # A sanity check of the whole split is the score of step 0; one of a few batches is no score.
+        # A sanity check of the whole split is the score of step 0; that of a few batches is not a score.
         if checking and self.trainer.num_sanity_val_steps != float("inf"):
             return
         self.run.val_score = score

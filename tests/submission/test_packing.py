@@ -110,7 +110,12 @@ def test_an_archive_holds_sources_without_docstrings_comments_and_traces_of_this
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
-        ("plgolf/training/module.py", "plgolf.roles", "plgolf.rules", "No module named 'plgolf.rules'"),
+        (
+            "plgolf/training/optimizer_settings.py",
+            "plgolf.roles",
+            "plgolf.rules",
+            "No module named 'plgolf.rules'",
+        ),
         ("plgolf/model/head.py", "torch.tanh(", "1.01*torch.tanh(", "its score of a sample differs by"),
     ],
 )

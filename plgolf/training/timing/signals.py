@@ -6,8 +6,6 @@ import threading
 from types import FrameType
 from typing import Any
 
-from lightning.pytorch import Trainer
-
 _OUTPUTS = (1, 2)
 """File descriptors of standard output and standard error."""
 
@@ -23,17 +21,26 @@ class StopSignals:
     def __init__(self) -> None:
         self.received = 0
         """Number of the first signal; 0 before."""
-        self._loud = True
+        self._active, self._loud = False, True
         self._terminals: set[int] = set()
         self._previous: dict[int, Any] = {}
 
-    def install(self, *, loud: bool = True) -> None:
-        """Replaces the current handlers; may be called again after another library replaced them.
+    def start(self, *, loud: bool) -> None:
+        """Forgets earlier signals and installs the handlers.
 
         Args:
-            loud: answers a signal with a line at once.
+            loud: answer a signal with a line at once.
         """
-        self._loud = loud
+        self.received, self._loud = 0, loud
+        self.install()
+
+    def install(self) -> None:
+        """Replaces the current handlers; call it again after another library has replaced them.
+
+        Lightning installs a handler of SIGTERM before it trains. It talks to other ranks at once, in the
+        middle of whatever they exchange.
+        """
+        self._active = True
         if threading.current_thread() is not threading.main_thread():
             return  # Python allows handlers only in the main thread.
         self._terminals |= {fd for fd in _OUTPUTS if os.isatty(fd)}
@@ -44,31 +51,26 @@ class StopSignals:
             self._previous.setdefault(signum, handler)
             signal.signal(signum, self._note)
 
-    def install_for(self, trainer: Trainer) -> None:
-        """Installs the handlers for a fit, and again after Lightning has installed its own.
-
-        Lightning's handler of SIGTERM talks to other ranks at once, in the middle of whatever they exchange.
-        """
-        self.received = 0
-        self.install(loud=trainer.is_global_zero)
-        connector = trainer._signal_connector
-        register = type(connector).register_signal_handlers
-
-        def register_and_take_back() -> None:
-            register(connector)
-            self.install(loud=trainer.is_global_zero)
-            # Lightning puts these back when the fit ends.
-            connector._original_handlers.update(self._previous)
-
-        connector.register_signal_handlers = register_and_take_back  # type: ignore[method-assign]
-
     def restore(self) -> None:
         """Puts back the handlers that ``install`` replaced first."""
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
-        self._previous = {}
+        self._active = False
+        if threading.current_thread() is threading.main_thread():
+            for signum, handler in self._previous.items():
+                signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
+
+    def _pass_on(self, signum: int, frame: FrameType | None) -> None:
+        """Does what the handler before ``install`` would have done."""
+        handler = self._previous.get(signum)
+        if callable(handler):
+            handler(signum, frame)
+        elif handler != signal.SIG_IGN:
+            signal.signal(signum, signal.SIG_DFL)
+            signal.raise_signal(signum)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
+        if not self._active:  # When a fit fails, Lightning puts the handlers of its start back after restore.
+            self._pass_on(signum, frame)
+            return
         if signum == signal.SIGHUP:
             self._leave_closed_terminal()
         if self.received and signum == signal.SIGINT:

@@ -39,7 +39,6 @@ from plgolf.data.tokenizer import ByteTokenizer
 from plgolf.hardware import peak_flops
 from plgolf.model import GPT
 from plgolf.model.flops import train_flops_per_token
-from plgolf.training import TrainClock
 
 Settings = argparse.Namespace
 Result = dict[str, Any]
@@ -195,7 +194,7 @@ def train(settings: Settings) -> Result:
     compiled = not settings.eager
     trainer = trainer_of(folder, max_seconds=settings.seconds, warmup_steps=5 if compiled else 0, export=True)
     sys.stderr.write(fit_silently(trainer, module_of(size, compiled=compiled), data))
-    device, clock, steps = default_device(), TrainClock.of(trainer), trainer.global_step
+    device, clock, steps = default_device(), trainer.lightning_module.run.clock, trainer.global_step
     result = json.loads((folder / "result.json").read_text())
     speed, peak = steps * size.step_tokens / clock.elapsed_seconds, peak_flops(device)
     used = speed * train_flops_per_token(size.gpt, size.seq_len)

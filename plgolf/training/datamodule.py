@@ -16,9 +16,10 @@ from plgolf.data.manifest import MANIFEST, Manifest, find_tokenizer, hash_file, 
 from plgolf.data.shards import MAX_VOCAB_SIZE, ShardReader, find_shards, find_side_cars, fingerprint
 from plgolf.data.stream import Batch, BatchPlan, TrainStream, ValidationSplit, plan_batches
 from plgolf.data.tokenizer import Tokenizer
-from plgolf.errors import UserError
+from plgolf.errors import UserError, at_least
 from plgolf.training.checkpoints import compare
 from plgolf.training.next_steps import how_to_get
+from plgolf.training.requirements import check_loops
 
 _ENDLESS = 2**40
 """Steps of a run: more than any clock allows. Lightning reads ahead of a loader without a length."""
@@ -32,17 +33,17 @@ class ShardDataModule(LightningDataModule):
 
     Args:
         root: folder of the shards.
-        tokenizer: SentencePiece ``.model`` file, or ``.json`` of the byte tokenizer; by default the one that
-            the dataset brings along.
-        corpus: text that ``root`` is built from if it is not there; ``stdlib`` is the source code of this
-            Python's standard library, null builds nothing.
+        tokenizer: SentencePiece ``.model`` file, or ``.json`` of the byte tokenizer; null for the one in the
+            dataset.
+        corpus: text to build ``root`` from if it does not exist: ``stdlib`` is the source code of this
+            Python's standard library; null builds nothing.
         vocab_size: size of the tokenizer; on the command line it is ``model.gpt.vocab_size``.
         seq_len: tokens in a sequence.
-        global_batch_tokens: tokens in an optimizer step over all ranks.
-        micro_batch_sequences: sequences a rank processes at once.
-        val_batch_sequences: sequences a rank scores at once, at most.
-        val_every_steps: optimizer steps between validations; 0 for only one, at the end.
-        val_max_tokens: scores only about the first so many validation tokens; null for all of them.
+        global_batch_tokens: tokens in an optimizer step, over all ranks.
+        micro_batch_sequences: sequences that a rank processes at once.
+        val_batch_sequences: largest number of sequences that a rank scores at once.
+        val_every_steps: optimizer steps between validations; 0 for one validation, at the end.
+        val_max_tokens: score about this many tokens from the start of the split; null for all of them.
     """
 
     def __init__(
@@ -59,15 +60,11 @@ class ShardDataModule(LightningDataModule):
         val_max_tokens: int | None = None,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("seq_len", seq_len, 1),
-            ("global_batch_tokens", global_batch_tokens, 1),
-            ("micro_batch_sequences", micro_batch_sequences, 1),
-            ("val_batch_sequences", val_batch_sequences, 1),
-            ("val_every_steps", val_every_steps, 0),
-        ):
-            if value < least:
-                raise UserError(f"data.{name} must be at least {least}, got {value}")
+        at_least("data.seq_len", seq_len, 1)
+        at_least("data.global_batch_tokens", global_batch_tokens, 1)
+        at_least("data.micro_batch_sequences", micro_batch_sequences, 1)
+        at_least("data.val_batch_sequences", val_batch_sequences, 1)
+        at_least("data.val_every_steps", val_every_steps, 0)
         if vocab_size > MAX_VOCAB_SIZE:
             raise UserError(f"vocab_size must be at most {MAX_VOCAB_SIZE} for shards, got {vocab_size}")
         self.root = Path(root)
@@ -89,7 +86,7 @@ class ShardDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         self.build()
-        # Whatever is wrong is said here, before Lightning makes its first file.
+        # Mistakes are refused here, before Lightning writes its first file.
         self._check()
 
     def setup(self, stage: str) -> None:
@@ -101,7 +98,7 @@ class ShardDataModule(LightningDataModule):
             trainer.check_val_every_n_epoch = None  # Lightning would validate by epoch too.
 
     def build(self) -> None:
-        """Makes the embedded dataset if it is asked for and not there."""
+        """Builds the dataset of ``corpus`` if it does not exist."""
         if self.corpus == "stdlib":
             from plgolf.corpus.prepare import prepare_stdlib  # noqa: PLC0415 (not in a submission's code)
 
@@ -116,12 +113,12 @@ class ShardDataModule(LightningDataModule):
             self.check(training=fit, rank=trainer.global_rank, world_size=trainer.world_size)
 
     def check(self, *, training: bool, rank: int = 0, world_size: int = 1) -> None:
-        """Opens the tokenizer and every shard, and cuts the batches.
+        """Opens the tokenizer and every shard, and plans the batches.
 
         Args:
-            training: opens the training shards too.
+            training: open the training shards too.
             rank: this rank.
-            world_size: ranks.
+            world_size: number of ranks.
 
         Raises:
             UserError: a file is missing or malformed, or the settings do not fit it or each other.
@@ -155,24 +152,13 @@ class ShardDataModule(LightningDataModule):
         )
 
     def plan_for(self, trainer: Trainer) -> BatchPlan:
-        """Cuts the batches for a trainer.
+        """Plans the batches for a trainer.
 
         Raises:
-            UserError: something does not divide, or the trainer sets for itself what follows from these.
+            UserError: something does not divide, or the trainer sets what follows from these settings.
         """
-        plan = self._plan(trainer.world_size)
-        # Lightning leaves the attribute out where a time is given.
-        interval = getattr(trainer, "val_check_interval", None)
-        if interval not in (1.0, self.val_every_steps or _ENDLESS):
-            rule = "must be left alone, data.val_every_steps decides"
-            got = "a time" if interval is None else interval
-            raise UserError(f"trainer.val_check_interval {rule}, got {got}")
-        overfit = trainer.overfit_batches  # type: ignore[attr-defined]
-        if isinstance(overfit, float) and overfit:
-            raise UserError(
-                f"trainer.overfit_batches must be a number of steps (training data has no end), got {overfit}"
-            )
-        return plan
+        check_loops(trainer, val_every_steps=self.val_every_steps or _ENDLESS)
+        return self._plan(trainer.world_size)
 
     def _plan(self, world_size: int) -> BatchPlan:
         return plan_batches(
@@ -232,13 +218,13 @@ class ShardDataModule(LightningDataModule):
         return "".join(self.tokenizer.decode_documents(self.val_split.tokens()[1:])).encode()
 
     def place_of(self, first: int, last: int, of_ranks: Sequence[int]) -> str:
-        """Says where in the training shards the micro-batches ``first`` to ``last`` of some ranks are."""
+        """Describes where in the shards the micro-batches ``first`` to ``last`` of some ranks are."""
         stream = self.train_stream
         start, end = stream.range_of(first, of_ranks[0])[0], stream.range_of(last, of_ranks[-1])[1]
         return f"training tokens {start:,} to {end:,}, from {stream.reader.path_at(start)} on"
 
     def identity(self) -> dict[str, str | None]:
-        """Returns what a result says of its data: the folder and the hash of its manifest, if it has one."""
+        """Returns the folder and the hash of its manifest, None without one, for ``result.json``."""
         manifest = self.root / MANIFEST
         return {
             "root": str(self.root),
@@ -246,7 +232,7 @@ class ShardDataModule(LightningDataModule):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what must be as it was for a run to go on: Lightning keeps it in checkpoints."""
+        """Returns what must be the same in a resumed run; Lightning keeps it in checkpoints."""
         readers = {"train_shards": self.train_stream.reader, "val_shards": self.val_split.reader}
         return {
             "seq_len": self.seq_len,
@@ -261,8 +247,12 @@ class ShardDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raises a UserError if a run would go on with other data; where in it follows from the step."""
-        if self.trainer is not None and self.trainer.state.fn == "fit":
-            compare.check_same_data(state_dict, self.state_dict(), self.trainer)
-        elif self.trainer is not None:
-            compare.check_same_tokenizer(state_dict, self.tokenizer.sha256, self.trainer)
+        """Raises a UserError if data differ from a checkpoint's; the position follows from the step."""
+        if self.trainer is None:
+            return
+        module: Any = self.trainer.lightning_module
+        allowed = module.run.allowed_changes
+        if self.trainer.state.fn == "fit":
+            compare.check_same({"data": state_dict}, {"data": self.state_dict()}, allowed=allowed)
+        else:
+            compare.check_same_tokenizer(state_dict, self.tokenizer.sha256, allowed=allowed)

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext, suppress
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,15 +12,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from plgolf.config import config_to_dict
 from plgolf.data.stream import Batch
 from plgolf.distributed import all_gather_floats
 from plgolf.errors import UserError
-from plgolf.model import GPTConfig, flash
+from plgolf.model import GPTConfig
 from plgolf.optim import MuonAdam, Schedule, Warmdown
-from plgolf.training.checkpoints import compare, resume
+from plgolf.training.checkpoints import resume
 from plgolf.training.checkpoints.counters import reset_loop_counters, reset_scheduler_state
-from plgolf.training.checkpoints.files import CheckpointFiles
 from plgolf.training.health.nonfinite import StepStatistics, check_finite
 from plgolf.training.health.peers import PeerWatch
 from plgolf.training.logs.metrics_row import has_row, record, training_row
@@ -68,45 +65,18 @@ class GolfModule(ScoringModule):
         gradient_clip_norm: float | None = None,
         nonfinite: Literal["stop", "skip"] = "stop",
     ) -> None:
-        super().__init__(gpt)
+        super().__init__(gpt, compile=compile)
         if gradient_clip_norm is not None and not gradient_clip_norm > 0:
             raise UserError(f"model.gradient_clip_norm must be positive, got {gradient_clip_norm}")
         self.automatic_optimization = False
         self.optimizer = optimizer
         self.schedule = schedule or Warmdown()
-        self.compiled = compile
         self.gradient_clip_norm = gradient_clip_norm
         self.nonfinite = nonfinite
-        self._configured = False
         self._factor: Callable[[int], float] = lambda step: 1.0  # noqa: ARG005
         self._group_settings: list[dict[str, Any]] = []
         self._resumed = False
         self._seed: int | None = None
-
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "GolfModule":
-        """Loads the weights of a checkpoint or an artifact into a module of the file's architecture.
-
-        Args:
-            checkpoint_path: a checkpoint of a fit, or an artifact. Reading it runs no code from the file.
-            args: not taken.
-            kwargs: further arguments of the module, such as ``optimizer`` to train it on; ``map_location``
-                is the device of the module (default: CPU).
-
-        Raises:
-            UserError: the file cannot be read or is malformed, or arguments are given that do not apply.
-        """
-        device = kwargs.pop("map_location", None)
-        if args or "gpt" in kwargs:
-            raise UserError(
-                "load_from_checkpoint takes the architecture from the file, and keyword arguments"
-            )
-        files, path = CheckpointFiles(), str(Path(checkpoint_path))
-        module = cls(gpt=files.read_saved(path, GPTConfig()).config, **kwargs)
-        weights = files.load_checkpoint(path)
-        resume.check_weights(weights, module.state_dict())
-        module.load_state_dict(weights["state_dict"])
-        return module if device is None else module.to(device)
 
     def check(self, trainer: Trainer) -> None:
         """Raises a UserError if the trainer asks for something that this module cannot do."""
@@ -121,18 +91,6 @@ class GolfModule(ScoringModule):
             kind() for kind in (PeerWatch, CompileWarmup) if not any(isinstance(c, kind) for c in present)
         ]
         return [*([] if self.run.clock in present else [self.run.clock]), *missing]
-
-    def configure_model(self) -> None:
-        if self._configured:  # Lightning calls this at every fit and validate.
-            return
-        self._configured = True
-        device = self.trainer.strategy.root_device
-        if device.type == "cuda":
-            torch.set_float32_matmul_precision("high")  # TF32 products, as the reference has them.
-            flash.activate_flash_attention(device)
-        if self.compiled:
-            # In place, so that the names in the state dict stay as they are.
-            self.gpt.compile(dynamic=False, fullgraph=True)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = make_optimizer(self.optimizer, self.gpt)
@@ -274,19 +232,14 @@ class GolfModule(ScoringModule):
         if self.trainer.state.fn == "fit" and self.trainer.state.status == "running":
             self.run.statistics.read_all(self.trainer)
             check_finite(self.trainer)
-        checkpoint["gpt_config"] = config_to_dict(self.gpt.config)
+        super().on_save_checkpoint(checkpoint)
         checkpoint["group_settings"] = self._group_settings
         checkpoint["seed"] = self._seed
         checkpoint["validated_step"] = self._validated_step
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        fit = self.trainer.state.fn == "fit"
-        if fit or "gpt_config" in checkpoint:  # The reference's artifacts have none.
-            allowed = self.run.allowed_changes if fit else []
-            compare.check_same_model(checkpoint, self.gpt.config, allowed=allowed)
-        resume.check_weights(checkpoint, self.state_dict())
-        if not fit:
-            checkpoint.pop("loops", None)
+        super().on_load_checkpoint(checkpoint)
+        if self.trainer.state.fn != "fit":
             return
         resume.check_callback_states(checkpoint)
         if type(self).configure_optimizers is GolfModule.configure_optimizers:

@@ -86,6 +86,25 @@ def _check_callbacks(trainer: Trainer) -> None:
             )
 
 
+def check_loops(trainer: Trainer, *, val_every_steps: int) -> None:
+    """Raises a UserError if a trainer sets what ``ShardDataModule`` decides.
+
+    Args:
+        trainer: the trainer of a fit.
+        val_every_steps: steps between validations, which the datamodule may have set already.
+    """
+    interval = getattr(trainer, "val_check_interval", "a time")  # Lightning has no attribute for a time.
+    if interval not in (1.0, val_every_steps):
+        raise UserError(
+            f"trainer.val_check_interval must be left alone, data.val_every_steps decides, got {interval}"
+        )
+    overfit = trainer.overfit_batches  # type: ignore[attr-defined]
+    if isinstance(overfit, float) and overfit:
+        raise UserError(
+            f"trainer.overfit_batches must be a number of steps (training data has no end), got {overfit}"
+        )
+
+
 def check_module(module: LightningModule) -> None:
     """Raises a UserError if a subclass relies on automatic optimization, which is off."""
     if module.automatic_optimization:

@@ -1,7 +1,9 @@
-"""What a fit or a validation knows of itself: one object, which the module makes and its callbacks read."""
+"""The state of a fit or a validation: one object, which the module makes and its callbacks read."""
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Callback
 
@@ -34,5 +36,9 @@ class Run:
         """Norm of that step's gradient, before clipping."""
         self.lr_factor = 1.0
         """Factor of the schedule on the learning rates of the last step."""
+        self.result: dict[str, Any] = {}
+        """Contents of ``result.json`` on rank 0, once the export has written it."""
+        self.result_folder: Path | None = None
+        """Folder of ``result.json`` and the artifact."""
         self.val_score: Score | None = None
         """Result of the last validation; None once a step has been made since."""

@@ -448,7 +448,7 @@ def test_the_clock_needs_no_callback_order_and_is_always_there(tmp_path):
     fit = trainer(tmp_path, max_steps=2)
     module = golden_module()
     fit.fit(module, golden_data())
-    clock = TrainClock.of(fit)
+    clock = fit.lightning_module.run.clock
     clock.now = lambda: float(next(ticks))
     with clock.phase("export"):
         pass

@@ -56,18 +56,14 @@ class RunCheckpoint(Checkpoint):
         self._saved_seconds = 0.0
         self._own: list[Path] = []
         self._lock = -1
-
-    @staticmethod
-    def allowed_changes(trainer: Trainer) -> list[str]:
-        """Returns the names that the trainer's ``RunCheckpoint`` allows to differ on a resume."""
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        return [name for c in callbacks if isinstance(c, RunCheckpoint) for name in c.allow_changed]
+        self._clock = TrainClock()
 
     def folder(self, trainer: Trainer) -> Path:
         """Returns the folder of the checkpoints."""
         return Path(self.dir or trainer.default_root_dir)
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        self._clock = pl_module.run.clock
         strategy = trainer.strategy
         if type(strategy.checkpoint_io) is TorchCheckpointIO:
             strategy.checkpoint_io = CheckpointFiles()
@@ -94,7 +90,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_step = trainer.global_step
-        self._saved_seconds = TrainClock.of(trainer).elapsed_seconds
+        self._saved_seconds = self._clock.elapsed_seconds
         resumed, folder = Path(str(trainer.ckpt_path or "")), self.folder(trainer)
         self._own = []
         if resumed.name and resumed.parent.resolve() == folder.resolve():
@@ -103,7 +99,7 @@ class RunCheckpoint(Checkpoint):
             self._own = [folder / resumed.name, *earlier]
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        step, clock = trainer.global_step, TrainClock.of(trainer)
+        step, clock = trainer.global_step, self._clock
         if step == self._saved_step:
             return
         by_time = self.every_seconds is not None and (
@@ -117,14 +113,14 @@ class RunCheckpoint(Checkpoint):
         return self.every_steps is not None and step % self.every_steps == 0
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "fit" and TrainClock.of(trainer).stopped_by:
+        if trainer.state.fn == "fit" and self._clock.stopped_by:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        step, clock = trainer.global_step, TrainClock.of(trainer)
+        step, clock = trainer.global_step, self._clock
         if step == self._saved_step or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self._saved_step, self._saved_seconds = step, clock.elapsed_seconds

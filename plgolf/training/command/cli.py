@@ -37,6 +37,7 @@ from plgolf.training.health.monitors import check_monitors
 from plgolf.training.health.peers import end_with_launcher
 from plgolf.training.logs.console.log import expand_console_flag
 from plgolf.training.logs.run_config import SaveRunConfig
+from plgolf.training.run import Run
 from plgolf.training.unsupported import check_callbacks
 from plgolf.version import __version__
 
@@ -158,13 +159,14 @@ class GolfCLI(LightningCLI):
         end_with_launcher(self.trainer, self.parent_pid)
         # Before Lightning writes a file or starts the other ranks, so that a mistake is one line.
         self.model.check(self.trainer)
+        run = Run(self.trainer.callbacks)  # type: ignore[attr-defined]
         if subcommand == "fit":
-            TrainClock.of(self.trainer).check(self.trainer)
+            run.clock.check(self.trainer)
             self.datamodule.plan_for(self.trainer)
         if self.trainer.is_global_zero:
             self.datamodule.build()
             self.datamodule.check(training=subcommand == "fit", world_size=self.trainer.world_size)
-            self._check_tokenizer()
+            self._check_tokenizer(run.allowed_changes)
             if subcommand == "fit":
                 check_monitors(self.trainer, self.model, self.datamodule)
             if subcommand == "fit" and self.config.fit.ckpt_path:
@@ -173,17 +175,17 @@ class GolfCLI(LightningCLI):
                     config=self.model.gpt.config,
                     data=self.datamodule.state_dict(),
                     max_steps=self.trainer.max_steps,
-                    allowed=RunCheckpoint.allowed_changes(self.trainer),
+                    allowed=run.allowed_changes,
                 )
         with announce_waiting(self.trainer):
             super()._run_subcommand(subcommand)
 
-    def _check_tokenizer(self) -> None:
+    def _check_tokenizer(self, allowed: list[str]) -> None:
         """Raises a UserError if the file to validate has another tokenizer than the dataset."""
         if self.saved and self.saved.tokenizer_sha256:
             saved = {"tokenizer": self.saved.tokenizer_sha256}
             try:
-                check_same_tokenizer(saved, self.datamodule.tokenizer.sha256, self.trainer)
+                check_same_tokenizer(saved, self.datamodule.tokenizer.sha256, allowed=allowed)
             except UserError as error:
                 raise UserError(f"{self.config.validate.ckpt_path}: {error}") from error
 

@@ -23,7 +23,6 @@ from plgolf.training.finish.scoring import on_rank_zero, score, score_artifact
 from plgolf.training.logs.metrics_row import share_scored
 from plgolf.training.logs.screen import say
 from plgolf.training.module import GolfModule
-from plgolf.training.timing.clock import TrainClock
 
 
 class ArtifactExport(Callback):
@@ -71,12 +70,6 @@ class ArtifactExport(Callback):
         self._earlier_metrics: list[str] = []
         self._metrics: list[str] = []
 
-    @staticmethod
-    def of(trainer: Trainer) -> "ArtifactExport | None":
-        """Returns the trainer's export, if it has one."""
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        return next((callback for callback in callbacks if isinstance(callback, ArtifactExport)), None)
-
     def folder(self, trainer: Trainer) -> Path:
         """Returns the folder of the files."""
         return Path(self.dir or trainer.default_root_dir)
@@ -106,7 +99,7 @@ class ArtifactExport(Callback):
             return
         assert isinstance(pl_module, GolfModule)
         self._began = True
-        clock, data = TrainClock.of(trainer), trainer.datamodule  # type: ignore[attr-defined]
+        clock, data = pl_module.run.clock, trainer.datamodule  # type: ignore[attr-defined]
         path = self.folder(trainer) / "model.int8.ptz"
         with clock.phase("export"):
             stats = on_rank_zero(trainer, lambda: self._save(pl_module, data, path))
@@ -142,6 +135,7 @@ class ArtifactExport(Callback):
                 self.result["compressors_bpb"] = details.compare_compressors(trainer, self.compressors, after)
                 _write(path.parent / "analysis.json", f"{json.dumps(analysed)}\n".encode())
             _write(path.parent / "result.json", f"{json.dumps(self.result, indent=2)}\n".encode())
+            pl_module.run.result, pl_module.run.result_folder = self.result, path.parent
             if details:
                 details.log_ledger(trainer.loggers, self.result, after.named("roundtrip"))
 

@@ -14,14 +14,13 @@ from plgolf.reference.int8_zlib import QuantizeStats
 from plgolf.submission import Ledger
 from plgolf.training.finish.provenance import Provenance, git_commit, versions
 from plgolf.training.module import GolfModule
-from plgolf.training.timing.clock import TrainClock
 
 _HISTOGRAM_BINS = 60
 
 
 def describe_run(trainer: Trainer, module: GolfModule, provenance: Provenance) -> dict[str, Any]:
     """Describes a run: settings, steps, seconds, data, machine, source commit."""
-    clock, steps = TrainClock.of(trainer), trainer.global_step
+    clock, steps = module.run.clock, trainer.global_step
     data = trainer.datamodule  # type: ignore[attr-defined]
     return {
         "run_name": Path(trainer.default_root_dir).resolve().name,

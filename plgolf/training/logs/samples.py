@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 
 from plgolf.errors import UserError
 from plgolf.model import GPT
 from plgolf.model.weights import gpt_with_weights
 from plgolf.training.datamodule import ShardDataModule
-from plgolf.training.finish.export import ArtifactExport
 from plgolf.training.logs.media import log_table, takes_media
 from plgolf.training.logs.screen import say
 
@@ -53,11 +52,11 @@ class SampleLog(Callback):
         if self.when == "validation" and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._log(trainer, "samples/training", lambda data: _in_training(pl_module.gpt, data))
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         # All that a run leaves is on disk by now, whatever a logger does.
-        export = ArtifactExport.of(trainer)
-        if export is not None and export.result:
-            path = export.folder(trainer) / export.result["artifact"]
+        run = pl_module.run
+        if run.result_folder:
+            path = run.result_folder / run.result["artifact"]
             self._log(trainer, "samples/artifact", lambda data: _exported(path, data))
 
     def _log(self, trainer: Trainer, name: str, load: Callable[[ShardDataModule], "LanguageModel"]) -> None:

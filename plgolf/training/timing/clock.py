@@ -61,14 +61,6 @@ class TrainClock(Callback):
         self._started: float | None = None
         self._validation_started = 0.0
 
-    @staticmethod
-    def of(trainer: Trainer) -> "TrainClock":
-        """Returns the trainer's clock; ``GolfModule`` sees to it that there is one."""
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, TrainClock):
-                return callback
-        raise LookupError("the trainer has no TrainClock")
-
     def progress(self, step: int, max_steps: int) -> RunProgress:
         """Returns the progress of the run after ``step`` steps; ``max_steps`` is -1 for no limit."""
         return RunProgress(

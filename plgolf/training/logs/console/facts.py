@@ -10,7 +10,6 @@ from lightning.pytorch import Trainer
 
 from plgolf.hardware import peak_flops
 from plgolf.model.flops import train_flops_per_token
-from plgolf.training.timing.clock import TrainClock
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class StepFacts:
     @classmethod
     def of(cls, trainer: Trainer, module: Any, *, recent_steps: int) -> "StepFacts":
         """Reads a trainer; ``recent_steps`` have gone since the last line."""
-        clock, data = TrainClock.of(trainer), trainer.datamodule  # type: ignore[attr-defined]
+        clock, data = module.run.clock, trainer.datamodule  # type: ignore[attr-defined]
         recent = clock.step_seconds[-max(recent_steps, 1) :]
         seconds = sum(recent) / max(len(recent), 1)
         tokens_per_second = data.global_batch_tokens / max(seconds, 1e-9)

@@ -9,12 +9,10 @@ from lightning.pytorch import Callback, Trainer
 from plgolf.console import ProgressLine
 from plgolf.errors import UserError
 from plgolf.evaluate.score import Score
-from plgolf.training.finish.export import ArtifactExport
 from plgolf.training.logs.console import reference
 from plgolf.training.logs.console.facts import StepFacts, peak_memory_mib
 from plgolf.training.logs.metrics_row import percent, share_scored
 from plgolf.training.logs.screen import progress, say, show, take_over
-from plgolf.training.timing.clock import TrainClock
 
 if TYPE_CHECKING:
     from plgolf.training.logs.console.bar import TimeBar
@@ -50,7 +48,7 @@ class ConsoleLog(Callback):
         if self.style == "bar" and trainer.is_global_zero and sys.stdout.isatty():
             from plgolf.training.logs.console.bar import TimeBar  # noqa: PLC0415 (Rich)
 
-            self._bar = TimeBar(TrainClock.of(trainer).max_seconds, _max_steps(trainer))
+            self._bar = TimeBar(pl_module.run.clock.max_seconds, _max_steps(trainer))
             take_over(self._bar)
             self._bar.start()
 
@@ -70,7 +68,7 @@ class ConsoleLog(Callback):
         if self._bar:
             self._bar.step(StepFacts.of(trainer, module, recent_steps=self.every_steps))
         elif self.style == "reference":
-            elapsed = TrainClock.of(trainer).elapsed_seconds
+            elapsed = module.run.clock.elapsed_seconds
             say(reference.step_line(step, max_steps, module.run.train_loss, elapsed))
         else:
             from plgolf.training.logs.console.lines import step_line  # noqa: PLC0415 (Rich)
@@ -99,7 +97,7 @@ class ConsoleLog(Callback):
         if trainer.state.fn == "validate":
             _say_exactly(score, share)
         else:
-            elapsed, max_steps = TrainClock.of(trainer).elapsed_seconds, _max_steps(trainer)
+            elapsed, max_steps = pl_module.run.clock.elapsed_seconds, _max_steps(trainer)
             if self.style == "reference":
                 say(reference.validation_line(step, max_steps, score, elapsed, share))
             else:
@@ -109,21 +107,18 @@ class ConsoleLog(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._end_bar()
-        export = ArtifactExport.of(trainer)
-        if export is None or not export.result:
+        result, folder = pl_module.run.result, pl_module.run.result_folder
+        if folder is None:
             return
-        folder = export.folder(trainer)
         if self.style == "reference":
             peak, max_steps = peak_memory_mib(pl_module.device), _max_steps(trainer)
-            lines = reference.end_lines(
-                export.result, folder, pl_module.gpt, max_steps=max_steps, peak_mib=peak
-            )
+            lines = reference.end_lines(result, folder, pl_module.gpt, max_steps=max_steps, peak_mib=peak)
             for line in lines:
                 say(line)
         else:
             from plgolf.training.logs.console.panel import end_panel  # noqa: PLC0415 (Rich)
 
-            show(end_panel(export.result, folder, framed=sys.stdout.isatty()))
+            show(end_panel(result, folder, framed=sys.stdout.isatty()))
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         self._end_bar()

@@ -76,8 +76,9 @@ def record_run(words: list[str], into: str, stop_in_step: int = 0) -> int:
     kinds = dict.fromkeys(sorted(set(ours(Callback)), key=lambda kind: kind.__name__), (*HOOKS, *STATES))
     for kind, names in {**kinds, **OTHERS}.items():
         for name in names:
-            # Lightning's own, but for those of its classes that are named here.
-            if name in vars(kind) or (kind not in kinds and kind not in (GolfModule, ShardDataModule)):
+            # Only what plgolf defines, except in the classes of Lightning that are named here.
+            ours_defines = any(name in vars(k) for k in kind.__mro__ if k.__module__.startswith("plgolf."))
+            if ours_defines or (kind not in kinds and kind not in (GolfModule, ShardDataModule)):
                 wrap(kind, name, record, depth)
     if stop_in_step:
         step = GolfModule.training_step
@@ -116,10 +117,9 @@ def sections(recipe: Path, folder: Path) -> dict[str, list[str]]:
 
 def cut(*, fit: list[str], stop: list[str], resume: list[str], validate: list[str]) -> dict[str, list[str]]:
     """Names the parts of the records as the page does; what comes again is left out."""
-    micro_batches = [i for i, line in enumerate(fit) if line == "TrainClock.on_train_batch_start"]
-    start, _, second, last = micro_batches
+    start, second = [i for i, line in enumerate(fit) if line == "TrainClock.on_train_batch_start"]
     validation = fit.index("TrainClock.on_validation_start")
-    end = fit.index("GolfModule.on_validation_end", last) + 1
+    end = fit.index("GolfModule.on_validation_end", second) + 1
     start_of_resumed = resume[: resume.index("TrainClock.on_train_batch_start")]
     score = validate[: validate.index("GolfModule.on_validation_end") + 1]
     return {
@@ -127,7 +127,7 @@ def cut(*, fit: list[str], stop: list[str], resume: list[str], validate: list[st
         "A step of two micro-batches": fit[start:validation],
         "A validation": fit[validation:second],
         "The end": fit[end:],
-        "A signal": stop[stop.index("GolfModule.lr_scheduler_step") :],
+        "A signal": stop[stop.index("GolfModule.training_step") :],
         "A resume": difference(fit[:start], start_of_resumed),
         "Validate": difference(fit[:start] + fit[validation:second], score),
     }

@@ -51,6 +51,8 @@ def quickstart(tmp_path_factory) -> Path:
             "--trainer.max_steps=2",
             "--export.compressors=null",
             "--export.check_code=false",
+            "--model.compile=false",
+            "--warmup.steps=0",
         ]
         assert main(["fit", "-c", "configs/quickstart.yaml", *short]) == 0
     finally:

@@ -98,19 +98,14 @@ def _rows(path: Path) -> Iterator[tuple[int, str, float]]:
             if None in row or None in row.values():
                 raise ValueError("does not have a cell for each column")
             if row["step"]:
-                step = _step(row["step"])
+                step = float(row["step"])
+                if not 0 <= step < 2**53 or step % 1:
+                    raise ValueError(f"step must be a whole number, got {row['step']:.40}")
                 for name in row.keys() - {"step", "epoch"}:
                     value = float(row[name] or "nan")
                     is_finite = abs(value) <= LARGEST
                     # Seconds are what other metrics are drawn against, so they must have no gaps.
                     if is_finite or (row[name] and name != _SECONDS):
-                        yield step, name, value if is_finite else math.nan
+                        yield int(step), name, value if is_finite else math.nan
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path}: line {rows.line_num} is not a row of metrics: {error!s:.200}") from error
-
-
-def _step(cell: str) -> int:
-    step = float(cell)
-    if not 0 <= step < 2**53 or step % 1:
-        raise ValueError(f"step must be a whole number, got {cell:.40}")
-    return int(step)

@@ -30,10 +30,7 @@ _LONGEST_ERROR = 2000
 
 
 def main(words: list[str] | None = None) -> int:
-    """Runs the command line.
-
-    Args:
-        words: the words after ``plgolf``; by default those of this process.
+    """Runs the words after ``plgolf``, by default those of this process.
 
     Returns:
         0; 1 if a dataset fails its verification or a run cannot continue; 2 after a user's mistake, which is
@@ -41,13 +38,10 @@ def main(words: list[str] | None = None) -> int:
     """
     try:
         return _run(sys.argv[1:] if words is None else words)
-    except UserError as error:
-        _say_error(f"error: {error}")
-        return 2
-    except RunError as error:
-        if not error.silent:
+    except (UserError, RunError) as error:
+        if not getattr(error, "silent", False):
             _say_error(f"error: {error}")
-        return _FAILED
+        return 2 if isinstance(error, UserError) else _FAILED
     except StoppedBySignal as stop:
         if not stop.silent:
             _say_error(stop.message)
@@ -125,7 +119,7 @@ def _run_command(command: str, words: list[str]) -> int:
 
 
 def _completion(shell: str) -> str:
-    """Returns the script that completes all commands; slow, since each is imported for its settings."""
+    """Returns the script that completes all commands; slow, since it imports each of them."""
     from plgolf.arguments.completion import completion  # noqa: PLC0415
     from plgolf.corpus import cli as data  # noqa: PLC0415
     from plgolf.generation import cli as generation  # noqa: PLC0415

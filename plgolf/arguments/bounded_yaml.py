@@ -27,10 +27,7 @@ class OutOfBoundsError(yaml.YAMLError):
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Reads a recipe: YAML that maps names to settings.
-
-    Args:
-        path: the file, or ``-`` for standard input.
+    """Reads a recipe, YAML that maps names to settings, from a file or for ``-`` from standard input.
 
     Raises:
         UserError: it cannot be read or is not a recipe; the message starts with the path.
@@ -93,11 +90,7 @@ def _check_tree(text: str) -> None:
 def _count_values(node: yaml.Node | None, text: str, counted: dict[int, int], depth: int) -> int:
     """Returns the number of values of a node with aliases written out, after a check of its keys and strings.
 
-    Args:
-        node: the node.
-        text: the YAML that it is from.
-        counted: results by the id of a node; too many while it is counted, so that it cannot hold itself.
-        depth: levels down to the node.
+    ``counted`` has results by the id of a node; too many while it is counted, so that it cannot hold itself.
     """
     if depth > _MAX_DEPTH:
         raise OutOfBoundsError(_TOO_DEEP)

@@ -16,14 +16,9 @@ _MIN_COMMENT = 20
 
 
 def to_commented_yaml(values: Mapping[str, Any], parser: ListingParser) -> str:
-    """Writes a recipe that gives the same settings when it is read.
+    """Writes nested settings of a command as YAML that gives the same settings when it is read.
 
-    Args:
-        values: the settings by name, nested.
-        parser: the parser of the command that they are for.
-
-    Returns:
-        YAML; the comment at a setting says what it does, its unit, and its default in brackets.
+    The comment at a setting says what it does, its unit, and its default in brackets.
     """
     header = (
         f"# {parser.program}: the settings that differ from the defaults, which are in brackets.\n"
@@ -36,16 +31,14 @@ def _lines(values: Mapping[str, Any], known: Mapping[str, Setting], prefix: str)
     for name, value in values.items():
         key = f"{prefix}{name}"
         setting = known.get(key)
-        line, comment = f"{_written(name)}:", ""
         nested = isinstance(value, Mapping) and value and (setting is None or "class_path" in value)
-        if not nested:
-            line = f"{line} {_written(value)}"
+        line = f"{_written(name)}:" if nested else f"{_written(name)}: {_written(value)}"
+        comment = ""
         if setting is not None:
             default, room = setting.bracketed_default, max(_COLUMNS - len(line) - 6, _MIN_COMMENT)
             text = shorten(setting.text, default, room)
             if len(text) > room > len(default):  # One long clause of a library.
-                text = textwrap.shorten(setting.text, room - len(default), placeholder=" ...")
-                text = f"{text} {default}"
+                text = f"{textwrap.shorten(setting.text, room - len(default), placeholder=' ...')} {default}"
             comment = "  # " + "".join(each if each.isprintable() else "?" for each in text)
         yield f"{line}{comment}"
         if nested:
@@ -57,7 +50,7 @@ def _lines(values: Mapping[str, Any], known: Mapping[str, Setting], prefix: str)
 
 
 def _written(value: Any) -> str:
-    """Writes a value on one line; quoted if it would be read as something else."""
+    """Writes a value on one line, quoted if it would be read as another one."""
     text = ""
     for style in (None, '"'):
         text = yaml.safe_dump(

@@ -37,12 +37,7 @@ complete -o default -F _plgolf plgolf
 
 
 def completion(shell: str, parsers: Mapping[str, ListingParser], not_offered: Container[str] = ()) -> str:
-    """Returns the script for a shell.
-
-    Args:
-        shell: bash, zsh or fish.
-        parsers: the parsers of the commands by their first word.
-        not_offered: names of classes that do not work in these commands.
+    """Returns the script for bash, zsh or fish, which offers no class of ``not_offered``.
 
     Raises:
         UserError: the shell is another one, or shtab is not installed.
@@ -78,13 +73,11 @@ class _Tree:
                 self._add_setting(added, setting)
             added.add_argument("--help", action="store_true", help="all keys, or everything about one")
             if parser.has_config:
-                recipe: Any = added.add_argument(
-                    "-c", f"--{CONFIG}{self.equals}", help="YAML file of settings"
-                )
+                config = f"--{CONFIG}{self.equals}"
+                recipe: Any = added.add_argument("-c", config, help="YAML file of settings")
                 recipe.complete = self.shtab.glob("*.yaml", "*.yml")
-                added.add_argument(
-                    "--print_config", action="store_true", help="print what differs from defaults"
-                )
+                printed = "print what differs from defaults"
+                added.add_argument("--print_config", action="store_true", help=printed)
 
     def _add_setting(self, parser: argparse.ArgumentParser, setting: Setting) -> None:
         text = shorten(setting.text, "", _COLUMNS).replace("%", "%%")
@@ -93,11 +86,9 @@ class _Tree:
             return
         takes_text = any(option in (str, Path) for option in union_members(setting.hint))
         known = [] if takes_text else setting.known_classes
-        choices = setting.choices or [name for name in known if name not in self.not_offered]
+        choices = setting.choices or [name for name in known if name not in self.not_offered] or None
         name = setting.key if setting.positional else f"{setting.flag}{self.equals}"
-        words: Any = setting.num_words
-        added: Any = parser.add_argument(
-            name, choices=choices or None, nargs=words, help=text, metavar=setting.key
-        )
+        how: Any = {"nargs": setting.num_words, "metavar": setting.key}
+        added: Any = parser.add_argument(name, choices=choices, help=text, **how)
         if takes_text:
             added.complete = self.shtab.FILE

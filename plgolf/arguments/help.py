@@ -19,7 +19,7 @@ _CONFIG_OPTIONS = [
     ("--print_config[=full]", "print the settings that differ from the defaults, or all", ""),
 ]
 _Row = tuple[str, str, str]
-"""A flag, a text that may lose its last clauses, and what stands after it in any case."""
+"""A flag, a text that may lose its last clauses, and its suffix."""
 
 
 def overview(parser: ListingParser, brief: Mapping[str, set[str]]) -> str:
@@ -30,11 +30,11 @@ def overview(parser: ListingParser, brief: Mapping[str, set[str]]) -> str:
         brief: the keys to show of groups with many keys, by prefix; these groups come last.
     """
     columns = _columns()
-    config = ["[-c FILE]..."] if parser.has_config else []
     required = [setting for setting in parser.settings.values() if setting.required]
     words = [setting.flag if setting.positional else f"{setting.flag}=VALUE" for setting in required]
-    words = ["COMMAND ..."] if parser.commands else [*words, *config, "[--KEY=VALUE]..."]
-    lines = textwrap.wrap(" ".join(["usage:", parser.program, *words]), columns)
+    words += ["[-c FILE]..."] if parser.has_config else []
+    usage = "COMMAND ..." if parser.commands else " ".join([*words, "[--KEY=VALUE]..."])
+    lines = textwrap.wrap(f"usage: {parser.program} {usage}", columns)
     lines += ["", *textwrap.wrap(" ".join((parser.description or "").split()), columns)]
     for heading, rows in _sections(parser, brief):
         lines += ["", *textwrap.wrap(shorten(heading, "", columns), columns), *_lines(rows, columns)]
@@ -43,11 +43,7 @@ def overview(parser: ListingParser, brief: Mapping[str, set[str]]) -> str:
 
 
 def details(parser: ListingParser, topic: str) -> str:
-    """Returns everything about a key, a group of keys, a class or all keys.
-
-    Args:
-        parser: the parser of a command.
-        topic: such as ``data.seq_len``, ``model.optimizer=AdamW``, ``trainer``, ``all``.
+    """Returns everything about a topic: ``data.seq_len``, ``model.optimizer=AdamW``, ``trainer``, ``all``.
 
     Raises:
         UserError: the topic is not a key, group or class of this command.
@@ -56,9 +52,9 @@ def details(parser: ListingParser, topic: str) -> str:
     known = parser.all_settings
     if name and topic in known:
         classes = known[topic].known_classes
-        if name.rpartition(".")[2] not in classes:
+        named = classes.get(name.rpartition(".")[2])
+        if named is None:
             raise UserError(f"{topic} must name one of {', '.join(classes)}, got {name:.100}")
-        named = classes[name.rpartition(".")[2]]
         known = {topic: known[topic], **known[topic].settings_of_class(named)}
     chosen = [each for each in known.values() if topic == _ALL or f"{each.key}.".startswith(f"{topic}.")]
     if not chosen:
@@ -117,9 +113,8 @@ def _lines(rows: Iterable[_Row], columns: int) -> Iterator[str]:
     for flag, text, suffix in rows:
         room = columns - indent
         lines = textwrap.wrap(shorten(text, suffix, room), room, break_on_hyphens=False) or [""]
-        if len(flag) > indent - 4:
-            yield f"  {flag}"
-            flag = ""  # noqa: PLW2901
+        if len(flag) > indent - 4:  # It has a line of its own.
+            lines.insert(0, "")
         yield f"  {flag:<{indent - 2}}{lines[0]}".rstrip()
         yield from (" " * indent + line for line in lines[1:])
 
@@ -129,11 +124,6 @@ def _detail(setting: Setting) -> Iterator[str]:
     default = "required" if setting.required else f"default {format_value(setting.default)}"
     classes = ", ".join(setting.known_classes)
     yield f"  {setting.flag}"
-    for text in (
-        setting.text and f"{setting.text}.",
-        f"{kind}; {default}.",
-        classes and f"Classes: {classes}.",
-    ):
-        yield from textwrap.wrap(
-            text, _columns(), initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False
-        )
+    for text in (setting.text, f"{kind}; {default}", classes and f"Classes: {classes}"):
+        for line in textwrap.wrap(text and f"{text}.", _columns() - 6, break_on_hyphens=False):
+            yield f"      {line}"

@@ -21,18 +21,14 @@ from plgolf.arguments.wording import (
 from plgolf.errors import UserError
 
 _MAX_CLASSES = 8
-_MAX_CHARACTERS = 100
 _CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 
 
 class SettingsCheck:
     """Checks the settings of one command line in the order in which they are given.
 
-    Every method raises a ``UserError`` if something is wrong.
-
-    Args:
-        parser: the parser of the command.
-        siblings: the parsers of the other commands, whose settings a recipe may have as well.
+    Every method raises a ``UserError`` if something is wrong. ``siblings`` are the parsers of the other
+    commands, whose settings a recipe may have as well.
     """
 
     def __init__(self, parser: ListingParser, siblings: Sequence[ListingParser] = ()) -> None:
@@ -49,11 +45,11 @@ class SettingsCheck:
         """Checks a recipe; returns its settings and those of files that it names, for this command."""
         self._folder = Path(where).parent
         try:
-            return self._mapping(loaded, "")
+            kept = self._mapping(loaded, "")
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
-        finally:
-            self._folder = Path()
+        self._folder = Path()
+        return kept
 
     def flag(self, word: str, text: str | None) -> None:
         """Checks a flag without its dashes; its value is ``None`` for a switch."""
@@ -81,10 +77,8 @@ class SettingsCheck:
 
     def finish(self) -> None:
         """Checks that everything required was given."""
-        required = list(self.known.values())
-        for key, named in self._classes.items():
-            required += self.known[key].settings_of_class(named).values()
-        for setting in required:
+        inner = [self.known[key].settings_of_class(named) for key, named in self._classes.items()]
+        for setting in (each for settings in [self.known, *inner] for each in settings.values()):
             if setting.required and setting.key not in self._given:
                 raise UserError(f"{setting.key} must be given{setting.owner and f' for {setting.owner}'}")
 
@@ -165,7 +159,7 @@ class SettingsCheck:
                 self._argument(setting, f"{name}.{inner}", held)
         elif not any(key.startswith(f"{other}.") for other in known):
             meant = did_you_mean(nearest(key, known))
-            raise UserError(f"{named.__name__} has no setting {key:.{_MAX_CHARACTERS}}{meant}")
+            raise UserError(f"{named.__name__} has no setting {key:.100}{meant}")
 
     def _unknown(self, key: str, *, as_flag: bool = False) -> str:
         if key in self.parser.links:
@@ -174,23 +168,21 @@ class SettingsCheck:
             if key in sibling.settings:
                 return f"{self.parser.program} has no setting {key}, only {sibling.program} has it"
         near = nearest(key, self.parser.all_settings)
-        meant = did_you_mean(f"--{name}" if as_flag else name for name in near)
-        told = meant or f"; {self.parser.program} --help lists all settings"
-        return f"{self.parser.program} has no setting {key:.{_MAX_CHARACTERS}}{told}"
+        program, meant = self.parser.program, did_you_mean(f"--{name}" if as_flag else name for name in near)
+        return f"{program} has no setting {key:.100}{meant or f'; {program} --help lists all settings'}"
 
 
 def _find_class(path: str, setting: Setting) -> type:
     """Returns the class of a short or dotted name."""
     module, _, name = path.rpartition(".")
-    place, problem, named = None, "", None if module else setting.known_classes.get(name)
+    place, problem, named = None, "", setting.known_classes.get(name)
     if module:
         try:
             place = importlib.import_module(module)
+            problem = "" if hasattr(place, name) else f": {module} has no {name}"
         except Exception:  # A module may raise anything when it is imported.
             problem = f": there is no module {module}"
-        else:
-            named = getattr(place, name, None)
-            problem = f": {module} has no {name}" if named is None else ""
+        named = getattr(place, name, None)
     if isinstance(named, type) and issubclass(named, tuple(setting.bases)):
         return named
     near = difflib.get_close_matches(name, setting.known_classes, n=1, cutoff=0.75)
@@ -198,7 +190,7 @@ def _find_class(path: str, setting: Setting) -> type:
         near = [f"{module}.{near[0]}"]
     meant = did_you_mean(near) or f" (known: {', '.join(list(setting.known_classes)[:_MAX_CLASSES])})"
     kinds = " or ".join(f"a subclass of {base.__name__}" for base in setting.bases)
-    raise UserError(f"{setting.key} must name {kinds}, got {path:.{_MAX_CHARACTERS}}{problem}{meant}")
+    raise UserError(f"{setting.key} must name {kinds}, got {path:.100}{problem}{meant}")
 
 
 def _check_type(setting: Setting, value: Any) -> None:
@@ -220,4 +212,4 @@ def _wrong_value(setting: Setting, value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    return f"{format_value(value):.{_MAX_CHARACTERS}}"
+    return f"{format_value(value):.100}"

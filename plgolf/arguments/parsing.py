@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import itertools
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,10 +45,7 @@ class SettingsParser(ListingParser):
         return overview(self, self.brief)
 
     def parse(self, words: Sequence[str]) -> Namespace:
-        """Parses a command line, or prints what it asks for and ends the process.
-
-        Args:
-            words: the words after the program's name.
+        """Parses the words of a command line, or prints what they ask for and ends the process.
 
         Returns:
             The settings; those of a subcommand below its name.
@@ -60,9 +58,8 @@ class SettingsParser(ListingParser):
         printed = [word for word in rest if word.partition("=")[0] == _PRINT_CONFIG]
         for word in printed:
             if word not in (_PRINT_CONFIG, f"{_PRINT_CONFIG}=full") or not command.has_config:
-                raise UserError(
-                    f"{_PRINT_CONFIG} must be alone or with =full, in a command with recipes, got {word:.100}"
-                )
+                rule = "must be alone or with =full, in a command with recipes"
+                raise UserError(f"{_PRINT_CONFIG} {rule}, got {word:.100}")
         rest = [word for word in rest if word not in printed]
         command.check(rest, [other for other in self.commands.values() if other is not command])
         parsed: Namespace = self.parse_args(rest if command is self else [words[0], *rest])
@@ -90,16 +87,13 @@ class SettingsParser(ListingParser):
 
     def print_help_if_asked(self, words: Sequence[str]) -> None:
         """Prints the overview, or everything about a key, and ends the process."""
-        at = next((at for at, word in enumerate(words) if word.partition("=")[0] in _HELP), None)
-        if at is None:
-            return
-        after = [word for word in words[at + 1 : at + 2] if not word.startswith("-")]
-        topic = words[at].partition("=")[2] or "".join(after)
-        if topic and topic not in self.commands:
-            sys.stdout.write(details(self, topic))
-        else:
-            sys.stdout.write(self.commands.get(topic, self).format_help())
-        self.exit()
+        for word, after in itertools.pairwise([*words, "-"]):
+            flag, _, topic = word.partition("=")
+            if flag in _HELP:
+                topic = topic or ("" if after.startswith("-") else after)
+                shown = self if not topic else self.commands.get(topic)
+                sys.stdout.write(shown.format_help() if shown else details(self, topic))
+                self.exit()
 
     def to_recipe(self, settings: Namespace, *, full: bool) -> str:
         """Returns settings as YAML: all of them, or those that differ from the defaults with comments."""

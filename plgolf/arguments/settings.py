@@ -24,11 +24,7 @@ class Setting:
 
     Args:
         key: such as ``model.gpt.dim``; for an argument of a class without ``init_args``, as flags have it.
-        hint: its type.
         default: its default; a class as a mapping with ``class_path``.
-        required: it must be given.
-        text: what it does, on one line.
-        positional: it is given without its name.
         num_words: words that its flag takes: 0 for a switch, ``+`` for several, ``None`` for one.
         owner: the class that it is an argument of, if another setting names that class.
     """
@@ -77,8 +73,8 @@ class Setting:
     @property
     def default_class(self) -> type | None:
         """The class that is its default."""
-        path = self.default.get("class_path") if isinstance(self.default, dict) else None
-        named = pydoc.locate(path) if path else None
+        path = self.default.get("class_path", "") if isinstance(self.default, dict) else ""
+        named = pydoc.locate(path)
         return named if isinstance(named, type) else None
 
     def groups_of_class(self, named: object) -> "list[Group]":
@@ -86,20 +82,16 @@ class Setting:
         if not isinstance(named, type):
             return []
         made = (get_args(option)[0] for option in union_members(self.hint) if get_origin(option) is Callable)
-        # The program gives a callable its first arguments.
-        skip = {number} if (number := len(next(made, []))) else set()
+        skip = {len(given) for given in made if given}  # The program gives a callable its first arguments.
         parser = ListingParser()
+        name = named.__name__
         try:
             parser.add_class_arguments(named, self.key, skip=skip, instantiate=False, fail_untyped=False)
         except ValueError as error:
-            name = named.__name__
-            raise UserError(
-                f"{self.key} must be another class, got {name}, which only Python can make"
-            ) from error
-        return [
-            group._replace(settings=[replace(each, owner=named.__name__) for each in group.settings])
-            for group in parser.setting_groups
-        ]
+            message = f"{self.key} must be another class, got {name}, which only Python can make"
+            raise UserError(message) from error
+        groups = parser.setting_groups
+        return [each._replace(settings=[replace(s, owner=name) for s in each.settings]) for each in groups]
 
     def settings_of_class(self, named: object) -> "dict[str, Setting]":
         """Returns the same arguments by key."""
@@ -107,13 +99,7 @@ class Setting:
 
 
 class Group(NamedTuple):
-    """Settings that belong together.
-
-    Args:
-        prefix: common beginning of their keys, such as ``model.gpt``; may be empty.
-        title: what they are about; empty for settings that are listed first.
-        settings: in order.
-    """
+    """Settings with a common prefix, such as ``model.gpt``; those without a title are listed first."""
 
     prefix: str
     title: str
@@ -169,8 +155,7 @@ class ListingParser(ArgumentParser):
         """The settings in order; argparse has no public list of arguments, so its own is read."""
         groups = []
         for group in self._action_groups:
-            settings = [self._setting(each) for each in group._group_actions if _is_setting(each)]
-            if settings:
+            if settings := [self._setting(each) for each in group._group_actions if _is_setting(each)]:
                 title = "" if group in (self._positionals, self._optionals) else group.title or ""
                 groups.append(Group(settings[0].key.rpartition(".")[0], strip_markup(title), settings))
         return groups

@@ -35,8 +35,8 @@ def did_you_mean(near: Iterable[str]) -> str:
 
 def missing_recipe(path: str) -> str:
     """Returns the error for a recipe that does not exist, with the file that was probably meant."""
-    folders = {Path(path).parent, Path("configs"), *Path("configs").glob("*/")}
-    there = [str(file) for folder in sorted(folders) for file in sorted(folder.glob("*.y*ml"))]
+    files = {*Path(path).parent.glob("*.y*ml"), *Path("configs").rglob("*.y*ml")}
+    there = [str(file) for file in sorted(files)]
     by_name = {Path(file).stem: file for file in reversed(there)}
     near = difflib.get_close_matches(path, there, n=1, cutoff=0.85)
     near = near or [by_name[s] for s in difflib.get_close_matches(Path(path).stem, by_name, n=1)]

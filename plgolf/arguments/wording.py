@@ -61,15 +61,9 @@ def class_bases(hint: Any) -> list[type]:
 
 
 def describe_type(hint: Any) -> str:
-    """Returns the values of a type in words.
-
-    >>> describe_type(int | None)
-    'a whole number or null'
-    >>> describe_type(list[Literal["zlib", "xz"]])
-    'a list of zlib or xz'
-    """
-    options = list(dict.fromkeys(words for option in union_members(hint) for words in _words(option)))
-    return " or ".join([", ".join(options[:-1])] * (len(options) > 1) + options[-1:])
+    """Returns the values of a type in words."""
+    *others, last = dict.fromkeys(words for option in union_members(hint) for words in _words(option))
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _words(option: Any) -> list[str]:

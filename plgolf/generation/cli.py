@@ -1,7 +1,8 @@
 """``plgolf generate``: prints text while it is generated."""
 
+import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from jsonargparse import Namespace
@@ -17,19 +18,20 @@ _ZIP_START = b"PK\x03\x04"
 
 
 def parsed(words: list[str]) -> Namespace:
-    """Parses the command line.
-
-    Args:
-        words: what comes after ``plgolf generate``.
-
-    Returns:
-        The settings.
+    """Parses the words after ``plgolf generate``.
 
     Raises:
         UserError: a flag is wrong.
     """
-    # Taken out first: the parser would read a text as YAML.
-    rest, prompt = _without_prompt(words)
+    rest, prompt, given = [], "", iter(words)
+    for word in given:  # The prompt is taken out first: the parser would read it as YAML.
+        flag, equals, text = word.partition("=")
+        if flag != _PROMPT:
+            rest.append(word)
+        elif (value := text if equals else next(given, None)) is None:
+            raise UserError(f"{_PROMPT} must have a value")
+        else:
+            prompt = value
     settings = parser().parse(rest if words else ["--help"])
     settings.prompt = prompt
     return settings
@@ -43,61 +45,24 @@ def parser() -> SettingsParser:
         allow_abbrev=False,
     )
     parser.add_argument("--artifact", type=str, required=True, help="artifact, such as model.int8.ptz")
-    parser.add_argument(_PROMPT, type=str, default="", help="text to continue; - reads it from stdin")
-    parser.add_argument("--max_tokens", type=int, default=256, help="tokens to generate, at most")
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        default=0.8,
-        help="sampling temperature; 0 always takes the likeliest token",
-    )
-    parser.add_argument("--top_k", type=int | None, default=None, help="sample from the k likeliest tokens")
-    parser.add_argument(
-        "--top_p",
-        type=float,
-        default=1.0,
-        help="nucleus sampling: the smallest set of tokens with this total probability",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first text; the next uses the next")
-    parser.add_argument("--samples", type=int, default=1, help="number of texts")
-    parser.add_argument(
-        "--tokenizer",
-        type=str | None,
-        default=None,
-        help="tokenizer file; by default the one in the artifact or beside it",
-    )
-    parser.add_argument(
-        "--seq_len",
-        type=int | None,
-        default=None,
-        help="tokens that the model sees at once; by default as in training",
-    )
+    top_p = "nucleus sampling: the smallest set of tokens with this total probability"
+    for flag, kind, default, text in (
+        (_PROMPT, str, "", "text to continue; - reads it from stdin"),
+        ("--max_tokens", int, 256, "tokens to generate, at most"),
+        ("--temperature", float, 0.8, "sampling temperature; 0 always takes the likeliest token"),
+        ("--top_k", int | None, None, "sample from the k likeliest tokens"),
+        ("--top_p", float, 1.0, top_p),
+        ("--seed", int, 0, "seed of the first text; the next uses the next"),
+        ("--samples", int, 1, "number of texts"),
+        ("--tokenizer", str | None, None, "tokenizer file; by default the one in the artifact or beside it"),
+        ("--seq_len", int | None, None, "tokens that the model sees at once; by default as in training"),
+    ):
+        parser.add_argument(flag, type=kind, default=default, help=text)
     return parser
 
 
-def _without_prompt(words: list[str]) -> tuple[list[str], str]:
-    rest, prompt, given = [], "", iter(words)
-    for word in given:
-        if word == _PROMPT:
-            try:
-                prompt = next(given)
-            except StopIteration:
-                raise UserError(f"{_PROMPT} must have a value") from None
-        elif word.startswith(f"{_PROMPT}="):
-            prompt = word.removeprefix(f"{_PROMPT}=")
-        else:
-            rest.append(word)
-    return rest, prompt
-
-
 def run(settings: Namespace) -> int:
-    """Prints the texts to stdout.
-
-    Args:
-        settings: what ``parsed`` returned.
-
-    Returns:
-        The exit status, 0.
+    """Prints the texts to stdout and returns the exit status.
 
     Raises:
         UserError: a setting, the artifact or the prompt is wrong.
@@ -114,11 +79,8 @@ def run(settings: Namespace) -> int:
     for sample in range(settings.samples):
         seed = settings.seed + sample
         new = model.stream(prompt, sampling, max_tokens=settings.max_tokens, seed=seed)
-        if settings.samples > 1:
-            _write([f"--- sample {sample + 1} of {settings.samples}, seed {seed} ---\n"])
-        _write([prompt])
-        _write(new)
-        _write(["\n"])
+        heading = f"--- sample {sample + 1} of {settings.samples}, seed {seed} ---\n"
+        _write(itertools.chain([heading] * (settings.samples > 1), [prompt], new))
     return 0
 
 
@@ -136,16 +98,17 @@ def _from_stdin() -> str:
     try:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"stdin must be UTF-8, got {error.object[error.start]:#x} at {error.start}"
-        ) from error
+        place = f"{error.object[error.start]:#x} at {error.start}"
+        raise UserError(f"stdin must be UTF-8, got {place}") from error
 
 
-def _write(texts: Iterator[str] | list[str]) -> None:
+def _write(texts: Iterable[str]) -> None:
+    """Writes texts as they come, then ends the line, also after an interruption."""
     try:
         for text in texts:
             sys.stdout.write(printable(text))
             sys.stdout.flush()
+        sys.stdout.write("\n")
     except KeyboardInterrupt:
         sys.stdout.write("\n")
         sys.stdout.flush()

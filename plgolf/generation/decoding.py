@@ -27,13 +27,11 @@ class Context:
 
     def next_logits(self, ids: Sequence[int]) -> Tensor:
         """Appends tokens, at least one, and returns the logits of the next, float32 (vocab,)."""
-        if len(self._seen) + len(ids) <= self._seq_len:
-            new = list(ids)
-        else:
+        new = list(ids)
+        if len(self._seen) + len(new) > self._seq_len:
             # A long prompt keeps all that fits; a text that grew keeps half, to leave room.
             room = self._seq_len if not self._seen else max(self._seq_len // 2, 1)
-            new = [*self._seen, *ids][-room:]
-            self._seen = []
+            new, self._seen = [*self._seen, *new][-room:], []
             self._cache.clear()
         self._seen += new
         device = self._gpt.embedding.weight.device
@@ -41,14 +39,9 @@ class Context:
 
 
 def generate_ids(
-    gpt: GPT,
-    prompt: Sequence[int],
-    choose: Callable[[Tensor], int],
-    *,
-    seq_len: int,
-    max_tokens: int,
+    gpt: GPT, prompt: Sequence[int], choose: Callable[[Tensor], int], *, seq_len: int, max_tokens: int
 ) -> Iterator[int]:
-    """Continues a text.
+    """Continues a text, and yields each new id as soon as it is chosen.
 
     Args:
         gpt: the model.
@@ -56,9 +49,6 @@ def generate_ids(
         choose: picks the next id from logits, float32 (vocab,).
         seq_len: largest number of tokens that the model sees.
         max_tokens: number of new tokens.
-
-    Yields:
-        The new ids, each as soon as it is chosen.
     """
     context = Context(gpt, seq_len=seq_len, expected=len(prompt) + max_tokens)
     new: Sequence[int] = prompt

@@ -1,8 +1,9 @@
 """A model and its tokenizer, loaded from an artifact."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,20 +87,7 @@ class LanguageModel:
         max_tokens: int = 256,
         seed: int = 0,
     ) -> Iterator[str]:
-        """Yields the text of ``generate`` piece by piece, as soon as each is generated.
-
-        Args:
-            prompt: the beginning of the document; may be empty.
-            sampling: temperature, ``top_k`` and ``top_p``.
-            max_tokens: largest number of new tokens.
-            seed: seed of the random numbers, from 0 to 2**63 - 1.
-
-        Returns:
-            An iterator of strings, each of whole characters.
-
-        Raises:
-            UserError: an argument has another type or is out of range, or no tokenizer or length is known.
-        """
+        """Yields the text of ``generate`` in pieces of whole characters, as soon as each is generated."""
         tokenizer, seq_len = self._ready()
         if not isinstance(sampling, Sampling):
             raise UserError(f"sampling must be a Sampling, got {sampling!r:.100}")
@@ -108,18 +96,16 @@ class LanguageModel:
         _check_range("seed", seed, 0, _MAX_SEED - 1)
         utf8(prompt, name="prompt")
         ids = [tokenizer.bos_id, *tokenizer.encode(prompt).tolist()]
-        choose = partial(_choose, sampling=sampling, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+
+        def choose(logits: Tensor) -> int:
+            return draw(probabilities(logits, sampling), generator)
+
         new = generate_ids(self._fast_gpt, ids, choose, seq_len=seq_len, max_tokens=max_tokens)
         return _texts(tokenizer, ids, new)
 
     def score(self, text: str | Iterable[str]) -> TextScore:
-        """Scores a text, or several documents, as validation does; see ``score_documents``.
-
-        Args:
-            text: a document, or any iterable of documents.
-
-        Returns:
-            Nats, bytes, bits per byte and tokens of all documents together.
+        """Scores a document, or an iterable of documents together, as validation does.
 
         Raises:
             UserError: there is no text, an item is not a Unicode string, or no tokenizer or length is known.
@@ -148,22 +134,14 @@ class LanguageModel:
         return gpt_with_weights(config, weights).to(self.gpt.embedding.weight.device).eval()
 
 
-def _choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    return draw(probabilities(logits, sampling), generator)
-
-
 def _texts(tokenizer: Tokenizer, prompt: Sequence[int], new: Iterator[int]) -> Iterator[str]:
     stream = TextStream(tokenizer)
     for index in prompt:  # Tokenizers drop the first space of a text, which one after the prompt is not.
         stream.push(index)
-    for index in new:
-        if index == tokenizer.bos_id:
-            break
-        text = stream.push(index)
-        if text:
+    for index in itertools.takewhile(lambda index: index != tokenizer.bos_id, new):
+        if text := stream.push(index):
             yield text
-    rest = stream.flush()
-    if rest:
+    if rest := stream.flush():
         yield rest
 
 

@@ -51,9 +51,6 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
 
     Raises:
         UserError: a logit is NaN or the largest is infinite, which happens if weights are too large.
-
-    >>> probabilities(torch.tensor([2.0, 1.0, 2.0]), Sampling(temperature=1.0, top_k=2))
-    tensor([0.5000, 0.0000, 0.5000], dtype=torch.float64)
     """
     exact = logits.double()
     # Softmax of the distance to the largest logit: a tiny temperature then gives zeros instead of infinities.
@@ -78,15 +75,7 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
 
 
 def draw(distribution: Tensor, generator: torch.Generator) -> int:
-    """Draws a token with exactly one random number.
-
-    Args:
-        distribution: probabilities, float64 (vocab,), with sum 1.
-        generator: source of the random number, on the CPU.
-
-    Returns:
-        An id with a probability above 0.
-    """
+    """Draws a token of ``probabilities`` with exactly one random number of a CPU generator."""
     at = torch.rand((), dtype=torch.float64, generator=generator)
     cumulative = distribution.cpu().cumsum(0)
     # Scaled by the rounded sum: no token lies above it. The first place beyond the number has a token.

@@ -22,31 +22,22 @@ def parser() -> SettingsParser:
     )
     runs = "folders of runs, patterns such as 'base-*', or NAME=FOLDER,FOLDER"
     parser.add_argument("runs", nargs="+", type=str, help=runs)
-    out = (
-        "HTML file to write; pictures go to a folder beside it with its name without the ending. Default: "
-        "report.html, for one run in its folder"
-    )
-    parser.add_argument("--out", type=str | None, default=None, help=out)
+    out = "HTML file to write; pictures go to a folder beside it with its name without the ending. Default: "
+    parser.add_argument("--out", type=str | None, help=f"{out}report.html, for one run in its folder")
     return parser
 
 
 def run(words: list[str]) -> int:
-    """Runs the command with the words after ``plgolf report`` and returns its exit status.
-
-    Raises:
-        UserError: the user made a mistake.
-    """
+    """Runs the command with the words after ``plgolf report`` and returns its exit status."""
     settings = parser().parse(words or ["--help"])
     written = write_report(settings.runs, Path(settings.out) if settings.out else None)
-    terminal = Terminal()
-    for note in written.notes:
-        terminal.say(f"note: {note}")
-    for line in aligned(table(written.rows)) if written.rows else []:
-        terminal.say(line)
     size, folder = written.page.stat().st_size, written.page.with_suffix("")
-    terminal.say(
-        f"report: wrote {written.page} ({size:,} bytes) and {len(written.pictures)} pictures in {folder}/"
-    )
+    lines = [f"note: {note}" for note in written.notes]
+    lines += aligned(table(written.rows)) if written.rows else []
+    count = len(written.pictures)
+    lines += [f"report: wrote {written.page} ({size:,} bytes) and {count} pictures in {folder}/"]
+    for line in lines:
+        Terminal().say(line)
     return 0
 
 

@@ -15,12 +15,10 @@ class Row:
     """A group compared with the first.
 
     Args:
-        group: the group.
         improvement: mean loss of the first group minus this one's, in nats; None if they cannot be compared.
         better: test that the loss is lower at all.
         required: test that the loss is lower by more than the challenge requires.
-        verdict: whether the group passes the challenge's bar.
-        reason: reason of the verdict, where it needs one.
+        verdict: result at the challenge's bar.
     """
 
     group: Group
@@ -37,17 +35,11 @@ class Row:
 
 
 def compare(groups: Sequence[Group]) -> list[Row]:
-    """Compares groups of seeds with the first.
+    """Compares groups of seeds with the first; returns a row for each group.
 
     The bar is the challenge's, https://github.com/openai/parameter-golf: runs must show at p < 0.01 that
     they improve the loss by 0.005 nats. The hypothesis to reject is an improvement of at most 0.005, in a
     one-sided Welch's test of the losses after the round trip.
-
-    Args:
-        groups: at least one.
-
-    Returns:
-        A row for each group, in their order.
     """
     return [_row(groups[0], group) for group in groups]
 
@@ -55,10 +47,11 @@ def compare(groups: Sequence[Group]) -> list[Row]:
 def _row(reference: Group, group: Group) -> Row:
     if group is reference:
         return Row(group, verdict="reference")
-    obstacle = _obstacle(reference, group)
-    if obstacle:
-        return Row(group, reason=obstacle)
     before, losses = reference.losses, group.losses
+    if not before or not losses:
+        return Row(group, reason="no finished run")
+    if len({(result.val_tokens, result.val_bytes) for result in reference.results + group.results}) > 1:
+        return Row(group, reason="scored on other validation tokens")
     improvement = mean(before) - mean(losses)
     better, required = welch(before, losses), welch(before, losses, margin=REQUIRED_NATS)
     if required is None:
@@ -68,14 +61,6 @@ def _row(reference: Group, group: Group) -> Row:
     if not all(result.within_budget for result in group.results):
         return Row(group, improvement, better, required, "fail", "over the byte budget")
     return Row(group, improvement, better, required, "pass" if required.p < REQUIRED_P else "fail")
-
-
-def _obstacle(reference: Group, group: Group) -> str:
-    """Returns why the losses of two groups cannot be compared; empty if they can."""
-    if not group.results or not reference.results:
-        return "no finished run"
-    scored = {(result.val_tokens, result.val_bytes) for result in (*reference.results, *group.results)}
-    return "scored on other validation tokens" if len(scored) > 1 else ""
 
 
 def table(rows: Sequence[Row]) -> list[list[str]]:
@@ -89,11 +74,9 @@ def decimals(value: float | None, sign: str = "") -> str:
 
 
 def _probability(test: Welch | None) -> str:
-    if test is None:
-        return "-"
-    if test.p < 0.0001:
-        return "< 0.0001"
-    return "> 0.9999" if test.p > 0.9999 else f"{test.p:.4f}"
+    if test is None or 0.0001 <= test.p <= 0.9999:
+        return decimals(test.p if test else None)
+    return "< 0.0001" if test.p < 0.5 else "> 0.9999"
 
 
 _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (

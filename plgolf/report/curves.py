@@ -36,11 +36,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Curves:
-    """All metrics of a run.
-
-    Args:
-        series: by the metric's name, each with at least one value.
-    """
+    """All metrics of a run by name, each with at least one value."""
 
     series: Mapping[str, Series] = field(default_factory=dict)
 
@@ -53,12 +49,9 @@ class Curves:
         return max((int(series.steps[-1]) for series in self.series.values()), default=0)
 
     def seconds_of(self, series: Series) -> NDArray[np.float64] | None:
-        """Returns the training seconds at each value of a series.
+        """Returns the training seconds at each value of a series, (points,); None if the run logged none.
 
         Interpolates linearly between two logged times, and from zero seconds at step zero.
-
-        Returns:
-            Seconds (points,); None if the run logged none.
         """
         known = self[_SECONDS]
         if not len(known) or not len(series):
@@ -71,10 +64,8 @@ class Curves:
 def read_curves(paths: Sequence[Path]) -> Curves:
     """Reads the metrics of a run.
 
-    A resumed run repeats the steps after its checkpoint. Where files overlap, the later file counts.
-
-    Args:
-        paths: the files, oldest first.
+    A resumed run repeats the steps after its checkpoint. Where files overlap, the later one in ``paths``
+    counts.
 
     Raises:
         UserError: a file cannot be read or is not a metrics file; the message starts with its path.
@@ -83,10 +74,8 @@ def read_curves(paths: Sequence[Path]) -> Curves:
     for path in paths:
         rows = list(_rows(path))
         first = min((step for step, _, _ in rows), default=math.inf)
-        points = {
-            name: {step: value for step, value in known.items() if step < first}
-            for name, known in points.items()
-        }
+        for name, known in points.items():
+            points[name] = {step: value for step, value in known.items() if step < first}
         for step, name, value in rows:
             points.setdefault(name, {})[step] = value
     return Curves({name: _series(known) for name, known in points.items() if known})
@@ -109,19 +98,14 @@ def _rows(path: Path) -> Iterator[tuple[int, str, float]]:
             if None in row or None in row.values():
                 raise ValueError("does not have a cell for each column")
             if row["step"]:
-                step = _step(row["step"])
+                step = float(row["step"])
+                if not 0 <= step < 2**53 or step % 1:
+                    raise ValueError(f"step must be a whole number, got {row['step']:.40}")
                 for name in row.keys() - {"step", "epoch"}:
                     value = float(row[name] or "nan")
                     is_finite = abs(value) <= LARGEST
                     # Seconds are what other metrics are drawn against, so they must have no gaps.
                     if is_finite or (row[name] and name != _SECONDS):
-                        yield step, name, value if is_finite else math.nan
+                        yield int(step), name, value if is_finite else math.nan
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path}: line {rows.line_num} is not a row of metrics: {error!s:.200}") from error
-
-
-def _step(cell: str) -> int:
-    step = float(cell)
-    if not 0 <= step < 2**53 or step % 1:
-        raise ValueError(f"step must be a whole number, got {cell:.40}")
-    return int(step)

@@ -1,6 +1,5 @@
 """Figures other than curves: scores, times of steps, bits per byte by position, quantisation errors."""
 
-import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -39,11 +38,11 @@ def scores_picture(result: Result) -> Picture | None:
 
 
 def times_of(run: Run) -> tuple[Histogram, dict[str, float], bool] | None:
-    """Returns how long the steps of a run took.
+    """Returns how long the steps of a run took; None if it did not record that.
 
     Returns:
         A histogram of milliseconds, quantiles by name, and True if they are of single steps rather than means
-        between two rows of the log. None if the run recorded no times.
+        between two rows of the log.
     """
     if run.result is not None and run.result.step_ms_histogram is not None:
         return run.result.step_ms_histogram, run.result.step_ms_quantiles, True
@@ -52,8 +51,8 @@ def times_of(run: Run) -> tuple[Histogram, dict[str, float], bool] | None:
     if logged.size < 2:
         return None
     counts, edges = np.histogram(logged, bins=min(40, logged.size))
-    points = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
-    quantiles = {name: float(np.quantile(logged, point)) for name, point in points.items()}
+    points = np.quantile(logged, (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)).tolist()
+    quantiles = dict(zip(("min", "p10", "p50", "p90", "p99", "max"), points, strict=True))
     return Histogram(edges.tolist(), counts.tolist()), quantiles, False
 
 
@@ -79,9 +78,7 @@ def step_times_picture(run: Run) -> Picture | None:
             y += ", logarithmic"
         if "p50" in quantiles:
             axes.axvline(quantiles["p50"], color=PALETTE[1], **_DASHED)
-        known = [
-            f"{label} {quantiles[name]:.4g} ms" for name, label in _QUANTILES.items() if name in quantiles
-        ]
+        known = (f"{text} {quantiles[name]:.4g} ms" for name, text in _QUANTILES.items() if name in quantiles)
         style: Any = {"transform": axes.transAxes, "ha": "right", "va": "top", "linespacing": 1.5}
         axes.text(0.99, 0.98, "\n".join(known), **style)
         caption = "" if is_single else "Means of the steps between two rows of the log, not single steps."
@@ -120,11 +117,8 @@ def positions_picture(analysis: Analysis) -> Picture | None:
     values = [place.bpb for place in places]
     with drawing() as made:
         axes = made.axes
-        if all(a < b for a, b in itertools.pairwise(edges)):
-            axes.stairs(values, edges, baseline=None, color=PALETTE[0], linewidth=1.8)
-            axes.stairs(values, edges, baseline=min(values), fill=True, color=PALETTE[0], alpha=0.12)
-        else:
-            axes.plot(edges[:-1], values, color=PALETTE[0], marker="o", linestyle="")
+        axes.stairs(values, edges, baseline=None, color=PALETTE[0], linewidth=1.8)
+        axes.stairs(values, edges, baseline=min(values), fill=True, color=PALETTE[0], alpha=0.12)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: short(value) if value < 1000 else f"{value:.0f}")
         low, high = min(values), max(values)

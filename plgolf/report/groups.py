@@ -1,6 +1,7 @@
 """Groups of runs: the seeds of one recipe."""
 
 import glob
+import itertools
 import math
 import os
 import re
@@ -25,12 +26,7 @@ _SEED = re.compile(r"[-_. /]*((?<![^\W\d_])(seed|s))?[-_. /]*\d*$")
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ only in the seed.
-
-    Args:
-        name: name in the report.
-        runs: at least one.
-    """
+    """Runs, at least one, that differ only in the seed."""
 
     name: str
     runs: tuple[Run, ...]
@@ -71,35 +67,27 @@ class Group:
 
 
 def read_groups(words: Sequence[str]) -> list[Group]:
-    """Reads runs and groups them.
+    """Reads runs, given as folders or patterns such as ``checkpoints/base-*``, and groups them.
 
     Runs whose settings differ only in the seed, in folders and in other settings that do not change the score
     form a group. The first run's group comes first. ``NAME=FOLDER,FOLDER`` makes a group of any runs.
-
-    Args:
-        words: folders, patterns such as ``checkpoints/base-*``, or groups with a name.
 
     Raises:
         UserError: a folder does not hold a run, or is given twice.
     """
     given = [(name, folder) for word in words for name, folders in [_folders(word)] for folder in folders]
     paths = [folder.resolve() for _, folder in given]
-    for i, path in enumerate(paths):
-        if path in paths[:i]:
-            raise UserError(f"{given[i][1]}: must be given once")
+    for (_, folder), path in zip(given, paths, strict=True):
+        if paths.count(path) > 1:
+            raise UserError(f"{folder}: must be given once")
     if len(given) > MAX_RUNS:
         raise UserError(f"runs must be at most {MAX_RUNS}, got {len(given)}")
-    gathered: dict[Hashable, list[Run]] = {}
-    names: dict[Hashable, str] = {}
+    gathered: dict[tuple[str, Hashable], list[Run]] = {}
     for (name, folder), run_name in zip(given, _run_names(paths), strict=True):
         run = replace(read_run(folder), name=run_name)
-        key = ("named", name) if name else _recipe(run)
-        gathered.setdefault(key, []).append(run)
-        names[key] = name
-    options = [[names[key]] if names[key] else _names_of(runs) for key, runs in gathered.items()]
-    return [
-        Group(name, tuple(runs)) for name, runs in zip(_group_names(options), gathered.values(), strict=True)
-    ]
+        gathered.setdefault((name, None if name else _recipe(run)), []).append(run)
+    options = [[name] if name else _names_of(runs) for (name, _), runs in gathered.items()]
+    return list(map(Group, _group_names(options), map(tuple, gathered.values())))
 
 
 def _folders(word: str) -> tuple[str, list[Path]]:
@@ -123,14 +111,13 @@ def _matching(pattern: str) -> list[Path]:
     return found
 
 
-def recipe_settings(run: Run) -> dict[str, str]:
-    """Returns the settings that the runs of a group share."""
+def _recipe_settings(run: Run) -> dict[str, str]:
     return {key: value for key, value in run.settings.items() if not _NOT_THE_RECIPE.fullmatch(key)}
 
 
 def _recipe(run: Run) -> Hashable:
     if run.settings:
-        return frozenset(recipe_settings(run).items())
+        return frozenset(_recipe_settings(run).items())
     if run.result is not None and run.result.recipe:
         given = (word for word in run.result.overrides if not _NOT_THE_RECIPE.match(word.lstrip("-")))
         return (*run.result.recipe, *given)
@@ -148,11 +135,7 @@ def _run_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _names_of(runs: Sequence[Run]) -> list[str]:
-    """Returns possible names of a group, the best first; some may be empty.
-
-    Runs base-s1337 and base-s1338 are the group base, and so are base/seed-1 and base/seed-2. Runs seed-1 and
-    seed-2 have only their recipe in common.
-    """
+    """Returns names for a group, the best first, such as base for base-s1 and base-s2; some are empty."""
     names = [run.name for run in runs]
     if len(runs) == 1:
         return names
@@ -169,22 +152,18 @@ def _group_names(options: Sequence[Sequence[str]]) -> list[str]:
     for own in options:
         count = [sum(option in other for other in options) for option in own]
         free = [option for option, groups in zip(own, count, strict=True) if option and groups == 1]
-        best = name = next(iter(free), own[-1])
-        number = 2
-        while name in names:
-            name, number = f"{best} ({number})", number + 1
-        names.append(name)
+        best = next(iter(free), own[-1])
+        numbered = (f"{best} ({number})" for number in itertools.count(2))
+        names.append(next(name for name in itertools.chain([best], numbered) if name not in names))
     return names
 
 
 def settings_apart(groups: Sequence[Group]) -> list[list[str]]:
-    """Returns the settings in which groups differ.
+    """Returns the settings in which groups differ; none if a group has no ``config.yaml``.
 
-    Returns:
-        A row for each setting: its key, then its value in the first run of each group, a dash where it has
-        none. Empty if a group has no ``config.yaml``.
+    A row has the setting's key, then its value in the first run of each group, a dash where it has none.
     """
-    found = [recipe_settings(group.runs[0]) for group in groups]
+    found = [_recipe_settings(group.runs[0]) for group in groups]
     if not all(found):
         return []
     keys = sorted(set().union(*found))

@@ -32,6 +32,12 @@ _CHARACTER, _LINE = 0.0086, 0.0165
 _EASY_SIZE, _SMALLEST_SIZE = 7.5, 4.8
 
 
+def _bytes(value: float) -> str:
+    if value >= 1e6:
+        return f"{value / 1e6:.2f} MB"
+    return f"{value / 1e3:.1f} kB" if value >= 1e3 else f"{value:.0f} B"
+
+
 class Part(NamedTuple):
     """A part of the submission in a group such as a block; ``kind`` is a key of ``COLOURS``."""
 
@@ -56,9 +62,9 @@ def parts_of(result: Result) -> list[Part]:
 
 
 def _tensor_part(tensor: TensorRecord, scale: float) -> Part:
-    found = re.match(r"(.*?)\.?(\d+)\.(.+)", tensor.name)
-    group = f"{found[1].rpartition('.')[2].removesuffix('s')} {found[2]}" if found else tensor.name
-    name = found[3] if found else tensor.name
+    group = name = tensor.name
+    if found := re.match(r"(.*?)\.?(\d+)\.(.+)", name):
+        group, name = f"{found[1].rpartition('.')[2].removesuffix('s')} {found[2]}", found[3]
     shape = " x ".join(map(str, tensor.shape)) or "a number"
     tip = (
         f"{tensor.name}: {tensor.num_params:,} parameters ({shape}), {tensor.role}, as {tensor.kept}; "
@@ -68,16 +74,10 @@ def _tensor_part(tensor: TensorRecord, scale: float) -> Part:
 
 
 def draw_ledger(made: Drawing, result: Result) -> None:
-    """Draws the budget as a bar to scale, and below it the used part, magnified.
-
-    Args:
-        made: a wide figure.
-        result: the run's result.
-    """
+    """Draws the budget as a bar to scale, and below it the used part, magnified, on a wide figure."""
     axes, parts = made.axes, parts_of(result)
     axes.set_axis_off()
-    axes.set_xlim(0, _WIDTH)
-    axes.set_ylim(-0.32, 4.28)
+    axes.set(xlim=(0, _WIDTH), ylim=(-0.32, 4.28))
     used = _draw_bar(axes, result)
     top = _MAP.y + _MAP.height
     axes.fill([0, used, _WIDTH, 0], [_BAR.y, _BAR.y, top, top], color=_FREE, alpha=0.18, linewidth=0)
@@ -156,12 +156,6 @@ def _draw_text(
     axes.text(x - across, y + along, text, size=size, weight=weight, **style)
     if has_detail:
         axes.text(x + across, y - along, detail, size=size * 0.85, alpha=0.85, **style)
-
-
-def _bytes(value: float) -> str:
-    if value >= 1e6:
-        return f"{value / 1e6:.2f} MB"
-    return f"{value / 1e3:.1f} kB" if value >= 1e3 else f"{value:.0f} B"
 
 
 def _draw_legend(axes: "Axes", parts: Sequence[Part]) -> None:

@@ -21,16 +21,7 @@ _MOST_LABELS = 10
 
 
 class Figure(NamedTuple):
-    """A figure of curves.
-
-    Args:
-        name: name of its file.
-        title: its title.
-        unit: label of its vertical axis.
-        metrics: names in the log. The last one is drawn only for a single run.
-        axis: the horizontal axis.
-        is_smoothed: draws moving means, and cuts the axis above the first values.
-    """
+    """A figure of curves: of several runs only the first metric, smoothed ones as moving means."""
 
     name: str
     title: str
@@ -48,12 +39,13 @@ PROGRESS = (
     Figure("bpb_steps", f"{_BPB} against steps", "bits per byte", ("val/bpb",)),
     Figure("bpb_seconds", f"{_BPB} against training time", "bits per byte", ("val/bpb",), "seconds"),
 )
-RATE = Figure(
-    "lr_factor", "Learning-rate factor", "factor of every rate", ("train/lr_factor",), is_smoothed=False
-)
-MOMENTUM = Figure("momentum", "Muon's momentum", "momentum", ("train/momentum",), is_smoothed=False)
-GRADIENT = Figure(
-    "gradient_norm", "Gradient norm", "norm before clipping", ("train/gradient_norm",), is_smoothed=False
+RATE, MOMENTUM, GRADIENT = (
+    Figure(name, title, unit, (f"train/{name}",), is_smoothed=False)
+    for name, title, unit in (
+        ("lr_factor", "Learning-rate factor", "factor of every rate"),
+        ("momentum", "Muon's momentum", "momentum"),
+        ("gradient_norm", "Gradient norm", "norm before clipping"),
+    )
 )
 
 
@@ -68,11 +60,7 @@ class _Curve(NamedTuple):
 
 
 def curves_picture(groups: Sequence[Group], figure: Figure) -> Picture | None:
-    """Draws a figure of curves, a colour for each group.
-
-    Returns:
-        The picture; None if no run logged the metrics, or none was validated more than once.
-    """
+    """Draws curves, a colour for each group; None if no run logged them, or none was validated twice."""
     is_alone = sum(len(group.runs) for group in groups) == 1
     metrics = figure.metrics if is_alone else figure.metrics[:1]
     curves = [curve for metric in metrics for curve in _curves(groups, metric, figure)]
@@ -85,7 +73,11 @@ def curves_picture(groups: Sequence[Group], figure: Figure) -> Picture | None:
     with drawing() as made:
         for curve in curves:
             _draw(made, curve, is_alone=is_alone)
-        _scale_x(made, furthest, is_log=is_log)
+        if is_log:
+            made.use_log_x()
+        else:
+            made.axes.set_xlim(0, max(furthest * 1.02, 1e-9))
+        made.axes.xaxis.set_major_formatter(lambda value, _: short(value))
         _scale_y(made, [curve.smooth[curve.x >= start] for curve in curves], is_smoothed=figure.is_smoothed)
         _draw_legend(made, groups, [curve.metric for curve in curves] if is_alone else ())
         top, window = made.axes.get_ylim()[1], max(curve.window for curve in curves)
@@ -150,14 +142,6 @@ def smoothed(values: Values) -> tuple[Values, int]:
     counts = np.concatenate([[0], np.cumsum(finite)])
     number = counts[high + 1] - counts[low]
     return np.where(number > 0, (sums[high + 1] - sums[low]) / np.maximum(number, 1), np.nan), 2 * half + 1
-
-
-def _scale_x(made: Drawing, furthest: float, *, is_log: bool) -> None:
-    if is_log:
-        made.use_log_x()
-    else:
-        made.axes.set_xlim(0, max(furthest * 1.02, 1e-9))
-    made.axes.xaxis.set_major_formatter(lambda value, _: short(value))
 
 
 def _scale_y(made: Drawing, spans: Iterable[Values], *, is_smoothed: bool) -> None:

@@ -1,6 +1,5 @@
 """The HTML page of a report: ``page.html``, filled with what runs left. Every text is escaped."""
 
-import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,14 @@ HEAT_EDGES = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 """Nats from which a token has the colours .n0 to .n9 of ``page.css``."""
 _ELSEWHERE = {"ledger": "bytes", "positions": "depth", "quantisation": "depth", "comparison": "comparison"}
 """Sections of the page by picture; all other pictures are of training."""
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(_FOLDER),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+    finalize=lambda value: value if isinstance(value, Markup) else legible(value),
+)
 
 
 def page_of(run: Run, pictures: Sequence[Picture]) -> str:
@@ -45,24 +52,11 @@ def page_compared(groups: Sequence[Group], rows: Sequence[Row], pictures: Sequen
     )
 
 
-@functools.cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=lambda value: value if isinstance(value, Markup) else legible(value),
-    )
-    return environment.get_template("page.html")
-
-
 def _page(pictures: Sequence[Picture], **values: Any) -> str:
     sections: dict[str, list[Picture]] = {"training": [], "bytes": [], "depth": [], "comparison": []}
     for picture in pictures:
         sections[_ELSEWHERE.get(picture.name, "training")].append(picture)
-    return _template().render(
+    return _TEMPLATES.get_template("page.html").render(
         **values,
         pictures=sections,
         css=(_FOLDER / "page.css").read_text(encoding="utf-8"),

@@ -3,15 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from plgolf.report import distributions as spread
 from plgolf.report.comparison import Row
-from plgolf.report.distributions import (
-    comparison_picture,
-    positions_picture,
-    quantisation_picture,
-    scores_picture,
-    step_times_compared,
-    step_times_picture,
-)
 from plgolf.report.groups import Group
 from plgolf.report.ledger import draw_ledger
 from plgolf.report.lines import GRADIENT, MOMENTUM, PROGRESS, RATE, curves_picture
@@ -27,32 +20,24 @@ NAMES = (
 
 
 def pictures_of(run: Run) -> list[Picture]:
-    """Draws a run, finished or not; returns the pictures that its files allow, in the order of the page.
-
-    Raises:
-        UserError: matplotlib is missing.
-    """
+    """Draws a run, finished or not; returns the pictures that its files allow, in the order of the page."""
     groups, result = [Group(run.name, (run,))], run.result
     found = [
         ledger_picture(result) if result else None,
         *(curves_picture(groups, figure) for figure in PROGRESS),
-        scores_picture(result) if result else None,
+        spread.scores_picture(result) if result else None,
         *(curves_picture(groups, figure) for figure in (RATE, MOMENTUM, GRADIENT)),
-        step_times_picture(run),
-        positions_picture(run.analysis) if run.analysis else None,
-        quantisation_picture(result) if result else None,
+        spread.step_times_picture(run),
+        spread.positions_picture(run.analysis) if run.analysis else None,
+        spread.quantisation_picture(result) if result else None,
     ]
     return [picture for picture in found if picture is not None]
 
 
 def pictures_compared(groups: Sequence[Group], rows: Sequence[Row]) -> list[Picture]:
-    """Draws several runs and their comparison, a colour for each group.
-
-    Raises:
-        UserError: matplotlib is missing.
-    """
+    """Draws several runs and their comparison, a colour for each group."""
     curves = (curves_picture(groups, figure) for figure in (*PROGRESS, RATE, MOMENTUM))
-    found = [comparison_picture(groups, rows), *curves, step_times_compared(groups)]
+    found = [spread.comparison_picture(groups, rows), *curves, spread.step_times_compared(groups)]
     return [picture for picture in found if picture is not None]
 
 

@@ -22,7 +22,7 @@ R = TypeVar("R", bound="Record")
 
 
 class Record:
-    """A part of a JSON file; its numbers must not be negative."""
+    """A part of a JSON file whose numbers must not be negative."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -46,10 +46,7 @@ class Histogram(Record):
 
 @dataclass(frozen=True)
 class TensorRecord(Record):
-    """A tensor of the artifact.
-
-    ``kept`` is its dtype there. The payload is compressed on its own. The error is rms(w - w_file) / rms(w).
-    """
+    """A tensor of the artifact: ``kept`` is its dtype there, the error rms(w - w_file) / rms(w)."""
 
     name: str
     role: Kind
@@ -133,10 +130,7 @@ class Position(Record):
 
 @dataclass(frozen=True)
 class ScoredDocument(Record):
-    """A document that begins at a token of the validation split.
-
-    ``tokens`` are pairs of a text and its nats, None for NaN, from the document's token ``shown_from`` on.
-    """
+    """A document; ``tokens`` are pairs of text and nats, None for NaN, from its token ``shown_from`` on."""
 
     start_token: int
     num_tokens: int
@@ -167,11 +161,7 @@ class Analysis(Record):
 
 
 def read_record(cls: type[R], path: Path) -> R:
-    """Reads ``result.json`` or ``analysis.json``.
-
-    Args:
-        cls: Result or Analysis.
-        path: the file.
+    """Reads ``result.json`` as a Result, or ``analysis.json`` as an Analysis.
 
     Raises:
         UserError: the file cannot be read or is not such a record; the message starts with the path.
@@ -203,12 +193,9 @@ def _known(hint: Any, value: Any) -> Any:
         return None
     if get_origin(hint) is UnionType:
         hint = get_args(hint)[0]
-    if is_dataclass(hint) and isinstance(value, dict):
-        hints = get_type_hints(hint)
+    if isinstance(value, dict) and (is_dataclass(hint) or get_origin(hint) is dict):
+        hints = get_type_hints(hint) if is_dataclass(hint) else dict.fromkeys(value, get_args(hint)[1])
         known = {name: _known(hints[name], item) for name, item in value.items() if name in hints}
-        return {name: item for name, item in known.items() if item is not None}
-    if get_origin(hint) is dict and isinstance(value, dict):
-        known = {name: _known(get_args(hint)[1], item) for name, item in value.items()}
         return {name: item for name, item in known.items() if item is not None}
     if get_origin(hint) is list and isinstance(value, list):
         return [_known(get_args(hint)[0], item) for item in value]

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,7 @@ class Run:
     """A run.
 
     Args:
-        folder: folder with its files.
-        result: ``result.json``; None if the run has not finished.
-        curves: its metrics, empty if there are none.
-        analysis: ``analysis.json``; None if there is none.
+        result: None if the run has not finished.
         settings: ``config.yaml`` as values by dotted key, empty if there is none.
         notes: what is missing, a sentence each.
         name: name in the report; by default the folder's.
@@ -51,20 +48,15 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Reads the folder of a run.
-
-    Args:
-        folder: folder with ``result.json``; with at least a ``metrics.csv`` if the run has not finished.
+    """Reads the folder of a run: ``result.json``, or at least a ``metrics.csv`` if it has not finished.
 
     Raises:
         UserError: the folder holds no run, or a file in it is broken; the message starts with the path.
     """
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder")
-    result_path, analysis_path, settings_path = (
-        folder / name for name in ("result.json", "analysis.json", "config.yaml")
-    )
-    result = read_record(Result, result_path) if result_path.exists() else None
+    analysis_path, settings_path = folder / "analysis.json", folder / "config.yaml"
+    result = read_record(Result, path) if (path := folder / "result.json").exists() else None
     files, notes = _metrics_files(folder, result)
     if result is None and not files:
         raise UserError(f"{folder}: must hold a run: result.json or logs/version_0/metrics.csv")
@@ -109,13 +101,11 @@ def _has_training_loss(path: Path) -> bool:
         return b"train/loss" in file.readline(_MAX_HEADER_BYTES)
 
 
-def _flat(settings: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Returns the leaves of a tree of settings as they would be written in YAML."""
-    pairs: list[tuple[str, str]] = []
+def _flat(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yields the leaves of a tree of settings as they would be written in YAML."""
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:
-            pairs += _flat(value, f"{prefix}{key}.")
+            yield from _flat(value, f"{prefix}{key}.")
         else:
             written = str(value).lower() if isinstance(value, bool) else str(value)
-            pairs.append((f"{prefix}{key}", "null" if value is None else written))
-    return pairs
+            yield f"{prefix}{key}", "null" if value is None else written

@@ -1,6 +1,7 @@
 """Welch's t-test for whether one group of seeds is better than another, without scipy."""
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,28 +14,19 @@ REQUIRED_P = 0.01
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(128)
 
 
-def mean(values: Sequence[float]) -> float:
-    """Returns the mean."""
-    return math.fsum(values) / len(values)
+mean = statistics.fmean
 
 
 def standard_deviation(values: Sequence[float]) -> float | None:
     """Returns the sample standard deviation (divisor n - 1); None for fewer than two values."""
-    if len(values) < 2:
-        return None
-    middle = mean(values)
-    return math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (len(values) - 1))
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def t_survival(t: float, degrees: float) -> float:
-    """Returns the probability that Student's t exceeds ``t``.
+    """Returns the probability that Student's t of at least 1 degree of freedom exceeds ``t``.
 
     Integrates the density by Gauss-Legendre quadrature after the substitution t = sqrt(degrees) cot(u**2),
     which leaves a smooth function on a finite interval.
-
-    Args:
-        t: the value.
-        degrees: degrees of freedom, at least 1, not necessarily whole.
     """
     end = math.sqrt(math.atan2(math.sqrt(degrees), abs(t)))
     u = end * (_NODES + 1) / 2

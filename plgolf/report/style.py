@@ -32,15 +32,7 @@ _DIRECTIONS = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 @dataclass(frozen=True)
 class Picture:
-    """A rendered figure.
-
-    Args:
-        name: name of its file.
-        caption: explanation below it; may be empty.
-        svg: ``<svg>`` element that takes its colours from the page.
-        png: the same on white.
-        is_wide: True if it needs the whole width of a page.
-    """
+    """A rendered figure: an ``<svg>`` element that takes its colours from the page, and a PNG on white."""
 
     name: str
     caption: str
@@ -51,17 +43,12 @@ class Picture:
 
 @dataclass
 class Drawing:
-    """A figure with one pair of axes; to be rendered within the block of ``drawing``.
-
-    Args:
-        figure: the figure.
-        axes: its axes.
-        tips: texts that a page shows over an artist, by its gid.
-    """
+    """A figure with one pair of axes; to be rendered within the block of ``drawing``."""
 
     figure: "Figure"
     axes: "Axes"
     tips: dict[str, str] = field(default_factory=dict)
+    """Texts that a page shows over an artist, by its gid."""
 
     def name_rows(self, names: Sequence[str]) -> None:
         """Labels horizontal rows, the first on top."""
@@ -76,21 +63,11 @@ class Drawing:
         self.axes.xaxis.set_minor_formatter(lambda _value, _: "")
 
     def picture(self, name: str, title: str, caption: str = "", *, x: str = "", y: str = "") -> Picture:
-        """Labels and renders the figure.
-
-        Args:
-            name: name of its file, different from all others on the page: its identifiers begin with it.
-            title: title, also for readers who cannot see the figure.
-            caption: explanation below it.
-            x: label of the horizontal axis.
-            y: label of the vertical axis.
-        """
+        """Labels and renders the figure; ``x`` and ``y`` are labels of the axes."""
         if self.axes.axison:
             self.axes.set(title=title, xlabel=x, ylabel=y)
         svg = self._svg(name, title)
-        self.figure.set_layout_engine(
-            "none"
-        )  # The layout is done, and doing it again takes as long as drawing.
+        self.figure.set_layout_engine("none")  # To do the layout again takes as long as drawing.
         return Picture(name, caption, svg, self.png(), bool(self.figure.get_figwidth() > NARROW[0]))
 
     def png(self) -> bytes:
@@ -122,11 +99,7 @@ class Drawing:
 
 @contextlib.contextmanager
 def drawing(size: tuple[float, float] = NARROW, *, num_rows: int = 0) -> Iterator[Drawing]:
-    """Opens a figure in the report's style; what is drawn in the block has that style.
-
-    Args:
-        size: width and height in inches.
-        num_rows: horizontal rows that must fit; the height grows with them.
+    """Opens a figure of a size in inches, higher if many rows must fit, and sets the report's style.
 
     Raises:
         UserError: matplotlib is missing.

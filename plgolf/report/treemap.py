@@ -30,15 +30,9 @@ class Rectangle(NamedTuple):
 
 
 def squarify(sizes: Sequence[float], frame: Rectangle) -> list[Rectangle]:
-    """Cuts a frame into rectangles, the largest at the upper left.
+    """Cuts a frame into a rectangle for each size, the largest at the upper left.
 
-    Args:
-        sizes: positive numbers, in any order and unit.
-        frame: rectangle that they fill together.
-
-    Returns:
-        A rectangle for each size, in the order of the sizes. Areas are proportional to sizes, and the
-        rectangles fill the frame without overlaps.
+    Areas are proportional to the positive sizes, and the rectangles fill the frame without overlaps.
     """
     if frame.area <= 0:
         return [frame] * len(sizes)
@@ -47,8 +41,7 @@ def squarify(sizes: Sequence[float], frame: Rectangle) -> list[Rectangle]:
     areas = [max(scale * sizes[i], _TINY) for i in order]
     placed: list[Rectangle] = []
     rest = frame
-    while len(placed) < len(areas):
-        start = len(placed)
+    while (start := len(placed)) < len(areas):
         is_wide, side = rest.width >= rest.height, max(min(rest.width, rest.height), _TINY)
         end = start + 1
         while end < len(areas) and _worst(areas[start : end + 1], side) <= _worst(areas[start:end], side):
@@ -57,8 +50,7 @@ def squarify(sizes: Sequence[float], frame: Rectangle) -> list[Rectangle]:
         for i in range(start, end):
             cell, strip = _cut(strip, areas[i] / sum(areas[i:end]), at_left=not is_wide)
             placed.append(cell)
-    by_size = dict(zip(order, placed, strict=True))
-    return [by_size[i] for i in range(len(sizes))]
+    return [cell for _, cell in sorted(zip(order, placed, strict=True))]
 
 
 def _worst(areas: Sequence[float], side: float) -> float:

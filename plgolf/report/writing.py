@@ -14,14 +14,7 @@ from plgolf.report.style import Picture
 
 
 class Written(NamedTuple):
-    """A report on disk.
-
-    Args:
-        page: the HTML file.
-        pictures: the PNG files.
-        rows: the comparison; empty for one run.
-        notes: what a reader should know first, a sentence each.
-    """
+    """A report on disk; ``rows`` is empty for one run, ``notes`` are sentences."""
 
     page: Path
     pictures: list[Path]

@@ -23,20 +23,13 @@ NOT_OFFERED = frozenset({
 # fmt: on
 """Classes that completion does not offer because they cannot work in ``plgolf fit``."""
 
-_SEED = "seed of all random numbers; true draws one"
-_WEIGHTS_ONLY = "leave it: checkpoints are always read without running code"
-
+_CHECKPOINT_TEXTS = {
+    "fit": "checkpoint to continue from: a file, or last for the newest",
+    "validate": "checkpoint or artifact to score; must be given",
+}
 _COMMAND_TEXTS = {
-    "fit": {
-        "seed_everything": _SEED,
-        "ckpt_path": "checkpoint to continue from: a file, or last for the newest",
-        "weights_only": _WEIGHTS_ONLY,
-    },
-    "validate": {
-        "seed_everything": _SEED,
-        "ckpt_path": "checkpoint or artifact to score; must be given",
-        "weights_only": _WEIGHTS_ONLY,
-    },
+    "seed_everything": "seed of all random numbers; true draws one",
+    "weights_only": "leave it: checkpoints are always read without running code",
 }
 _TRAINER_TEXTS = {
     "trainer": "Lightning's Trainer",
@@ -75,17 +68,16 @@ class GolfParser(SettingsParser, LightningArgumentParser):
             )
         self.brief["trainer"] = set(_TRAINER_TEXTS)
         # Lightning's arguments of the command itself are listed among the first.
-        self.describe({**_TRAINER_TEXTS, **_COMMAND_TEXTS[command], command: ""})
+        texts = {"ckpt_path": _CHECKPOINT_TEXTS[command], command: ""}
+        self.describe({**_TRAINER_TEXTS, **_COMMAND_TEXTS, **texts})
 
 
 def overrides(arguments: list[str]) -> list[str]:
     """Returns a command line without the subcommand and the recipes."""
-    rest, skip = [], False
-    for argument in arguments[1:]:
-        if skip:
-            skip = False
-        elif argument in ("-c", "--config"):
-            skip = True
+    rest, words = [], iter(arguments[1:])
+    for argument in words:
+        if argument in ("-c", "--config"):
+            next(words, None)
         elif not argument.startswith(("--config=", "-c=")):
             rest.append(argument)
     return rest

@@ -48,33 +48,13 @@ class StoppedBySignal(SystemExit):
 
 
 def at_least(name: str, value: Any, least: float) -> None:
-    """Checks a number from below.
-
-    Args:
-        name: the setting's name, for the message.
-        value: its value.
-        least: the smallest allowed value.
-
-    Raises:
-        UserError: the value is smaller, NaN, or not a number.
-
-    >>> at_least("steps", -1, 0)
-    Traceback (most recent call last):
-    plgolf.errors.UserError: steps must be at least 0, got -1
-    """
+    """Raises a UserError, which names the setting, if its value is smaller, NaN, or not a number."""
     if not isinstance(value, Real) or not value >= least:  # type: ignore[operator]
         raise UserError(f"{name} must be at least {least}, got {value!r:.100}")
 
 
-def whole_number(name: str, value: Any) -> None:
-    """Checks that a value is an integer, numpy's included.
-
-    Args:
-        name: the setting's name, for the message.
-        value: its value.
-
-    Raises:
-        UserError: the value is anything else, such as 1.0 or True.
+def whole_number(name: str, value: Any, *, least: int | None = None) -> None:
+    """Raises a UserError if a setting is not an integer (numpy's included), or below ``least``.
 
     >>> whole_number("seed", 1.5)
     Traceback (most recent call last):
@@ -82,3 +62,5 @@ def whole_number(name: str, value: Any) -> None:
     """
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise UserError(f"{name} must be a whole number, got {value!r:.100}")
+    if least is not None:
+        at_least(name, value, least)

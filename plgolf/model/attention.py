@@ -51,11 +51,7 @@ class AttentionConfig:
             raise UserError(f"attention.qk_gain must be finite, got {self.qk_gain}")
 
     def head_dim(self, dim: int) -> int:
-        """Returns the channels of a head at model width ``dim``.
-
-        Raises:
-            UserError: ``dim`` is not a multiple of the heads, or the result is odd (rotary needs pairs).
-        """
+        """Returns the channels of a head at model width ``dim``; raises a UserError if it does not fit."""
         if dim % self.num_heads:
             raise UserError(f"dim must be a multiple of attention.num_heads ({self.num_heads}), got {dim}")
         head_dim = dim // self.num_heads
@@ -65,15 +61,7 @@ class AttentionConfig:
 
 
 class SelfAttention(nn.Module):
-    """Causal self-attention: each position attends to itself and to earlier positions.
-
-    Args:
-        dim: model width.
-        config: heads, gain and rotary base.
-
-    Raises:
-        UserError: the width does not fit the heads.
-    """
+    """Causal self-attention: each position attends to itself and to earlier positions."""
 
     def __init__(self, dim: int, config: AttentionConfig) -> None:
         super().__init__()
@@ -86,9 +74,6 @@ class SelfAttention(nn.Module):
         self.out_proj = CastLinear(dim, dim, zero_init=True)
         self.qk_gain = nn.Parameter(torch.full((config.num_heads,), config.qk_gain))
 
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], -1, self.head_dim)
-
     def forward(
         self,
         x: Tensor,
@@ -97,25 +82,23 @@ class SelfAttention(nn.Module):
         *,
         scale: Tensor | None = None,
     ) -> Tensor:
-        """Computes the attention layer's output.
+        """Computes the attention layer's output, of the shape and dtype of ``x``.
 
         Args:
             x: the normalised stream, (batch, time, dim).
             rotary: cosines and sines of these positions, each (time, head_dim / 2), from ``Rotary``.
-            cache: keys and values of earlier positions, to attend to and to extend; None for none.
+            cache: keys and values of earlier positions, to attend to and to extend.
             scale: float32 (dim,), multiplies the output; None for 1.
-
-        Returns:
-            (batch, time, dim), in the dtype of ``x``.
         """
         # The heads of a position stay side by side in memory: attention's kernels then return their results
         # in the layout that out_proj reads.
         cos, sin = (table[:, None] for table in rotary)
-        q = rotate(rms_norm(self._heads(self.q_proj(x))), cos, sin)
-        k = rotate(rms_norm(self._heads(self.k_proj(x))), cos, sin)
-        v = self._heads(self.v_proj(x))
+        heads = (-1, self.head_dim)
+        q = rotate(rms_norm(self.q_proj(x).unflatten(-1, heads)), cos, sin)
+        k = rotate(rms_norm(self.k_proj(x).unflatten(-1, heads)), cos, sin)
+        v = self.v_proj(x).unflatten(-1, heads)
         q = q * self.qk_gain.to(q.dtype)[:, None]
-        q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))
+        q, k, v = (each.transpose(1, 2) for each in (q, k, v))
         if cache is not None:
             k, v = cache.extend(k, v)
         y: Tensor = self.out_proj(self._attend(q, k, v).transpose(1, 2).flatten(2), scale)

@@ -13,14 +13,6 @@ class Block(nn.Module):
     """Mixes in the normalised embedding, then adds attention and MLP with learned scales.
 
     The mix and the scales per channel are from modded-nanogpt (https://github.com/KellerJordan/modded-nanogpt).
-
-    Args:
-        dim: model width.
-        attention: settings of the attention layer.
-        mlp: settings of the MLP.
-
-    Raises:
-        UserError: the width does not fit the settings.
     """
 
     def __init__(self, dim: int, attention: AttentionConfig, mlp: MLPConfig) -> None:
@@ -34,16 +26,13 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, x0: Tensor, rotary: tuple[Tensor, Tensor], cache: LayerCache | None = None
     ) -> Tensor:
-        """Computes the residual stream after this layer.
+        """Computes the residual stream after this layer, of the shape and dtype of ``x``.
 
         Args:
             x: the residual stream, (batch, time, dim).
             x0: the normalised embedding, of the same shape.
             rotary: cosines and sines of these positions, each (time, head_dim / 2).
-            cache: keys and values of earlier positions; None for none.
-
-        Returns:
-            (batch, time, dim), in the dtype of ``x``.
+            cache: keys and values of earlier positions.
         """
         keep, restore = self.residual_mix.to(x.dtype)
         x = keep * x + restore * x0

@@ -18,20 +18,13 @@ class LayerCache:
 
     def __init__(self, shape: tuple[int, int, int, int], like: Tensor) -> None:
         self._keys, self._values = (torch.empty(shape, dtype=like.dtype, device=like.device) for _ in "kv")
-        self.batch = shape[0]
-        """Number of sequences."""
-        self.length = 0
-        """Number of cached positions."""
+        self.batch, self.length = shape[0], 0
+        """Numbers of sequences and of cached positions."""
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Appends positions; ``Cache.rotary`` has checked that they fit.
+        """Appends positions (batch, heads, time, head_dim), and returns views of all keys and values.
 
-        Args:
-            keys: rotated keys, (batch, key-value heads, time, head_dim).
-            values: values of the same shape.
-
-        Returns:
-            Keys and values of all cached positions, as views.
+        ``Cache.rotary`` has checked that they fit.
         """
         first, self.length = self.length, self.length + keys.size(2)
         self._keys[:, :, first : self.length] = keys
@@ -61,21 +54,11 @@ class Cache:
         if batch != self.layers[0].batch:
             raise UserError(f"input_ids must have the cache's {self.layers[0].batch} sequences, got {batch}")
 
-    @property
-    def capacity(self) -> int:
-        """Largest number of positions."""
-        return self.tables[0].size(0)
-
     def rotary(self, time: int) -> tuple[Tensor, Tensor]:
-        """Returns cosines and sines of the next positions, each (time, head_dim / 2).
-
-        Raises:
-            UserError: the cache has no room for them.
-        """
-        end = self.length + time
-        if end > self.capacity:
-            raise UserError(f"the cache must have room for {end} positions, got {self.capacity}")
-        cos, sin = self.tables
+        """Returns cosines and sines of the next positions, each (time, head_dim / 2), if they have room."""
+        end, (cos, sin) = self.length + time, self.tables
+        if end > len(cos):
+            raise UserError(f"the cache must have room for {end} positions, got {len(cos)}")
         return cos[self.length : end], sin[self.length : end]
 
     def clear(self) -> None:

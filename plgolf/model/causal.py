@@ -17,12 +17,9 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attends from each position to itself and to earlier positions.
 
     Args:
-        q: queries, (batch, query heads, time, head_dim).
+        q: queries, (batch, query heads, time, head_dim); the result has their shape and dtype.
         k: keys, (batch, key-value heads, time, head_dim); each head serves neighbouring query heads.
         v: values, of the shape of ``k``.
-
-    Returns:
-        (batch, query heads, time, head_dim), in the dtype of ``q``.
     """
     # PyTorch's forward pass is as fast; its backward pass is slow on a CPU.
     trains_on_cpu = q.device.type == "cpu" and torch.is_grad_enabled()
@@ -39,11 +36,7 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def attend_with(kernels: list[SDPBackend], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attends like ``causal_attention`` with the first of PyTorch's kernels that supports the inputs.
-
-    Raises:
-        RuntimeError: none of the kernels supports the inputs.
-    """
+    """Attends like ``causal_attention`` with the first of PyTorch's kernels that supports the inputs."""
     if kernels[0] is SDPBackend.EFFICIENT_ATTENTION:  # Up to torch 2.13 it does not support grouped heads.
         k, v = (x.repeat_interleave(q.size(1) // x.size(1), dim=1) for x in (k, v))
     with sdpa_kernel(kernels, set_priority=True):
@@ -64,15 +57,9 @@ def _kernels_of(device: torch.device, dtype: torch.dtype) -> list[SDPBackend]:
 def gpu_kernels(
     capability: tuple[int, int], dtype: torch.dtype, *, newest_flash: bool = False
 ) -> list[SDPBackend]:
-    """Returns PyTorch's kernels for an NVIDIA GPU, the fastest first.
+    """Returns PyTorch's kernels for an NVIDIA GPU of a compute capability, the fastest first.
 
-    Args:
-        capability: the GPU's compute capability.
-        dtype: dtype of the queries.
-        newest_flash: True if FlashAttention 3 or 4 replaces PyTorch's flash kernel.
-
-    >>> [kernel.name for kernel in gpu_kernels((9, 0), torch.bfloat16)]
-    ['CUDNN_ATTENTION', 'FLASH_ATTENTION', 'MATH']
+    ``newest_flash`` is True if FlashAttention 3 or 4 replaces PyTorch's flash kernel.
     """
     if dtype not in (torch.bfloat16, torch.float16) or capability < (8, 0):
         return [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -88,8 +75,7 @@ def blockwise_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attends like ``causal_attention`` with plain products of a block of queries and the keys that it sees.
 
     PyTorch's CPU kernel also computes the masked scores of short sequences, and its backward pass gains
-    nothing from bfloat16 products. Sums and softmax are float32; scores and probabilities are in the inputs'
-    dtype.
+    nothing from bfloat16 products.
     """
     batch, heads, time, head_dim = q.shape
     groups = k.size(1)

@@ -4,16 +4,12 @@
 def skip_sources(num_layers: int) -> tuple[int | None, ...]:
     """Pairs the layers like a U-Net (https://arxiv.org/abs/1505.04597), from the middle outwards.
 
-    Args:
-        num_layers: number of layers; if it is odd, the last layer has no skip.
-
     Returns:
-        For each layer, the index of the earlier layer whose output is added to its input, or None.
+        For each layer, the index of the earlier layer whose output is added to its input, or None. The last
+        of an odd number of layers has no skip.
 
     >>> skip_sources(5)
     (None, None, 1, 0, None)
     """
     half = num_layers // 2
-    return tuple(
-        half - 1 - (layer - half) if half <= layer < 2 * half else None for layer in range(num_layers)
-    )
+    return (*[None] * half, *reversed(range(half)), *[None] * (num_layers % 2))

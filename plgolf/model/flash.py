@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch.nn import attention
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+_VERSIONS = {9: ("FA4", "FA3"), 10: ("FA4",)}
+"""Versions that support a GPU's major compute capability, the newest first."""
 _TOLERANCE = 0.02
 """Largest error of a bfloat16 kernel, relative to the norm of a float64 result; usual errors are 0.003."""
 
@@ -18,18 +20,15 @@ def activate_flash_attention(device: torch.device) -> str | None:
     PyTorch and these packages are released separately, and only use shows which versions fit together. Each
     therefore passes a self-test first; one that fails is replaced by PyTorch's own kernel, with a warning.
 
-    Args:
-        device: the GPU.
-
     Returns:
         ``FA4`` (https://github.com/Dao-AILab/flash-attention, flash_attn.cute) or ``FA3``
         (https://arxiv.org/abs/2407.08608, flash_attn_interface); None if PyTorch's own kernel stays.
     """
-    for name in supported_versions(torch.cuda.get_device_capability(device)):
+    for name in _VERSIONS.get(torch.cuda.get_device_capability(device)[0], ()):
         # Raised if it is not installed or of an unknown version; PyTorch before 2.10 has no such function.
         with suppress(ImportError, OSError, RuntimeError, AttributeError, ValueError):
             attention.activate_flash_attention_impl(name)
-            fault = self_test(device)
+            fault = _fault(device)
             if fault is None:
                 return name
             attention.restore_flash_attention_impl()
@@ -37,24 +36,8 @@ def activate_flash_attention(device: torch.device) -> str | None:
     return None
 
 
-def supported_versions(capability: tuple[int, int]) -> tuple[str, ...]:
-    """Returns the versions that support a GPU's compute capability, the newest first.
-
-    >>> supported_versions((9, 0)), supported_versions((8, 9))
-    (('FA4', 'FA3'), ())
-    """
-    return {9: ("FA4", "FA3"), 10: ("FA4",)}.get(capability[0], ())
-
-
-def self_test(device: torch.device) -> str | None:
-    """Runs the active flash kernel forward and backward with grouped heads, and compares with float64.
-
-    Args:
-        device: the GPU.
-
-    Returns:
-        One line that names the fault; None if the results are right.
-    """
+def _fault(device: torch.device) -> str | None:
+    """Tests the active flash kernel forward and backward against float64; returns one line if it is wrong."""
     generator = torch.Generator().manual_seed(0)
     # In the layout of SelfAttention: the heads of a position side by side in memory.
     exact = [torch.randn(2, 256, heads, 64, generator=generator, dtype=torch.float64) for heads in (4, 2, 2)]

@@ -4,18 +4,11 @@ from plgolf.model.gpt import GPTConfig
 
 
 def train_flops_per_token(config: GPTConfig, seq_len: int) -> int:
-    """Counts the floating-point operations of all products in a forward and a backward pass.
+    """Counts the floating-point operations of all products in training, per token.
 
     A multiply-add counts as two operations, the backward pass as two forward passes, and attention as its
     causal half. Norms, activations and the optimizer are left out, as in model FLOPs utilisation
     (https://arxiv.org/abs/2204.02311, appendix B, which counts all of attention).
-
-    Args:
-        config: the architecture.
-        seq_len: tokens in a sequence.
-
-    Returns:
-        Floating-point operations per token.
 
     >>> train_flops_per_token(GPTConfig(), 4096) // 10**6
     215

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plgolf.errors import UserError, at_least, whole_number
+from plgolf.errors import UserError, whole_number
 from plgolf.hardware import resolve_dtype
 from plgolf.model.attention import AttentionConfig
 from plgolf.model.block import Block
@@ -55,8 +55,7 @@ class GPTConfig:
     def __post_init__(self) -> None:
         for name, most in _AT_MOST.items():
             value = getattr(self, name)
-            whole_number(name, value)
-            at_least(name, value, 1)
+            whole_number(name, value, least=1)
             if value > most:
                 raise UserError(f"{name} must be at most {most}, got {value}")
         if not 0 <= self.embedding_std < math.inf:
@@ -152,20 +151,14 @@ class GPT(nn.Module):
         """Returns an empty cache for ``next_logits``.
 
         Args:
-            capacity: largest number of positions.
-            batch: number of sequences.
-
-        Raises:
-            UserError: a number is below 1.
+            capacity: largest number of positions, at least 1.
+            batch: number of sequences, at least 1.
         """
-        for name, value in (("capacity", capacity), ("batch", batch)):
-            whole_number(name, value)
-            at_least(name, value, 1)
+        whole_number("capacity", capacity, least=1)
+        whole_number("batch", batch, least=1)
         attention, weight = self.config.attention, self.embedding.weight
-        head_dim = attention.head_dim(self.config.dim)
-        shape = (batch, attention.num_kv_heads, capacity, head_dim)
-        layers = [LayerCache(shape, weight) for _ in self.blocks]
-        return Cache(layers, self.rotary(capacity, weight.dtype))
+        shape = (batch, attention.num_kv_heads, capacity, attention.head_dim(self.config.dim))
+        return Cache([LayerCache(shape, weight) for _ in self.blocks], self.rotary(capacity, weight.dtype))
 
     def next_logits(self, input_ids: Tensor, cache: Cache) -> Tensor:
         """Computes the logits of the next token after the cached positions and these, which it caches.

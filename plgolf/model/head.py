@@ -33,13 +33,7 @@ class HeadConfig:
 
 
 class Head(nn.Module):
-    """Computes the logits of all token ids at every position.
-
-    Args:
-        vocab_size: number of token ids.
-        dim: model width.
-        config: tying and soft cap.
-    """
+    """Computes the logits of all token ids at every position."""
 
     role = Role.HEAD
 
@@ -49,14 +43,11 @@ class Head(nn.Module):
         self.proj = None if config.tied else CastLinear(dim, vocab_size, zero_init=True)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Computes logits.
+        """Computes float32 logits, (batch, time, vocab).
 
         Args:
             x: the normalised stream, (batch, time, dim).
             embedding: weight of the embedding, (vocab, dim), used if tied.
-
-        Returns:
-            Float32 logits, (batch, time, vocab).
         """
         logits = F.linear(x, embedding.to(x.dtype)) if self.proj is None else self.proj(x)
         # Float32 from here on: near a cap of 30, bfloat16 has steps of 1/8.

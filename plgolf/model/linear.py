@@ -8,11 +8,6 @@ class CastLinear(nn.Linear):
     """A linear map without bias that computes in the dtype of its input.
 
     The float32 weight is the optimizer's master copy; the cast costs one pass over the weight.
-
-    Args:
-        in_features: channels of the input.
-        out_features: channels of the output.
-        zero_init: True for a weight of zeros; False for the default of ``torch.nn.Linear``.
     """
 
     def __init__(self, in_features: int, out_features: int, *, zero_init: bool = False) -> None:
@@ -21,20 +16,14 @@ class CastLinear(nn.Linear):
             nn.init.zeros_(self.weight)
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Applies the map.
+        """Maps (..., positions, in_features) to (..., positions, out_features), in the dtype of ``x``.
 
-        Args:
-            x: (..., positions, in_features); its dtype is the output's.
-            scale: float32 (out_features,), multiplies the output; None for 1.
-
-        Returns:
-            (..., positions, out_features).
+        ``scale``, float32 (out_features,), multiplies the output; None for 1.
         """
-        weight = self.weight
         if scale is None:
-            return F.linear(x, weight.to(x.dtype))
+            return F.linear(x, self.weight.to(x.dtype))
         if x.size(-2) == 1:  # In generation, scaling the weight would take as long as the product.
-            return scale.to(x.dtype) * F.linear(x, weight.to(x.dtype))
+            return scale.to(x.dtype) * F.linear(x, self.weight.to(x.dtype))
         # Scaling the weight makes the scale's gradient a sum over the weight's gradient, cheaper than a sum
         # over all positions.
-        return F.linear(x, (scale[:, None] * weight).to(x.dtype))
+        return F.linear(x, (scale[:, None] * self.weight).to(x.dtype))

@@ -22,11 +22,7 @@ class MLPConfig:
     expansion: float = 2.0
 
     def hidden_dim(self, dim: int) -> int:
-        """Returns the hidden width at model width ``dim``.
-
-        Raises:
-            UserError: expansion * dim is not a whole number from 1 to 2**20.
-        """
+        """Returns the hidden width at model width ``dim``, which must be a whole number from 1 to 2**20."""
         hidden = float(self.expansion * dim)
         if not (hidden.is_integer() and 1 <= hidden <= _MAX_HIDDEN_DIM):
             raise UserError(
@@ -36,15 +32,7 @@ class MLPConfig:
 
 
 class MLP(nn.Module):
-    """Maps each position to the hidden width, applies the squared ReLU, and maps back.
-
-    Args:
-        dim: model width.
-        config: hidden width.
-
-    Raises:
-        UserError: the hidden width is not a whole number.
-    """
+    """Maps each position to the hidden width, applies the squared ReLU, and maps back."""
 
     def __init__(self, dim: int, config: MLPConfig) -> None:
         super().__init__()
@@ -53,14 +41,6 @@ class MLP(nn.Module):
         self.down_proj = CastLinear(hidden_dim, dim, zero_init=True)
 
     def forward(self, x: Tensor, *, scale: Tensor | None = None) -> Tensor:
-        """Computes the MLP's output.
-
-        Args:
-            x: the normalised stream, (..., dim).
-            scale: float32 (dim,), multiplies the output; None for 1.
-
-        Returns:
-            (..., dim), in the dtype of ``x``.
-        """
+        """Maps the normalised stream (..., dim), keeping its dtype; ``scale`` (dim,) multiplies it."""
         y: Tensor = self.down_proj(torch.relu(self.up_proj(x)).square(), scale)
         return y

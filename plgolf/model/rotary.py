@@ -41,15 +41,9 @@ def _(inverse_frequency: Tensor, seq_len: int, dtype: torch.dtype) -> list[Tenso
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates each pair of channels by the negative angle of its position.
+    """Rotates each pair of channels of x (..., head_dim) by the negative angle of its position.
 
-    Args:
-        x: (..., head_dim).
-        cos: cosines, broadcastable to (..., head_dim / 2).
-        sin: sines, of the shape of ``cos``.
-
-    Returns:
-        (..., head_dim), in the dtype of ``x``.
+    Cosines and sines broadcast to (..., head_dim / 2).
     """
     # Slicing and concatenating the halves instead would add 1 % to a GPU's whole step.
     halves = torch.unflatten(x, -1, (2, -1))

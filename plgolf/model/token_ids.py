@@ -9,15 +9,7 @@ IGNORED = -100
 
 
 def check_ids(name: str, ids: Tensor) -> None:
-    """Checks type and shape; never waits for the device.
-
-    Args:
-        name: the argument's name, for the message.
-        ids: int64 or, for inputs, int32 (batch, time).
-
-    Raises:
-        UserError: ids of another type or number of axes, or no ids.
-    """
+    """Checks that ids are int64 or, for inputs, int32 (batch, time) and not empty, without waiting."""
     if not isinstance(ids, Tensor):
         raise UserError(f"{name} must be a tensor, got {type(ids).__name__}")
     allowed = (int64, int32) if name == "input_ids" else (int64,)
@@ -29,16 +21,7 @@ def check_ids(name: str, ids: Tensor) -> None:
 
 
 def check_targets(target_ids: Tensor, input_ids: Tensor, reduction: str) -> None:
-    """Checks type and shape of targets, and the reduction of their losses; never waits for the device.
-
-    Args:
-        target_ids: int64 (batch, time).
-        input_ids: checked ids.
-        reduction: ``mean`` or ``none``.
-
-    Raises:
-        UserError: the targets do not fit the inputs, or the reduction is unknown.
-    """
+    """Checks that targets fit the checked inputs, and the reduction of their losses, without waiting."""
     check_ids("target_ids", target_ids)
     if target_ids.shape != input_ids.shape:
         shape, got = tuple(input_ids.shape), tuple(target_ids.shape)
@@ -48,13 +31,7 @@ def check_targets(target_ids: Tensor, input_ids: Tensor, reduction: str) -> None
 
 
 def range_error(name: str, ids: Tensor, vocab_size: int) -> UserError:
-    """Returns the error for ids that PyTorch has found out of range.
-
-    Args:
-        name: the argument's name.
-        ids: the ids.
-        vocab_size: number of token ids.
-    """
+    """Returns the error for ids that PyTorch has found out of range."""
     allowed = f"from 0 to {vocab_size - 1}"
     if name == "target_ids":
         allowed += f", or {IGNORED} for none"

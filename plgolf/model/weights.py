@@ -1,22 +1,17 @@
 """Builds models from the weights of files, after a check that they fit the architecture."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from plgolf.errors import UserError
 from plgolf.model.gpt import GPT, GPTConfig
+from plgolf.model.rotary import Rotary
 
 
 def check_weights_fit(config: GPTConfig, weights: Mapping[str, Tensor]) -> None:
-    """Checks names, shapes and dtypes against a model without data, whose size the weights bound.
-
-    Args:
-        config: the architecture.
-        weights: tensors by plgolf's names, on any device, meta too.
+    """Checks names, shapes and dtypes of weights on any device, meta too.
 
     Raises:
         UserError: a tensor is missing, unknown or does not fit; the message names the first one.
@@ -25,25 +20,19 @@ def check_weights_fit(config: GPTConfig, weights: Mapping[str, Tensor]) -> None:
 
 
 def gpt_with_weights(config: GPTConfig, weights: Mapping[str, Tensor]) -> GPT:
-    """Builds a model whose parameters are the given tensors, without initial values.
-
-    Args:
-        config: the architecture.
-        weights: tensors by plgolf's names, on the CPU; they are not copied.
-
-    Returns:
-        The model, in training mode.
+    """Builds a model in training mode whose parameters are the given CPU tensors, which are not copied.
 
     Raises:
         UserError: the weights do not fit the architecture.
     """
     gpt = _gpt_without_weights(config, weights)
     gpt.load_state_dict(weights, assign=True)
-    assert not any(tensor.is_meta for tensor in (*gpt.parameters(), *gpt.buffers()))
+    gpt.rotary = Rotary(config.attention.head_dim(config.dim), base=config.attention.rope_base)
     return gpt
 
 
 def _gpt_without_weights(config: GPTConfig, weights: Mapping[str, Tensor]) -> GPT:
+    """Builds a model without data after a check that the weights fit it."""
     num_layers = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
     if config.num_layers != num_layers:
         raise UserError(f"weights do not fit: num_layers must be their {num_layers}, got {config.num_layers}")
@@ -55,7 +44,7 @@ def _gpt_without_weights(config: GPTConfig, weights: Mapping[str, Tensor]) -> GP
     }
     for name, shape in sizes.items():
         _check_tensor(name, weights.get(name), shape)
-    with _NoInitialValues(), torch.device("meta"):
+    with torch.device("meta"):
         gpt = GPT(config)
     expected = gpt.state_dict()
     for name, tensor in expected.items():
@@ -64,23 +53,6 @@ def _gpt_without_weights(config: GPTConfig, weights: Mapping[str, Tensor]) -> GP
     if unknown:
         raise UserError(f"weights do not fit: {unknown[0]!r:.100} is not in this architecture")
     return gpt
-
-
-class _NoInitialValues(TorchFunctionMode):
-    """Skips random initial values, which on the meta device would import code for a second.
-
-    Computes what files do not hold, the rotary frequencies, on the CPU.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in (nn.init.normal_, nn.init.kaiming_uniform_):
-            return args[0] if args else kwargs["tensor"]
-        if func is torch.arange:
-            kwargs["device"] = "cpu"
-        return func(*args, **kwargs)
 
 
 def _check_tensor(

@@ -34,11 +34,7 @@ from plgolf.reference.validation import HEADER_KEY, TOKENIZER_KEY, check_quantiz
 from plgolf.roles import Role, parameter_roles
 
 SUFFIX = ".ptz"
-_HEADER_VERSION = 2
-_FIELDS = {
-    1: {"version", "config"},
-    2: {"version", "config", "seq_len", "tokenizer_sha256"},
-}
+_FIELDS = {1: {"version", "config"}, 2: {"version", "config", "seq_len", "tokenizer_sha256"}}
 """Fields of the header, by version."""
 _MAX_HEADER_CHARACTERS = 2**16
 _MAX_SEQ_LEN = 2**31 - 1
@@ -66,14 +62,11 @@ class Artifact:
     stored: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def gpt(self, config: GPTConfig | None = None) -> GPT:
-        """Builds the model.
+        """Builds the model with copies of the dequantised weights, in eval mode, on the CPU.
 
         Args:
             config: the architecture for a file that has none; by default it is inferred from the weights,
                 with the reference's rotary base and soft cap.
-
-        Returns:
-            The model with copies of the dequantised weights, in eval mode, on the CPU.
 
         Raises:
             UserError: the weights do not fit the architecture, or the file carries another one.
@@ -102,57 +95,36 @@ def save_artifact(
         tokenizer: contents of the tokenizer's file; the artifact stores their SHA-256.
         carry_tokenizer: also stores the contents, which count against the byte budget.
 
-    Returns:
-        The quantiser's counters.
-
     Raises:
         UserError: the tokenizer or ``seq_len`` is out of bounds, or a weight is not finite, too large for
             float16, or of another dtype than the configuration says.
     """
-    _check_dtypes(gpt)
+    check_weights_fit(gpt.config, gpt.state_dict())  # A cast model could not be read again.
     roles = parameter_roles(gpt)
     obj, stats = quantize_state_dict(
         weights_to_reference(gpt.state_dict()),
         is_control=lambda name: roles.get(weight_name_from_reference(name)) is Role.SCALAR,
     )
     header = {
-        "version": _HEADER_VERSION,
+        "version": max(_FIELDS),
         "config": config_to_dict(gpt.config),
         "seq_len": _checked_seq_len(seq_len),
         "tokenizer_sha256": None if tokenizer is None else hashlib.sha256(tokenizer).hexdigest(),
     }
     obj[HEADER_KEY] = json.dumps(header, separators=(",", ":"))
     if carry_tokenizer:
-        num_bytes = len(tokenizer or b"")
-        if tokenizer is None or not 1 <= num_bytes <= _MAX_TOKENIZER_BYTES:
-            raise UserError(
-                f"a tokenizer to carry must have from 1 to {_MAX_TOKENIZER_BYTES} bytes, got {num_bytes}"
-            )
-        obj[TOKENIZER_KEY] = torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8)
+        carried = tokenizer or b""
+        if not 1 <= len(carried) <= _MAX_TOKENIZER_BYTES:
+            most = _MAX_TOKENIZER_BYTES
+            raise UserError(f"a tokenizer to carry must have from 1 to {most} bytes, got {len(carried)}")
+        obj[TOKENIZER_KEY] = torch.frombuffer(bytearray(carried), dtype=torch.uint8)
     check_quantized(obj)  # A file that cannot be read must not replace an earlier one.
     write_atomically(Path(path), pack(obj))
     return stats
 
 
-def _check_dtypes(gpt: GPT) -> None:
-    """Checks the dtypes that a model built from this configuration has, so that the file can be read."""
-    if type(gpt) is not GPT:  # Subclasses may have tensors that a reader does not expect.
-        check_weights_fit(gpt.config, gpt.state_dict())
-    stream = getattr(torch, gpt.config.compute_dtype)
-    for name, tensor in gpt.state_dict().items():
-        expected = stream if name == "embedding.weight" else torch.float32
-        if tensor.dtype is not expected:
-            raise UserError(f"{name} must be {expected}, got {tensor.dtype}")
-
-
 def read_artifact(path: str | Path) -> Artifact:
     """Reads a file written by ``save_artifact`` or by the reference program.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The contents.
 
     Raises:
         UserError: the file cannot be read or is malformed.
@@ -160,10 +132,10 @@ def read_artifact(path: str | Path) -> Artifact:
     obj = read_artifact_dict(path)
     try:
         weights = weights_from_reference(dequantize_state_dict(obj))
-        if HEADER_KEY not in obj:
-            if TOKENIZER_KEY in obj:
-                raise UserError("it must have a header, since it has a tokenizer")
+        if HEADER_KEY not in obj and TOKENIZER_KEY not in obj:
             return Artifact(config=None, weights=weights, stored=obj)
+        if HEADER_KEY not in obj:
+            raise UserError("it must have a header, since it has a tokenizer")
         header = _checked_header(obj[HEADER_KEY])
         return Artifact(
             config=config_from_dict(GPTConfig, header["config"]),
@@ -216,14 +188,10 @@ def _carried_tokenizer(obj: Mapping[str, Any], sha256: str | None) -> bytes | No
     if TOKENIZER_KEY not in obj:
         return None
     carried = obj[TOKENIZER_KEY]
-    if (
-        type(carried) is not Tensor
-        or carried.dtype is not torch.uint8
-        or carried.ndim != 1
-        or not 1 <= carried.numel() <= _MAX_TOKENIZER_BYTES
-    ):
+    plain = type(carried) is Tensor and carried.dtype is torch.uint8 and carried.ndim == 1
+    if not plain or not 1 <= len(carried) <= _MAX_TOKENIZER_BYTES:
         raise UserError(f"its tokenizer must be a uint8 tensor of 1 to {_MAX_TOKENIZER_BYTES} bytes")
-    content = carried.numpy().tobytes()
+    content: bytes = carried.numpy().tobytes()
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise UserError(f"its tokenizer's sha256 must be {sha256}, as its header says, got {found}")
@@ -231,15 +199,12 @@ def _carried_tokenizer(obj: Mapping[str, Any], sha256: str | None) -> bytes | No
 
 
 def load_gpt(path: str | Path, *, config: GPTConfig | None = None) -> GPT:
-    """Loads the model of an artifact, without its tokenizer; ``plgolf.load_artifact`` returns both.
+    """Loads the model of an artifact without its tokenizer, in eval mode, on the CPU.
 
     Args:
         path: a file written by ``save_artifact`` or by the reference program.
         config: the architecture for a file that has none; by default it is inferred from the weights, with
             the reference's rotary base and soft cap.
-
-    Returns:
-        The model with dequantised weights, in eval mode, on the CPU.
 
     Raises:
         UserError: the file cannot be read, is malformed, or its weights do not fit the architecture.

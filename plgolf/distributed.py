@@ -18,14 +18,14 @@ def ranks() -> tuple[int, int]:
 
 
 def all_gather_floats(values: Tensor, known: Sequence[float] = ()) -> list[list[float]]:
-    """Gathers numbers of all ranks, which must call this together; waits for the device.
+    """Gathers ``[*known, *values]`` of all ranks, which must call this together; waits for the device.
 
     Args:
         values: floating point (n,), with the same n on every rank.
-        known: Python numbers to put before them, the same count on every rank.
+        known: Python numbers, the same count on every rank.
 
     Returns:
-        A list of the ranks' numbers, each ``[*known, *values]`` in float64.
+        A list of the ranks' numbers in float64.
     """
     world_size = ranks()[1]
     if world_size == 1:

@@ -1,12 +1,10 @@
 """Files and folders that are replaced in one step, and files of others that are read within bounds."""
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import shutil
 import stat
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -40,24 +38,13 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file by renaming a temporary one, so that no reader ever sees a part of it.
-
-    Args:
-        path: the file; its folder is created if it does not exist.
-        data: the new contents.
-    """
+    """Writes a file by renaming a temporary one; its folder is created if it does not exist."""
     with atomic_file(path) as file:
         file.write(data)
 
 
 def open_regular(path: Path) -> BinaryIO:
     """Opens a regular file for reading; refuses pipes and devices, which may block or never end.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The open file.
 
     Raises:
         UserError: the file cannot be opened or is not a regular file; the message starts with the path.
@@ -75,14 +62,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_regular(path: Path, *, max_bytes: int) -> bytes:
-    """Reads a regular file of a bounded size.
-
-    Args:
-        path: the file.
-        max_bytes: largest size in bytes, checked before anything is read.
-
-    Returns:
-        The contents.
+    """Reads a regular file of at most ``max_bytes``, which is checked before anything is read.
 
     Raises:
         UserError: the file is not a regular file, is too large or cannot be read; the message starts with
@@ -127,10 +107,11 @@ class FolderNotEmptyError(FileExistsError):
 
 @contextlib.contextmanager
 def staged_folder(path: Path, *, replace: bool) -> Iterator[Path]:
-    """Creates a hidden folder beside ``path``, which replaces it in one step when the block ends.
+    """Creates a hidden folder beside ``path``, which is renamed to it when the block ends.
 
-    An exception in the block, or the end of the process, leaves ``path`` as it was. If another process is
-    creating the same folder, waits for it.
+    An exception in the block, or the end of the process, leaves ``path`` as it was. After a kill between the
+    renames of the old and the new folder, the next call restores the old one. If another process is creating
+    the same folder, waits for it.
 
     Args:
         path: the folder to create; it may exist if it is empty.
@@ -151,7 +132,7 @@ def staged_folder(path: Path, *, replace: bool) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.replaced")
     with _locked_folder(partial):
         if aside.exists() and not path.exists():
-            aside.rename(path)  # A process was killed between the two renames of _replace_folder.
+            aside.rename(path)  # A process was killed between the two renames below.
         try:
             if not replace and path.exists() and any(path.iterdir()):
                 raise FolderNotEmptyError(path)
@@ -159,8 +140,11 @@ def staged_folder(path: Path, *, replace: bool) -> Iterator[Path]:
             _empty(partial)
             yield partial
             _sync_folder(partial)
-            _replace_folder(partial, path, aside)
+            if path.exists():
+                path.rename(aside)
+            partial.rename(path)
             _sync_folder(path.parent)
+            shutil.rmtree(aside, ignore_errors=True)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -199,25 +183,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _replace_folder(new: Path, path: Path, aside: Path) -> None:
-    if not path.exists():
-        new.rename(path)
-    elif _exchange(new, path):
-        shutil.rmtree(new, ignore_errors=True)
-    else:
-        path.rename(aside)
-        new.rename(path)
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swaps two folders in one step, if the file system can; Python has no call for it."""
-    library = ctypes.CDLL(None)
-    paths = os.fsencode(one), os.fsencode(other)
-    if sys.platform == "darwin":
-        swap = 2
-        return hasattr(library, "renamex_np") and library.renamex_np(*paths, swap) == 0
-    exchange, here = 2, -100
-    return hasattr(library, "renameat2") and library.renameat2(here, paths[0], here, paths[1], exchange) == 0

@@ -8,11 +8,12 @@ import torch
 
 from plgolf.errors import UserError
 
+_Dtype = Literal["bfloat16", "float32"]
 _CPU_PRODUCTS = ("avx512_bf16", "amx_bf16")
 """CPU features with which bfloat16 products are twice as fast as float32; other CPUs emulate bfloat16."""
 
 
-def fast_dtype() -> Literal["bfloat16", "float32"]:
+def fast_dtype() -> _Dtype:
     """Returns bfloat16 if the GPU, or without a GPU the CPU, multiplies in it natively; else float32.
 
     Asking initialises CUDA: the process cannot be forked afterwards.
@@ -26,24 +27,8 @@ def fast_dtype() -> Literal["bfloat16", "float32"]:
     return "bfloat16" if on_cpu else "float32"
 
 
-def resolve_dtype(
-    setting: str, value: Literal["bfloat16", "float32", "auto"]
-) -> Literal["bfloat16", "float32"]:
-    """Resolves ``auto`` to the dtype that is fast on this machine.
-
-    Args:
-        setting: the setting's name, for the message.
-        value: its value.
-
-    Returns:
-        ``bfloat16`` or ``float32``.
-
-    Raises:
-        UserError: the value is not one of bfloat16, float32 and auto.
-
-    >>> resolve_dtype("compute_dtype", "float32")
-    'float32'
-    """
+def resolve_dtype(setting: str, value: _Dtype | Literal["auto"]) -> _Dtype:
+    """Resolves ``auto`` to the dtype that is fast on this machine; refuses other values of the setting."""
     dtype = fast_dtype() if value == "auto" else value
     if dtype not in ("bfloat16", "float32"):
         raise UserError(f"{setting} must be bfloat16, float32 or auto, got {value}")
@@ -75,9 +60,7 @@ _PEAK_TFLOPS = {
 
 def peak_flops(device: torch.device) -> float | None:
     """Returns a GPU's peak bfloat16 operations per second; None if unknown or not a GPU."""
-    if device.type != "cuda":
-        return None
-    return peak_flops_of(torch.cuda.get_device_name(device))
+    return peak_flops_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
 def peak_flops_of(name: str) -> float | None:

@@ -44,9 +44,6 @@ def _walk(module: nn.Module, prefix: str, inherited: Role | None) -> Iterator[tu
 def parameter_roles(model: nn.Module) -> dict[str, Role]:
     """Assigns exactly one role to every parameter.
 
-    Args:
-        model: any module.
-
     Returns:
         Role by parameter name, in the order of ``model.named_parameters()``. A shared parameter is
         listed once, under its first name.
@@ -61,9 +58,6 @@ def parameter_roles(model: nn.Module) -> dict[str, Role]:
 
 def param_groups(model: nn.Module) -> list[dict[str, Any]]:
     """Groups the parameters by role, in the form that every ``torch.optim`` optimizer accepts.
-
-    Args:
-        model: the model to train.
 
     Returns:
         One group per role in use, in the order of ``Role``, with ``params`` and the role under two keys:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from plgolf.data.stream import Batch, ValidationSplit
 from plgolf.data.tokenizer import TextStream, Tokenizer
+from plgolf.distributed import ranks
 from plgolf.evaluate.score import ScoredBatch
 
 FORMAT = 1
@@ -44,12 +45,7 @@ class ScoreAnalysis:
         self._hardest: list[dict[str, Any]] = []
 
     def add(self, batch: Batch, scored: ScoredBatch) -> None:
-        """Adds a batch; waits for the device.
-
-        Args:
-            batch: the batch, in the order of the split.
-            scored: the result of ``score_batch`` for it.
-        """
+        """Adds the next batch of the split and its scores; waits for the device."""
         costs, num_bytes = scored.nats.double().cpu().numpy(), scored.num_bytes.cpu().numpy()
         targets = batch.target_ids[: batch.num_sequences].cpu().numpy()
         self._totals += [costs.sum(0), num_bytes.sum(0), np.full(costs.shape[1], len(costs))]
@@ -67,20 +63,17 @@ class ScoreAnalysis:
         self._next_token += targets.size
 
     def finish(self, device: torch.device) -> dict[str, Any]:
-        """Merges the parts of all ranks, which must call this together.
+        """Returns the contents of ``analysis.json``; all ranks must call this together.
 
-        Args:
-            device: where the ranks exchange tensors.
-
-        Returns:
-            The contents of ``analysis.json``.
+        They exchange tensors on ``device``.
         """
         if self._parts:
             self._end_document()
         totals, documents = torch.as_tensor(self._totals, device=device), self._hardest
-        if dist.is_available() and dist.is_initialized():
+        world_size = ranks()[1]
+        if world_size > 1:
             dist.all_reduce(totals)
-            everyones: list[Any] = [None] * dist.get_world_size()
+            everyones: list[Any] = [None] * world_size
             dist.all_gather_object(everyones, documents)
             documents = self._first_few(document for part in everyones for document in part)
         return {

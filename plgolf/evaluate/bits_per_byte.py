@@ -10,18 +10,9 @@ from torchmetrics import Metric
 
 
 def bits_per_byte(nats: Tensor, num_bytes: Tensor) -> Tensor:
-    """Converts a total loss to bits per byte.
+    """Converts the total loss of tokens in nats, and their UTF-8 bytes, to bits per byte in float64.
 
-    Args:
-        nats: negative log-likelihood of all scored tokens together, in nats.
-        num_bytes: UTF-8 bytes that these tokens stand for.
-
-    Returns:
-        Bits per byte, float64; NaN or infinite where ``num_bytes`` is 0.
-
-    >>> two_bits_each = math.log(4) * torch.tensor(100.0)
-    >>> round(bits_per_byte(two_bits_each, num_bytes=torch.tensor(400)).item(), 4)
-    0.5
+    The result is NaN or infinite where ``num_bytes`` is 0.
     """
     return nats.double() / (math.log(2) * num_bytes.double())
 

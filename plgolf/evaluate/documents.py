@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -18,14 +19,7 @@ _BATCH_LOGITS = 2**24
 
 @dataclass(frozen=True)
 class TextScore:
-    """The score of a text.
-
-    Args:
-        nats: negative log-likelihood of all its tokens together, in nats.
-        num_bytes: bytes of the text in UTF-8.
-        bpb: bits per byte.
-        num_tokens: number of scored tokens.
-    """
+    """The score of a text: total loss in nats, bytes in UTF-8, bits per byte, and scored tokens."""
 
     nats: float
     num_bytes: int
@@ -45,9 +39,6 @@ def score_documents(gpt: GPT, tokenizer: Tokenizer, documents: Iterable[str], *,
         documents: any iterable of texts.
         seq_len: tokens in a window.
 
-    Returns:
-        The score of all documents together.
-
     Raises:
         UserError: there is no text, an item is not a Unicode string, or a loss is not finite.
     """
@@ -60,13 +51,10 @@ def score_documents(gpt: GPT, tokenizer: Tokenizer, documents: Iterable[str], *,
     nats, num_tokens = 0.0, len(stream) - 1
     whole = num_tokens - num_tokens % seq_len
     rows = max(_BATCH_LOGITS // (seq_len * gpt.config.vocab_size), 1) * seq_len
-    starts = [*range(0, whole, rows), whole]
-    for start, end in zip(starts, [*starts[1:], num_tokens], strict=True):
-        if start < end:
-            length = min(seq_len, end - start)
-            nats += _nats(
-                gpt, stream[start:end].view(-1, length), stream[start + 1 : end + 1].view(-1, length)
-            )
+    edges = sorted({*range(0, whole, rows), whole, num_tokens})
+    for start, end in pairwise(edges):
+        ids = (stream[start + shift : end + shift].view(-1, min(seq_len, end - start)) for shift in (0, 1))
+        nats += _nats(gpt, *ids)
     if not math.isfinite(nats):
         raise UserError(f"the model's losses must be finite, got {nats}")
     bpb = bits_per_byte(torch.tensor(nats, dtype=torch.float64), torch.tensor(num_bytes)).item()
@@ -92,15 +80,7 @@ def _checked(documents: Iterable[str]) -> list[str]:
 
 
 def utf8(text: str, *, name: str = "text") -> bytes:
-    """Returns a text's bytes.
-
-    Args:
-        text: the text.
-        name: the argument's name, for messages.
-
-    Raises:
-        UserError: it is not a string, or has a lone surrogate (from bytes that were not UTF-8).
-    """
+    """Returns a text's bytes; raises a UserError for lone surrogates, from bytes that were not UTF-8."""
     if not isinstance(text, str):
         raise UserError(f"{name} must be a string, got {type(text).__name__}")
     try:

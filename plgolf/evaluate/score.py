@@ -65,14 +65,7 @@ class ScoredBatch(NamedTuple):
 def score_batch(gpt: GPT, byte_counts: ByteCounts[Tensor], batch: Batch, metric: BitsPerByte) -> ScoredBatch:
     """Scores a validation batch and adds it to a metric.
 
-    Args:
-        gpt: the model.
-        byte_counts: the tokenizer's tables, on the model's device.
-        batch: token ids on that device; sequences beyond ``num_sequences`` are padding and not scored.
-        metric: sums to which the batch is added.
-
-    Returns:
-        Loss and bytes of each scored target.
+    Everything is on the model's device. Sequences beyond ``num_sequences`` are padding and not scored.
     """
     input_ids, target_ids = batch.input_ids.long(), batch.target_ids.long()
     counted = target_ids.clone()

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from plgolf.errors import UserError, at_least, whole_number
+from plgolf.errors import UserError, whole_number
 from plgolf.hardware import resolve_dtype
 
 
@@ -35,9 +35,8 @@ class MuonConfig:
         _check_size("matrix.lr", self.lr)
         _check_share("matrix.momentum", self.momentum)
         _check_share("matrix.momentum_start", self.momentum_start)
-        for name, least in (("momentum_warmup_steps", 0), ("newton_schulz_steps", 1)):
-            whole_number(f"matrix.{name}", getattr(self, name))
-            at_least(f"matrix.{name}", getattr(self, name), least)
+        whole_number("matrix.momentum_warmup_steps", self.momentum_warmup_steps, least=0)
+        whole_number("matrix.newton_schulz_steps", self.newton_schulz_steps, least=1)
         dtype = resolve_dtype("matrix.newton_schulz_dtype", self.newton_schulz_dtype)
         object.__setattr__(self, "newton_schulz_dtype", dtype)
 

@@ -26,7 +26,7 @@ def muon_updates(
         grads: gradients, (rows, cols) each, by any key.
         buffers: momentum of the same shapes by the same keys.
         momentum: share of a buffer that stays.
-        steps: Newton-Schulz iterations.
+        steps: number of Newton-Schulz iterations.
         dtype: dtype of these iterations.
         fused: True for few kernels over all matrices, as a GPU needs; False for matrix by matrix, which suits
             the cache of a CPU. The two round differently.
@@ -35,7 +35,7 @@ def muon_updates(
         Updates by key, in ``dtype``; fused, in float32 with the layout of the parameters, which lets
         one kernel apply all of them.
     """
-    directions = nesterov(list(grads.values()), [buffers[key] for key in grads], momentum, fused=fused)
+    directions = nesterov(list(grads.values()), [buffers[key] for key in grads], momentum)
     return orthogonalize_all(
         dict(zip(grads, directions, strict=True)),
         steps=steps,
@@ -45,24 +45,13 @@ def muon_updates(
     )
 
 
-def nesterov(grads: list[Tensor], buffers: list[Tensor], momentum: float, *, fused: bool) -> list[Tensor]:
-    """Advances momentum in place and returns the directions of Nesterov's variant.
-
-    Args:
-        grads: gradients of any shapes.
-        buffers: momentum of the same shapes.
-        momentum: share of a buffer that stays.
-        fused: True for three kernels for all matrices; False for matrix by matrix. Results are equal.
-
-    Returns:
-        Directions, of the shapes of ``grads``.
-    """
-    if fused and grads:
-        torch._foreach_mul_(buffers, momentum)
-        torch._foreach_add_(buffers, grads)
-        return list(torch._foreach_add(grads, buffers, alpha=momentum))
-    pairs = zip(grads, buffers, strict=True)
-    return [grad.add(buffer.mul_(momentum).add_(grad), alpha=momentum) for grad, buffer in pairs]
+def nesterov(grads: list[Tensor], buffers: list[Tensor], momentum: float) -> list[Tensor]:
+    """Advances momentum buffers in place and returns the directions of Nesterov's variant."""
+    if not grads:  # A rank may own no matrices.
+        return []
+    torch._foreach_mul_(buffers, momentum)
+    torch._foreach_add_(buffers, grads)
+    return list(torch._foreach_add(grads, buffers, alpha=momentum))
 
 
 def _scaled(stack: Tensor) -> Tensor:

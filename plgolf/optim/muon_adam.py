@@ -56,18 +56,9 @@ class MuonAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Applies one update.
-
-        Args:
-            closure: recomputes the loss and its gradients first; None if the gradients are there.
-
-        Returns:
-            The closure's result, or None.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        """Applies one update; first calls the closure, if any, for the gradients, and returns its result."""
+        with torch.enable_grad():
+            loss = closure() if closure else None
         matrices = [group for group in self.param_groups if group["role"] == Role.MATRIX]
         # Adam works while the matrices' updates are sent to the other ranks.
         applications = [self._begin_muon(group) for group in matrices]
@@ -120,7 +111,7 @@ class MuonAdam(torch.optim.Optimizer):
         group["step"] += 1
         rank, world_size = ranks()
         dtype = getattr(torch, self.matrix.newton_schulz_dtype)
-        owned = list(zip(group["params"], _owners(group, world_size), strict=True))
+        owned = zip(group["params"], _owners(group, world_size), strict=True)
         active = [(p, owner) for p, owner in owned if p.grad is not None]
         for p, owner in active:
             if owner != rank:

@@ -61,20 +61,10 @@ def orthogonalize_all(
     fused: bool = False,
     finish: Callable[[Tensor], Tensor] = lambda stack: stack,
 ) -> dict[int, Tensor]:
-    """Orthogonalises many matrices, those of one shape as one stack.
+    """Orthogonalises many matrices (rows, cols) by key, those of one shape as one stack.
 
     Stacks save a GPU launches, and halve a CPU's time for small matrices. The results equal those of one
-    matrix at a time, on a CPU to the bit.
-
-    Args:
-        matrices: (rows, cols) each, by any key.
-        steps: number of iterations.
-        dtype: dtype of the iterations.
-        fused: see ``orthogonalize``.
-        finish: applied to each stack (count, rows, cols) of results.
-
-    Returns:
-        Results by key, each with the shape of its matrix.
+    matrix at a time, on a CPU to the bit. ``finish`` is applied to each stack (count, rows, cols).
     """
     by_shape: dict[torch.Size, list[int]] = {}
     for key, x in matrices.items():

@@ -16,14 +16,7 @@ def _newton_schulz_cost(shape: torch.Size) -> int:
 
 @lru_cache(maxsize=64)
 def assign_owners(shapes: tuple[torch.Size, ...], world_size: int) -> tuple[int, ...]:
-    """Assigns each matrix to a rank so that all ranks have about the same Newton-Schulz work.
-
-    Args:
-        shapes: shapes of the matrices.
-        world_size: number of ranks.
-
-    Returns:
-        The owning rank of each matrix, the same on every rank.
+    """Returns the owning rank of each matrix, so that all ranks have about the same Newton-Schulz work.
 
     >>> assign_owners((torch.Size([64, 64]), torch.Size([8, 8]), torch.Size([8, 8])), world_size=2)
     (0, 1, 1)
@@ -53,7 +46,7 @@ def gather_updates(
         shapes: shapes of all matrices.
         owners: owning rank of each matrix.
         dtype: dtype in which they are sent.
-        device: their device.
+        device: where they are.
 
     Returns:
         A function that waits for the all-gather and returns all matrices in order, in float32.

@@ -11,11 +11,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def factor(self, progress: RunProgress) -> float:
-        """Returns the factor of the step that starts.
-
-        Args:
-            progress: finished steps and training seconds, and their limits.
-        """
+        """Returns the factor of the step that starts, from finished steps and seconds and their limits."""
 
 
 class Constant(Schedule):
@@ -76,16 +72,6 @@ class Warmdown(Schedule):
 
 
 def momentum_at(step: int, *, start: float, end: float, warmup_steps: int) -> float:
-    """Returns the momentum of a step, which rises linearly from ``start`` to ``end``.
-
-    Args:
-        step: number of finished steps.
-        start: momentum of the first step.
-        end: momentum after the warm-up.
-        warmup_steps: length of the warm-up; 0 for none.
-
-    >>> round(momentum_at(750, start=0.92, end=0.99, warmup_steps=1500), 6)
-    0.955
-    """
+    """Returns the momentum after ``step`` steps, which rises linearly from ``start`` to ``end``."""
     fraction = min(step / warmup_steps, 1.0) if warmup_steps > 0 else 1.0
     return (1.0 - fraction) * start + fraction * end

@@ -1,6 +1,7 @@
 """Reads and writes artifacts of the reference program, which have no configuration."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,6 @@ from plgolf.reference.names import is_control_name
 def read_reference_artifact(path: str | Path) -> dict[str, Tensor]:
     """Reads an ``.int8.ptz`` file without running code from it.
 
-    Args:
-        path: the file.
-
     Returns:
         Dequantised tensors under the reference's names, in their original dtypes.
 
@@ -34,17 +32,7 @@ def read_reference_artifact(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_artifact_dict(path: str | Path) -> dict[str, Any]:
-    """Reads the dict of an ``.int8.ptz`` file, which is checked for plain tensors but not for the format.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The dict.
-
-    Raises:
-        UserError: the file cannot be read or is malformed.
-    """
+    """Reads the dict of an ``.int8.ptz`` file, which is checked for plain tensors but not for the format."""
     data = read_regular(Path(path), max_bytes=MAX_PAYLOAD_BYTES)
     try:
         return unpack(data)
@@ -53,11 +41,7 @@ def read_artifact_dict(path: str | Path) -> dict[str, Any]:
 
 
 def write_reference_artifact(state_dict: Mapping[str, Tensor], path: str | Path) -> dict[str, int]:
-    """Quantises tensors and writes them as the reference program does.
-
-    Args:
-        state_dict: tensors under the reference's names.
-        path: the file to write.
+    """Quantises tensors under the reference's names and writes them as the reference program does.
 
     Returns:
         The reference's six counters: ``param_count, num_tensors, num_float_tensors,
@@ -65,4 +49,4 @@ def write_reference_artifact(state_dict: Mapping[str, Tensor], path: str | Path)
     """
     obj, stats = quantize_state_dict(state_dict, is_control=is_control_name)
     write_atomically(Path(path), pack(obj))
-    return stats.as_dict()
+    return asdict(stats)

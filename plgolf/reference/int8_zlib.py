@@ -7,7 +7,7 @@ top-level keys. Reading never runs code and takes memory in proportion to the fi
 import io
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from plgolf.errors import UserError
 from plgolf.reference.rounding import dequantize_int8, quantize_int8
-from plgolf.reference.validation import DTYPES, FORMAT, check_quantized
+from plgolf.reference.validation import DTYPES, FORMAT, OPTIONAL, REQUIRED, check_quantized
 from plgolf.tensor_file import load_tensors
 
 MAX_PASSTHROUGH_ELEMENTS = 65_536
@@ -26,7 +26,6 @@ MAX_RATIO = 32
 become only 3.5 times smaller and trained ones 1.5 times."""
 ALWAYS_INFLATED_BYTES = 2**26
 """Inflated size up to which any ratio is accepted: zeros become 600 times smaller."""
-_CHUNK = 2**20
 _WAYS = ((6, 9, zlib.Z_FILTERED), (9, 9, zlib.Z_HUFFMAN_ONLY))
 """Level, memory level and strategy of zlib. Codes of weights are nearly noise, in which short repetitions
 cost more than they save: the first way uses only those of more than five bytes, the second none."""
@@ -48,16 +47,12 @@ class QuantizeStats:
         int8_payload_bytes: bytes after quantisation, before compression.
     """
 
-    param_count: int = 0
-    num_tensors: int = 0
-    num_float_tensors: int = 0
-    num_nonfloat_tensors: int = 0
-    baseline_tensor_bytes: int = 0
-    int8_payload_bytes: int = 0
-
-    def as_dict(self) -> dict[str, int]:
-        """Returns the counters by name."""
-        return asdict(self)
+    param_count: int
+    num_tensors: int
+    num_float_tensors: int
+    num_nonfloat_tensors: int
+    baseline_tensor_bytes: int
+    int8_payload_bytes: int
 
 
 def _num_bytes(tensor: Tensor) -> int:
@@ -77,50 +72,33 @@ def quantize_state_dict(
     Returns:
         The format's dict, and its counters.
     """
-    quantized: dict[str, Tensor] = {}
-    scales: dict[str, Tensor] = {}
-    dtypes: dict[str, str] = {}
-    passthrough: dict[str, Tensor] = {}
-    original_dtypes: dict[str, str] = {}
-    qmeta: dict[str, dict[str, Any]] = {}
-    stats = QuantizeStats()
-    for name, value in state_dict.items():
-        tensor = value.detach().to("cpu").contiguous()
+    tensors = {name: value.detach().to("cpu").contiguous() for name, value in state_dict.items()}
+    parts: dict[str, dict[str, Any]] = {key: {} for key in (*REQUIRED, *OPTIONAL)}
+    for name, tensor in tensors.items():
         dtype = str(tensor.dtype).removeprefix("torch.")
-        stats.param_count += tensor.numel()
-        stats.num_tensors += 1
-        stats.baseline_tensor_bytes += _num_bytes(tensor)
-        if not tensor.is_floating_point():
-            stats.num_nonfloat_tensors += 1
-            passthrough[name] = tensor
-        elif tensor.numel() <= MAX_PASSTHROUGH_ELEMENTS:
-            if is_control(name):
-                passthrough[name] = tensor.float()
-            elif tensor.dtype in (torch.float32, torch.bfloat16):
-                passthrough[name] = tensor.to(torch.float16)
-                original_dtypes[name] = dtype
-            else:
-                passthrough[name] = tensor
+        if tensor.is_floating_point() and tensor.numel() > MAX_PASSTHROUGH_ELEMENTS:
+            parts["quantized"][name], parts["scales"][name] = quantize_int8(tensor)
+            parts["dtypes"][name] = dtype
+            if parts["scales"][name].ndim:
+                parts["qmeta"][name] = {"scheme": "per_row", "axis": 0}
+        elif tensor.is_floating_point() and is_control(name):
+            parts["passthrough"][name] = tensor.float()
+        elif tensor.dtype in (torch.float32, torch.bfloat16):
+            parts["passthrough"][name] = tensor.to(torch.float16)
+            parts["passthrough_orig_dtypes"][name] = dtype
         else:
-            stats.num_float_tensors += 1
-            quantized[name], scales[name] = quantize_int8(tensor)
-            dtypes[name] = dtype
-            if scales[name].ndim:
-                qmeta[name] = {"scheme": "per_row", "axis": 0}
-        kept = (passthrough.get(name), quantized.get(name), scales.get(name))
-        stats.int8_payload_bytes += sum(_num_bytes(t) for t in kept if t is not None)
-    obj: dict[str, Any] = {
-        "__quant_format__": FORMAT,
-        "quantized": quantized,
-        "scales": scales,
-        "dtypes": dtypes,
-        "passthrough": passthrough,
-    }
-    if qmeta:
-        obj["qmeta"] = qmeta
-    if original_dtypes:
-        obj["passthrough_orig_dtypes"] = original_dtypes
-    return obj, stats
+            parts["passthrough"][name] = tensor
+    stored = [tensor for key in ("quantized", "scales", "passthrough") for tensor in parts[key].values()]
+    stats = QuantizeStats(
+        param_count=sum(tensor.numel() for tensor in tensors.values()),
+        num_tensors=len(tensors),
+        num_float_tensors=len(parts["quantized"]),
+        num_nonfloat_tensors=sum(not tensor.is_floating_point() for tensor in tensors.values()),
+        baseline_tensor_bytes=sum(map(_num_bytes, tensors.values())),
+        int8_payload_bytes=sum(map(_num_bytes, stored)),
+    )
+    written = {key: part for key, part in parts.items() if part or key in REQUIRED}
+    return {"__quant_format__": FORMAT, **written}, stats
 
 
 def dequantize_state_dict(obj: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -156,9 +134,10 @@ def pack(obj: Mapping[str, Any]) -> bytes:
     return min(_streams(payload, _WAYS + _MORE_WAYS if len(payload) <= _FEW_BYTES else _WAYS), key=len)
 
 
-def compressed_size(data: bytes) -> int:
-    """Returns the bytes of a part of an artifact when it is compressed alone."""
-    return min(map(len, _streams(data, _WAYS)))
+def compressed_bytes(*tensors: Tensor) -> int:
+    """Returns the bytes of tensors that are concatenated and compressed alone."""
+    raw = (tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes() for tensor in tensors)
+    return min(map(len, _streams(b"".join(raw), _WAYS)))
 
 
 def _streams(data: bytes | memoryview, ways: tuple[tuple[int, int, int], ...]) -> Iterator[bytes]:
@@ -175,7 +154,7 @@ def unpack(data: bytes, *, max_bytes: int = MAX_PAYLOAD_BYTES) -> dict[str, Any]
         max_bytes: largest inflated size, besides ``MAX_RATIO``.
 
     Returns:
-        The dict of plain tensors and values; the rules of the format are not checked.
+        The dict of plain tensors and values; ``check_quantized`` checks the rules of the format.
 
     Raises:
         UserError: the data is cut short, damaged, too large or not a dict.
@@ -187,20 +166,15 @@ def unpack(data: bytes, *, max_bytes: int = MAX_PAYLOAD_BYTES) -> dict[str, Any]
 
 
 def _inflated(data: bytes, max_bytes: int) -> io.BytesIO:
-    inflate, compressed, payload = zlib.decompressobj(), io.BytesIO(data), io.BytesIO()
-    # In chunks: in one call, zlib takes twice the memory of its output.
-    while not inflate.eof:
-        fed = inflate.unconsumed_tail or compressed.read(_CHUNK)
-        try:
-            chunk = inflate.decompress(fed, _CHUNK)
-        except zlib.error as error:
-            raise UserError(f"must be a zlib stream: {error}") from error
-        payload.write(chunk)
-        if payload.tell() > max_bytes:
-            raise UserError(f"must inflate to at most {max_bytes} bytes")
-        if not fed and not chunk:
-            raise UserError("is cut short")
-    unused = len(inflate.unused_data) + len(data) - compressed.tell()
-    if unused:
-        raise UserError(f"must end with its zlib stream, got {unused} further bytes")
-    return payload
+    inflate = zlib.decompressobj()
+    try:
+        payload = inflate.decompress(data, max_bytes + 1)
+    except zlib.error as error:
+        raise UserError(f"must be a zlib stream: {error}") from error
+    if len(payload) > max_bytes:
+        raise UserError(f"must inflate to at most {max_bytes} bytes")
+    if not inflate.eof:
+        raise UserError("is cut short")
+    if inflate.unused_data:
+        raise UserError(f"must end with its zlib stream, got {len(inflate.unused_data)} further bytes")
+    return io.BytesIO(payload)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plgolf.reference.int8_zlib import compressed_size
+from plgolf.reference.int8_zlib import compressed_bytes
 from plgolf.reference.rounding import LEVELS
 
 
@@ -39,15 +39,12 @@ class TensorEntry:
 def measure_tensors(
     stored: Mapping[str, Any], restored: Mapping[str, Tensor], originals: Mapping[str, Tensor]
 ) -> list[TensorEntry]:
-    """Measures every tensor of an artifact and compares it with the original.
+    """Measures every tensor of an artifact and compares it with the original, in the order of ``originals``.
 
     Args:
         stored: the format's dict, as read from a file.
         restored: the dequantised tensors of that dict, by the file's names.
         originals: the tensors before quantisation, by the file's names.
-
-    Returns:
-        One entry for each tensor, in the order of ``originals``.
     """
     entries = []
     for name, original in originals.items():
@@ -68,12 +65,6 @@ def measure_tensors(
             )
         )
     return entries
-
-
-def compressed_bytes(*tensors: Tensor) -> int:
-    """Returns the bytes of tensors that are concatenated and compressed alone."""
-    raw = (tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes() for tensor in tensors)
-    return compressed_size(b"".join(raw))
 
 
 def _relative_error(was: Tensor, now: Tensor) -> float:

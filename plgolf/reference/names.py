@@ -50,13 +50,7 @@ def _rename(name: str, table: tuple[tuple[str, str], ...]) -> str:
 
 
 def weights_from_reference(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renames the reference's parameters to plgolf's names.
-
-    Args:
-        state_dict: tensors by the reference's names.
-
-    Returns:
-        The same tensors, not copied, by plgolf's names.
+    """Renames the reference's parameters to plgolf's names; the tensors are not copied.
 
     Raises:
         UserError: a parameter is there under both names.

@@ -72,18 +72,6 @@ def clip_values(magnitudes: Tensor) -> Tensor:
 
 
 def dequantize_int8(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """Restores the values of ``quantize_int8``, up to rounding.
-
-    Args:
-        codes: int8.
-        scale: (rows,) or ().
-        dtype: of the result.
-
-    Returns:
-        ``codes * scale``, multiplied in float32 and then cast.
-
-    >>> dequantize_int8(torch.tensor([[2, -3]], dtype=torch.int8), torch.tensor([0.5]), torch.float32)
-    tensor([[ 1.0000, -1.5000]])
-    """
+    """Restores the values of ``quantize_int8``: ``codes * scale``, multiplied in float32 and then cast."""
     shape = (-1,) + (1,) * (codes.ndim - 1) if scale.ndim else ()
     return (codes.float() * scale.float().view(shape)).to(dtype).contiguous()

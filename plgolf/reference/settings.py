@@ -20,9 +20,6 @@ def gpt_config_from_reference(
             tied_embed_init_std, logit_softcap, rope_base, qk_gain_init``.
         compute_dtype: dtype of the residual stream; the reference's is bfloat16.
 
-    Returns:
-        The configuration.
-
     Raises:
         UserError: a setting is missing, unknown or out of range.
     """
@@ -54,16 +51,10 @@ def gpt_config_from_reference(
 
 
 def gpt_config_from_weights(state_dict: Mapping[str, Tensor]) -> GPTConfig:
-    """Infers the architecture of a reference artifact from its tensors' shapes.
+    """Infers the architecture of a reference artifact from its tensors, by the reference's names.
 
     Weights do not show the rotary base, the soft cap and the initial values: these get the reference's
     defaults.
-
-    Args:
-        state_dict: tensors under the reference's names.
-
-    Returns:
-        The configuration.
 
     Raises:
         UserError: tensors are missing.

@@ -17,8 +17,8 @@ TOKENIZER_KEY = "__plgolf_tokenizer__"
 """Key of the contents of the tokenizer's file."""
 
 _FORMAT_KEY = "__quant_format__"
-_REQUIRED = ("quantized", "scales", "dtypes", "passthrough")
-_OPTIONAL = ("qmeta", "passthrough_orig_dtypes")
+REQUIRED = ("quantized", "scales", "dtypes", "passthrough")
+OPTIONAL = ("qmeta", "passthrough_orig_dtypes")
 _LOWEST_CODE = -127
 _PER_ROW = {"scheme": "per_row", "axis": 0}
 
@@ -33,7 +33,7 @@ def check_quantized(obj: Mapping[str, Any]) -> None:
         UserError: the dict breaks a rule; the message names the tensor.
     """
     _check_keys(obj)
-    quantized, scales, dtypes, passthrough = (obj[key] for key in _REQUIRED)
+    quantized, scales, dtypes, passthrough = (obj[key] for key in REQUIRED)
     if not quantized.keys() == scales.keys() == dtypes.keys():
         odd = min((quantized.keys() ^ scales.keys()) | (quantized.keys() ^ dtypes.keys()))
         raise UserError(f"{odd!r:.100} must be in all of quantized, scales and dtypes or in none of them")
@@ -66,9 +66,9 @@ def _check_keys(obj: Mapping[str, Any]) -> None:
     if not isinstance(name, str) or name != FORMAT:
         raise UserError(f"quantisation format must be {FORMAT}, got {_named(name)}")
     for key in obj:
-        if key not in (_FORMAT_KEY, *_REQUIRED, *_OPTIONAL, HEADER_KEY, TOKENIZER_KEY):
+        if key not in (_FORMAT_KEY, *REQUIRED, *OPTIONAL, HEADER_KEY, TOKENIZER_KEY):
             raise UserError(f"must be an {FORMAT} artifact: the key {key!r:.100} is unknown")
-    for key in (*_REQUIRED, *(key for key in _OPTIONAL if key in obj)):
+    for key in (*REQUIRED, *(key for key in OPTIONAL if key in obj)):
         value = obj.get(key)
         if not isinstance(value, dict):
             raise UserError(f"must be an {FORMAT} artifact: {key} must be a dict, got {type(value).__name__}")

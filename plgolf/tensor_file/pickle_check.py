@@ -11,29 +11,20 @@ from plgolf.errors import UserError
 
 _MAX_DIMS = 8
 _MAX_INTEGER_BYTES = 8
-_ITEM_BYTES = {
-    "DoubleStorage": 8,
-    "FloatStorage": 4,
-    "HalfStorage": 2,
-    "BFloat16Storage": 2,
-    "LongStorage": 8,
-    "IntStorage": 4,
-    "ShortStorage": 2,
-    "CharStorage": 1,
-    "ByteStorage": 1,
-    "BoolStorage": 1,
+_STORAGES = {
+    8: ("Double", "Long"),
+    4: ("Float", "Int"),
+    2: ("Half", "BFloat16", "Short"),
+    1: ("Char", "Byte", "Bool"),
 }
+"""Storages by the bytes of a value."""
 
 
 def check_pickle(pickled: bytes, record_sizes: Mapping[str, int]) -> None:
-    """Runs the operations of a pickle without creating tensors.
+    """Runs the operations of a pickle without creating tensors, which must fit the zip's records.
 
     PyTorch's own safe unpickler calls only functions that it knows, but some of these allocate as much memory
     as the pickle asks for, and an opcode can write to each element of a tensor of 10**15 elements.
-
-    Args:
-        pickled: the pickle.
-        record_sizes: bytes of the zip's records by name.
 
     Raises:
         UserError: the pickle holds more than plain tensors and values, or a tensor does not fit its record.
@@ -42,18 +33,12 @@ def check_pickle(pickled: bytes, record_sizes: Mapping[str, int]) -> None:
     _PickleChecker(pickled, record_sizes).load()
 
 
-class _StorageType:
-    """Replaces the class of a storage."""
-
-    def __init__(self, item_bytes: int) -> None:
-        self.item_bytes = item_bytes
+class _StorageType(int):
+    """Replaces the class of a storage; bytes of a value."""
 
 
-class _Storage:
-    """Replaces the data of tensors."""
-
-    def __init__(self, num_items: int) -> None:
-        self.num_items = num_items
+class _Storage(int):
+    """Replaces the data of tensors; number of values."""
 
 
 class _Tensor:
@@ -74,9 +59,7 @@ def _empty_dict() -> _Dict:
     return _Dict()
 
 
-def _tensor(
-    storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, backward_hooks: Any
-) -> _Tensor:
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any) -> _Tensor:
     """Replaces ``torch._utils._rebuild_tensor_v2``."""
     whole = (
         type(storage) is _Storage
@@ -84,24 +67,20 @@ def _tensor(
         and len(size) == len(stride) <= _MAX_DIMS
         and all(type(number) is int and number >= 0 for number in (offset, *size, *stride))
         and requires_grad is False
-        and type(backward_hooks) is _Dict
-        and not backward_hooks
+        and type(hooks) is _Dict
+        and not hooks
     )
     if not whole:
         raise UserError("holds a malformed tensor")
     numel = math.prod(size)
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-    if numel > storage.num_items or (numel and last >= storage.num_items):
-        raise UserError(f"holds a tensor of shape {size} in a storage of {storage.num_items} values")
+    if numel > storage or (numel and last >= storage):
+        raise UserError(f"holds a tensor of shape {size} in a storage of {storage} values")
     return _Tensor()
 
 
 class _PickleChecker(pickle._Unpickler):
-    """Unpickles placeholders instead of tensors.
-
-    Accepts only the operations that ``torch.save`` writes for plain tensors and values, and calls only the
-    two functions above.
-    """
+    """Unpickles placeholders; accepts only operations of ``torch.save``, calls only the functions above."""
 
     stack: list[Any]
     append: Callable[[Any], None]
@@ -123,7 +102,7 @@ class _PickleChecker(pickle._Unpickler):
             raise UserError("holds a malformed storage")
         # PyTorch does not compare them if it reads no data, and older versions never do.
         expected = self.record_sizes.get(f"data/{key}")
-        if type(num_items) is not int or num_items * storage_type.item_bytes != expected:
+        if type(num_items) is not int or num_items * storage_type != expected:
             raise UserError(f"storage {key!r:.20} must have {expected} bytes, got {num_items!r:.20} values")
         return _Storage(num_items)
 
@@ -162,5 +141,5 @@ class _PickleChecker(pickle._Unpickler):
 _GLOBALS: dict[str, Any] = {
     "collections.OrderedDict": _empty_dict,
     "torch._utils._rebuild_tensor_v2": _tensor,
-    **{f"torch.{name}": _StorageType(item_bytes) for name, item_bytes in _ITEM_BYTES.items()},
+    **{f"torch.{kind}Storage": _StorageType(size) for size, kinds in _STORAGES.items() for kind in kinds},
 }

@@ -19,15 +19,10 @@ _LEAVES = (str, int, float, bool, type(None))
 def load_tensors(file: BinaryIO, *, map_location: str = "cpu", verify: bool = True) -> Any:
     """Reads plain tensors and values in dicts, lists and tuples.
 
-    Takes memory for the file's tensors and for its pickle, whose size is bounded.
-
     Args:
         file: a seekable file that is open for reading.
         map_location: device of the tensors; ``meta`` reads only their shapes and dtypes.
         verify: also compares the CRC of the tensors' data, which are read once more for that.
-
-    Returns:
-        The saved value.
 
     Raises:
         UserError: the file is damaged or holds anything else. The message does not name the file.

@@ -19,14 +19,11 @@ _END64 = struct.Struct("<4sQ2H2L4Q")
 
 
 def read_records(file: BinaryIO, *, verify: bool) -> tuple[dict[str, int], bytes]:
-    """Checks a zip that ``torch.save`` wrote.
+    """Returns the bytes of the records of a zip by name, without their folder, and the pickle.
 
     Args:
-        file: the zip.
+        file: a zip that ``torch.save`` wrote.
         verify: compares the CRC of every record, not only of the pickle; PyTorch does not compare them.
-
-    Returns:
-        Bytes of the records by name, without the folder that contains them, and the pickle.
 
     Raises:
         UserError: the file is damaged or was not written by ``torch.save``.

@@ -11,7 +11,8 @@ from plgolf.evaluate.analysis import ScoreAnalysis
 from plgolf.evaluate.compressors import compressor_bits_per_byte
 from plgolf.evaluate.score import Score
 from plgolf.reference import weight_name_from_reference, weights_to_reference
-from plgolf.reference.measure import compressed_bytes, measure_tensors
+from plgolf.reference.int8_zlib import compressed_bytes
+from plgolf.reference.measure import measure_tensors
 from plgolf.reference.validation import TOKENIZER_KEY
 from plgolf.roles import parameter_roles
 from plgolf.training.finish.packed_code import check_code, pack_run

@@ -70,7 +70,7 @@ def describe_bytes(ledger: Ledger, stats: QuantizeStats) -> dict[str, Any]:
         **asdict(ledger),
         "total_bytes": ledger.total_bytes,
         "within_budget": ledger.within_budget,
-        "quantize": stats.as_dict(),
+        "quantize": asdict(stats),
     }
 
 

@@ -30,9 +30,6 @@ def config_from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "c
         values: its fields; missing ones take their defaults.
         where: path of ``values`` in error messages.
 
-    Returns:
-        The configuration.
-
     Raises:
         UserError: a key is unknown or missing, or a value has the wrong type or is out of range.
 

@@ -15,11 +15,7 @@ class UserError(ValueError):
 class RunError(RuntimeError):
     """A run with correct settings that cannot continue, for example after a NaN loss or a dead rank.
 
-    The command line prints the message, one line, and exits with code 1.
-
-    Args:
-        message: what happened, and where.
-        silent: True if another rank prints the message.
+    The command line prints the message, one line, and exits with code 1; ``silent``: another rank prints it.
     """
 
     def __init__(self, message: str, *, silent: bool = False) -> None:

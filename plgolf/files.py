@@ -16,13 +16,8 @@ from plgolf.errors import UserError
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Opens a hidden temporary file beside ``path``, which is synced and renamed to it when the block ends.
 
-    An exception in the block, or the end of the process, leaves ``path`` as it was.
-
-    Args:
-        path: the file; its folder is created if it does not exist.
-
-    Yields:
-        The temporary file, open for writing and reading.
+    Its folder is created if it does not exist. An exception in the block, or the end of the process, leaves
+    ``path`` as it was. The file is open for writing and reading.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -116,9 +111,6 @@ def staged_folder(path: Path, *, replace: bool) -> Iterator[Path]:
     Args:
         path: the folder to create; it may exist if it is empty.
         replace: replaces a folder that is not empty.
-
-    Yields:
-        The hidden folder, empty.
 
     Raises:
         FolderNotEmptyError: ``path`` is not empty and ``replace`` is false; another process that was waited

@@ -26,11 +26,6 @@ class ScoreAnalysis:
     """Collects losses by position and by document; every rank adds its own, then all finish together.
 
     Memory does not grow with the split: only the tokens of the current document are kept.
-
-    Args:
-        split: the validation split of this rank.
-        tokenizer: the tokenizer of the split.
-        num_documents: number of hardest documents to keep.
     """
 
     def __init__(self, split: ValidationSplit, tokenizer: Tokenizer, *, num_documents: int) -> None:

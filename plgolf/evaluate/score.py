@@ -51,12 +51,7 @@ class Score:
 
 
 class ScoredBatch(NamedTuple):
-    """The targets of a batch, without the sequences that pad it.
-
-    Args:
-        nats: loss of each target, float32 (sequences, seq_len).
-        num_bytes: UTF-8 bytes that each stands for, int32 (sequences, seq_len).
-    """
+    """Loss in nats, float32, and bytes, int32, of each target (sequences, seq_len), without padding."""
 
     nats: Tensor
     num_bytes: Tensor

@@ -118,7 +118,7 @@ def test_other_files_than_manifests_are_refused_in_one_line(tmp_path):
     path.unlink()
     os.mkfifo(path)
     for read in (lambda: read_manifest(tmp_path), lambda: hash_file(path)):
-        with pytest.raises(UserError, match="it is no regular file"):
+        with pytest.raises(UserError, match="it must be a regular file"):
             read()
 
 

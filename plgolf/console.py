@@ -101,24 +101,15 @@ class ProgressLine:
 
 
 class ByteProgress(ProgressLine):
-    """Shows the progress of a job over bytes: MB/s and an estimate of the time left.
-
-    Args:
-        console: destination.
-        label: what is being done.
-        total_bytes: number of bytes; 0 if unknown.
-    """
+    """Shows the progress of a job over bytes: MB/s and an estimate of the time left."""
 
     def __init__(self, console: Console, label: str, total_bytes: int) -> None:
         super().__init__(console, label, total_bytes, "bytes")
 
     def show(self, done: int, *, text_bytes: int | None = None, **counts: int) -> None:
-        """Shows the progress, at most five times a second.
+        """Shows the progress, and numbers by name, at most five times a second.
 
-        Args:
-            done: finished bytes of the total.
-            text_bytes: bytes that the speed is measured in, if not ``done``; decompressed text, for example.
-            counts: further numbers to show, by name.
+        The speed is that of ``text_bytes`` if given, of decompressed text for example, else of ``done``.
         """
         if not self._is_due():
             return

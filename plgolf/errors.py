@@ -1,5 +1,6 @@
 """The exceptions that end with one line instead of a traceback, and checks that raise them."""
 
+from importlib import import_module
 from numbers import Integral, Real
 from typing import Any
 
@@ -60,3 +61,17 @@ def whole_number(name: str, value: Any, *, least: int | None = None) -> None:
         raise UserError(f"{name} must be a whole number, got {value!r:.100}")
     if least is not None:
         at_least(name, value, least)
+
+
+def extra(module: str, who: str = "") -> Any:
+    """Imports a module of a package that not every installation has; ``who`` needs it.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    package = module.partition(".")[0]
+    try:
+        import_module(package)
+        return import_module(module)
+    except ImportError as error:
+        raise UserError(f"{who} needs the {package} package: pip install {package}".lstrip()) from error

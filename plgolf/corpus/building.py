@@ -2,27 +2,26 @@
 
 import os
 import re
-import shutil
-import threading
 from collections import Counter
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from plgolf.console import ByteProgress, Console
-from plgolf.corpus.document_stream import KnownDocuments
-from plgolf.corpus.encoding import Encoded, encode_in_order, without
+from plgolf.corpus.document_stream import digests
+from plgolf.corpus.encoding import Encoded, encode_in_order
 from plgolf.corpus.sampling import draw_sample
 from plgolf.corpus.shard_writer import ShardWriter
 from plgolf.corpus.shuffling import ShuffledDocuments
 from plgolf.corpus.splitting import Corpus, check_splits
+from plgolf.corpus.text_files import TextFile
 from plgolf.corpus.tokenizer_training import TokenizerRecipe, train_tokenizer
 from plgolf.data.manifest import Manifest, Split, TokenizerEntry, hash_file
 from plgolf.data.tokenizer import NO_BYTE_FALLBACK, Tokenizer
-from plgolf.errors import UserError
+from plgolf.errors import UserError, at_least
 
 LEAST_SHARD_TOKENS = 1024
 """Smallest size of a full shard: with fewer tokens a dataset has more files than folders are made for."""
@@ -49,49 +48,51 @@ class Output:
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[\w.-]+", self.name):
             raise UserError(f"name must consist of letters, digits, '.', '_' and '-', got {self.name!r}")
-        if self.workers is not None and self.workers < 1:
-            raise UserError(f"workers must be at least 1, got {self.workers}")
+        if self.workers is not None:
+            at_least("workers", self.workers, 1)
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed must be from 0 to {2**63 - 1}, got {self.seed}")
-        if not LEAST_SHARD_TOKENS <= self.shard_tokens < 2**31:
-            raise UserError(
-                f"shard_tokens must be from {LEAST_SHARD_TOKENS} to {2**31 - 1}, got {self.shard_tokens}"
-            )
+        if not LEAST_SHARD_TOKENS <= (size := self.shard_tokens) < 2**31:
+            raise UserError(f"shard_tokens must be from {LEAST_SHARD_TOKENS} to {2**31 - 1}, got {size}")
 
 
 class _SplitWriter:
     """Writes the files of a split."""
 
-    def __init__(self, folder: Path, name: str, split: str, output: Output, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, name: str, split: str, output: Output) -> None:
         self.shards = ShardWriter(folder, f"{name}_{split}", ".bin", output.shard_tokens)
         # Their names do not end in .bin, so that other programs do not read them as tokens.
         self.side_cars = ShardWriter(folder, f"{name}_{split}", ".bytes", output.shard_tokens)
-        stack.callback(self.shards.abandon)
-        stack.callback(self.side_cars.abandon)
         self.shuffled: ShuffledDocuments | None = None
         if output.shuffle and split == "train":
             buckets = folder / ".shuffle"
             buckets.mkdir()
-            stack.callback(shutil.rmtree, buckets, ignore_errors=True)
             self.shuffled = ShuffledDocuments(buckets, output.seed)
         self.documents = self.num_tokens = self.raw_bytes = self.scored_bytes = self.unknown_tokens = 0
 
-    def add(self, encoded: Encoded) -> None:
+    def add(self, encoded: Encoded, tokenizer: Tokenizer) -> None:
+        if not encoded.documents:
+            return
+        tokens = np.concatenate(encoded.tokens)
         self.documents += len(encoded.documents)
         self.raw_bytes += sum(document.num_bytes for document in encoded.documents)
-        self.scored_bytes += encoded.scored_bytes
-        self.num_tokens += encoded.tokens.size
+        self.scored_bytes += tokenizer.byte_counts.total(tokens)
+        self.unknown_tokens += tokenizer.count_unknown(tokens)
+        self.num_tokens += tokens.size
         if self.shuffled is not None:
-            self.shuffled.add(encoded.tokens, encoded.starts)
+            self.shuffled.add(encoded.tokens)
         else:
-            self.shards.write(encoded.tokens)
-        self.side_cars.write(encoded.raw_bytes)
+            self.shards.write(tokens)
+        if encoded.raw_bytes:
+            self.side_cars.write(np.concatenate(encoded.raw_bytes))
 
     def close(self) -> Split:
-        for tokens in self.shuffled or ():
-            self.shards.write(tokens)
+        if self.shuffled is not None:
+            for tokens in self.shuffled:
+                self.shards.write(tokens)
+            self.shuffled.folder.rmdir()
         counts = self.documents, self.num_tokens, self.raw_bytes, self.scored_bytes
-        return Split(*counts, shards=self.shards.close(), side_cars=self.side_cars.close())
+        return Split(*counts, self.shards.close(), self.side_cars.close())
 
 
 def build(
@@ -104,59 +105,40 @@ def build(
     options: Mapping[str, Any],
     console: Console,
 ) -> Manifest:
-    """Makes a dataset in an empty folder.
-
-    Args:
-        folder: the folder.
-        corpus: the documents.
-        recipe: settings of the tokenizer.
-        output: settings of the files.
-        name: beginning of the names of the shards.
-        options: options of the command, for the manifest.
-        console: destination of progress.
+    """Makes a dataset in an empty folder; ``name`` begins the names of the shards.
 
     Returns:
-        The manifest, which is written last.
+        The manifest, which has ``options`` and is written last.
 
     Raises:
         UserError: a document or the tokenizer is refused, or a split has no documents.
     """
-    with ExitStack() as stack:
-        hashes = _hash_in_background(corpus, stack)
-        tokenizer = _tokenizer(corpus, recipe, console)
-        (folder / tokenizer.file_name).write_bytes(tokenizer.to_bytes())
-        writers = {split: _SplitWriter(folder, name, split, output, stack) for split in ("train", "val")}
-        per_file = _encode(corpus, tokenizer, writers, output.workers or _cores(), console)
-        check_splits({split: writer.documents for split, writer in writers.items()})
-        splits = {split: writer.close() for split, writer in writers.items()}
-        digests = [sha256.result() for sha256 in hashes]
+    tokenizer = _tokenizer(corpus, recipe, console)
+    (folder / tokenizer.file_name).write_bytes(tokenizer.to_bytes())
+    writers = {split: _SplitWriter(folder, name, split, output) for split in ("train", "val")}
+    per_file = _encode(corpus, tokenizer, writers, output.workers or _cores(), console)
+    check_splits({split: writer.documents for split, writer in writers.items()})
+    splits = {split: writer.close() for split, writer in writers.items()}
     manifest = Manifest(
         name=name,
         tokenizer=TokenizerEntry.of(tokenizer, tokenizer.file_name),
         splits=splits,
-        sources=[
-            {"path": file.name, "bytes": file.size, "sha256": sha256, "documents": per_file[file.name]}
-            for file, sha256 in zip(corpus.all_files, digests, strict=True)
-        ],
+        sources=[{**describe_file(file), "documents": per_file[file.name]} for file in corpus.all_files],
         options=dict(options),
         left_out=dict(corpus.left_out),
-        byte_note="; ".join(filter(None, [byte_note(splits), unknown_note(writers)])),
+        byte_note="; ".join(filter(None, [_byte_note(splits), _unknown_note(writers)])),
     )
     manifest.save(folder)
     return manifest
 
 
-def _hash_in_background(corpus: Corpus, stack: ExitStack) -> list[Future[str]]:
-    """Starts to hash all files; an interrupt does not wait for the hash of a large one."""
-    hashing = ThreadPoolExecutor(1, thread_name_prefix="sha256")
-    stop = threading.Event()
-    stack.callback(hashing.shutdown, cancel_futures=True)
-    stack.callback(stop.set)  # The stack calls this first.
-    return [hashing.submit(hash_file, file.path, stop) for file in corpus.all_files]
+def describe_file(file: TextFile) -> dict[str, Any]:
+    """Returns name, size and hash of an input file, as the manifest has them."""
+    return {"path": file.name, "bytes": file.size, "sha256": hash_file(file.path)}
 
 
-def unknown_note(writers: Mapping[str, _SplitWriter]) -> str:
-    """Describes text outside the vocabulary; returns an empty text if there is none."""
+def _unknown_note(writers: Mapping[str, _SplitWriter]) -> str:
+    """Describes text outside the vocabulary, if there is any."""
     found = [
         f"{writer.unknown_tokens:,} of {writer.num_tokens:,} {split} tokens"
         for split, writer in writers.items()
@@ -193,47 +175,39 @@ def _encode(
     """Writes all tokens; returns the number of documents of each file."""
     progress = ByteProgress(console, "encoding", corpus.size)
     per_file: Counter[str] = Counter()
-    held_out = KnownDocuments()
+    held_out: set[bytes] = set()
     for stream in corpus.streams(tokenizer.normalize):
         for encoded in encode_in_order(stream, tokenizer, workers=workers):
             for flaw in encoded.flaws:
                 corpus.reject(flaw)
-            kept = encoded if corpus.holdout.by_hash else _disjoint(encoded, held_out, corpus, tokenizer)
-            writers[kept.split].add(kept)
-            writers[kept.split].unknown_tokens += tokenizer.count_unknown(kept.tokens)
+            kept = encoded if corpus.holdout.by_hash else _disjoint(encoded, held_out, corpus)
+            writers[kept.split].add(kept, tokenizer)
             per_file.update([document.file for document in kept.documents])
-            progress.show(
-                corpus.position,
-                text_bytes=sum(writer.raw_bytes for writer in writers.values()),
-                documents=sum(writer.documents for writer in writers.values()),
-                tokens=sum(writer.num_tokens for writer in writers.values()),
-            )
+            text_bytes = sum(writer.raw_bytes for writer in writers.values())
+            tokens = sum(writer.num_tokens for writer in writers.values())
+            documents = sum(writer.documents for writer in writers.values())
+            progress.show(corpus.position, text_bytes=text_bytes, documents=documents, tokens=tokens)
     seconds = progress.seconds
-    console.say(
-        f"encoded {sum(per_file.values()):,} documents in {seconds:.1f} s, "
-        f"{sum(writer.raw_bytes for writer in writers.values()) / max(seconds, 1e-9) / 1e6:.1f} MB/s"
-    )
+    speed = sum(writer.raw_bytes for writer in writers.values()) / max(seconds, 1e-9) / 1e6
+    console.say(f"encoded {sum(per_file.values()):,} documents in {seconds:.1f} s, {speed:.1f} MB/s")
     return per_file
 
 
-def _disjoint(encoded: Encoded, held_out: KnownDocuments, corpus: Corpus, tokenizer: Tokenizer) -> Encoded:
+def _disjoint(encoded: Encoded, held_out: set[bytes], corpus: Corpus) -> Encoded:
     """Remembers validation documents, and leaves out training documents with the same tokens."""
+    found = digests(encoded.tokens)
     if encoded.split == "val":
-        held_out.add(encoded.tokens, encoded.starts)
+        held_out.update(found)
         return encoded
-    dropped = held_out.find(encoded.tokens, encoded.starts)
-    if not dropped:
-        return encoded
-    corpus.left_out["training document equal to a validation document"] += len(dropped)
-    return without(encoded, dropped, tokenizer)
+    kept = [index for index, digest in enumerate(found) if digest not in held_out]
+    if dropped := len(found) - len(kept):
+        corpus.left_out["training document equal to a validation document"] += dropped
+    documents = [encoded.documents[index] for index in kept]
+    return encoded._replace(documents=documents, tokens=[encoded.tokens[index] for index in kept])
 
 
-def byte_note(splits: Mapping[str, Split]) -> str:
-    """Describes how scored and raw bytes differ; returns an empty text if they are equal.
-
-    >>> byte_note({"val": Split(1, 9, raw_bytes=200, scored_bytes=190)})
-    'val: 190 scored bytes for 200 raw ones (-5.00 %): val/bpb is per scored byte, val/bpb_raw per raw byte'
-    """
+def _byte_note(splits: Mapping[str, Split]) -> str:
+    """Describes how scored and raw bytes differ, if they do."""
     for name, split in sorted(splits.items(), reverse=True):  # Validation first, because it is scored.
         raw, scored = split.raw_bytes, split.scored_bytes
         if raw and scored is not None and scored != raw:

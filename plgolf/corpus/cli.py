@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, TypeVar
 
 from jsonargparse import Namespace
 
@@ -16,25 +16,14 @@ from plgolf.corpus.inspection import describe, draw_lengths, inspect
 from plgolf.corpus.prepare import prepare
 from plgolf.corpus.splitting import Holdout
 from plgolf.corpus.tokenizer_training import TokenizerRecipe
-from plgolf.corpus.verify import Check, verify
+from plgolf.corpus.verify import verify
 from plgolf.errors import UserError
 
 T = TypeVar("T")
 
 
-class Command(NamedTuple):
-    """A subcommand; ``run`` returns the exit status."""
-
-    description: str
-    add_arguments: Callable[[SettingsParser], None]
-    run: Callable[[Namespace], int]
-
-
 def run(words: list[str]) -> int:
-    """Runs a subcommand.
-
-    Args:
-        words: the command line after ``plgolf data``.
+    """Runs the subcommand in the words after ``plgolf data``.
 
     Returns:
         The exit status: 1 if a dataset fails its verification, else 0.
@@ -44,7 +33,7 @@ def run(words: list[str]) -> int:
     """
     settings = parser().parse(words or ["--help"])
     try:
-        return _COMMANDS[settings.subcommand].run(settings[settings.subcommand])
+        return _COMMANDS[settings.subcommand][2](settings[settings.subcommand])
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -57,10 +46,10 @@ def parser() -> SettingsParser:
         prog="plgolf data", description="Make, check and show datasets.", allow_abbrev=False
     )
     subcommands = parser.add_subcommands()
-    for name, command in _COMMANDS.items():
-        subparser = SettingsParser(description=command.description, allow_abbrev=False)
-        command.add_arguments(subparser)
-        subcommands.add_subcommand(name, subparser, help=command.description)
+    for name, (description, add_arguments, _) in _COMMANDS.items():
+        subparser = SettingsParser(description=description, allow_abbrev=False)
+        add_arguments(subparser)
+        subcommands.add_subcommand(name, subparser, help=description)
     return parser
 
 
@@ -143,23 +132,18 @@ def _root_arguments(parser: SettingsParser) -> None:
 
 
 def _verify(settings: Namespace) -> int:
-    tokenizer = Path(settings.tokenizer) if settings.tokenizer else None
     terminal = Terminal()
-    checks = verify(Path(settings.root), tokenizer=tokenizer, console=terminal)
-    for line in table(checks):
-        terminal.say(line)
-    return 0 if all(check.passed is not False for check in checks) else 1
-
-
-def table(checks: list[Check]) -> list[str]:
-    """Returns a line for each check, and a summary."""
+    checks = verify(Path(settings.root), tokenizer=_tokenizer(settings), console=terminal)
     answers = {True: "ok", False: "FAILED", None: "-"}
-    lines = [f"{answers[check.passed]:<8}{check.name:<24}{check.detail}" for check in checks]
-    failed = sum(check.passed is False for check in checks)
-    return [
-        *lines,
-        f"{failed} of {len(checks)} checks failed" if failed else f"all {len(checks)} checks passed",
-    ]
+    for check in checks:
+        terminal.say(f"{answers[check.passed]:<8}{check.name:<24}{check.detail}")
+    failed, total = sum(check.passed is False for check in checks), len(checks)
+    terminal.say(f"{failed} of {total} checks failed" if failed else f"all {total} checks passed")
+    return int(failed > 0)
+
+
+def _tokenizer(settings: Namespace) -> Path | None:
+    return Path(settings.tokenizer) if settings.tokenizer else None
 
 
 def _inspect_arguments(parser: SettingsParser) -> None:
@@ -179,8 +163,7 @@ def _inspect_arguments(parser: SettingsParser) -> None:
 
 
 def _inspect(settings: Namespace) -> int:
-    tokenizer = Path(settings.tokenizer) if settings.tokenizer else None
-    view = inspect(Path(settings.root), tokenizer=tokenizer, bos_id=settings.bos_id)
+    view = inspect(Path(settings.root), tokenizer=_tokenizer(settings), bos_id=settings.bos_id)
     terminal = Terminal()
     for line in describe(view):
         terminal.say(line)
@@ -212,17 +195,21 @@ def _download(settings: Namespace) -> int:
     return 0
 
 
-_COMMANDS = {
-    "prepare": Command(
+_COMMANDS: dict[str, tuple[str, Callable[[SettingsParser], None], Callable[[Namespace], int]]] = {
+    "prepare": (
         "Make token shards from text: files or folders of plain text, JSON, CSV, Parquet; .gz .bz2 .xz .zst.",
         _prepare_arguments,
         _prepare,
     ),
-    "download": Command(
-        "Download one of the published datasets of the challenge.", _download_arguments, _download
+    "download": (
+        "Download one of the published datasets of the challenge.",
+        _download_arguments,
+        _download,
     ),
-    "verify": Command(
-        "Check a dataset and print a table; exit status 1 if a check fails.", _root_arguments, _verify
+    "verify": (
+        "Check a dataset and print a table; exit status 1 if a check fails.",
+        _root_arguments,
+        _verify,
     ),
-    "inspect": Command("Show what is in a dataset, also without a manifest.", _inspect_arguments, _inspect),
+    "inspect": ("Show what is in a dataset, also without a manifest.", _inspect_arguments, _inspect),
 }

@@ -5,9 +5,9 @@ import io
 import lzma
 import zlib
 from collections.abc import Callable
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
-from plgolf.errors import UserError
+from plgolf.errors import extra
 
 _CHUNK_BYTES = 1 << 12
 """Bytes that are decompressed at once: few, because they may become many thousand times as many."""
@@ -15,47 +15,34 @@ _ZSTD_WINDOW_BYTES = 1 << 31
 """Largest window of zstd (``--long=31``); decompression takes as much memory as the window of the file."""
 
 
-class _Codec(NamedTuple):
-    """A compressed format: a function that returns the decompressor of a frame, and what that raises."""
-
-    start: Callable[[], Any]
-    error: type[Exception]
+def _zstd() -> Any:
+    return extra("zstandard").ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES).decompressobj()
 
 
-def _zstd() -> _Codec:
-    import zstandard  # noqa: PLC0415 (an extra)
-
-    decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
-    return _Codec(decompressor.decompressobj, zstandard.ZstdError)
-
-
-_CODECS: dict[str, Callable[[], _Codec]] = {
-    ".gz": lambda: _Codec(lambda: zlib.decompressobj(wbits=zlib.MAX_WBITS | 16), zlib.error),
-    ".bz2": lambda: _Codec(bz2.BZ2Decompressor, OSError),
-    ".xz": lambda: _Codec(lzma.LZMADecompressor, lzma.LZMAError),
+_DECOMPRESSORS: dict[str, Callable[[], Any]] = {
+    ".gz": lambda: zlib.decompressobj(wbits=zlib.MAX_WBITS | 16),
+    ".bz2": bz2.BZ2Decompressor,
+    ".xz": lzma.LZMADecompressor,
     ".zst": _zstd,
 }
-COMPRESSED = tuple(_CODECS)
+COMPRESSED = tuple(_DECOMPRESSORS)
 """Endings of the names of compressed files."""
 
 
 def decompressed(raw: IO[bytes], name: str) -> IO[bytes]:
     """Returns the decompressed contents of a file; reading raises OSError if they are damaged or cut short.
 
-    Args:
-        raw: the open file.
-        name: its name, whose ending tells the format; other files are returned as they are.
+    The ending of the name tells the format; other files are returned as they are.
 
     Raises:
         UserError: a package is missing.
     """
-    codec = next((_CODECS[ending] for ending in COMPRESSED if name.lower().endswith(ending)), None)
-    if codec is None:
+    start = next((_DECOMPRESSORS[ending] for ending in COMPRESSED if name.lower().endswith(ending)), None)
+    if start is None:
         return raw
-    try:
-        return io.BufferedReader(_Frames(raw, codec()), 1 << 16)
-    except ImportError as error:
-        raise UserError(f"{name}: needs the zstandard package: pip install zstandard") from error
+    if start is _zstd:
+        extra("zstandard", f"{name}:")
+    return io.BufferedReader(_Frames(raw, start), 1 << 16)
 
 
 class _Frames(io.RawIOBase):
@@ -65,8 +52,8 @@ class _Frames(io.RawIOBase):
     zstandard take some of it for the end of the file.
     """
 
-    def __init__(self, raw: IO[bytes], codec: _Codec) -> None:
-        self._raw, self._codec = raw, codec
+    def __init__(self, raw: IO[bytes], start: Callable[[], Any]) -> None:
+        self._raw, self._start = raw, start
         self._frame: Any = None
         self._complete = 0
         self._rest, self._out = b"", memoryview(b"")
@@ -93,10 +80,10 @@ class _Frames(io.RawIOBase):
                 data = data.lstrip(b"\0")  # Some writers pad with zeros.
                 if not data:
                     return
-            self._frame = self._codec.start()
+            self._frame = self._start()
         try:
             self._out = memoryview(self._frame.decompress(data))
-        except self._codec.error as error:
+        except Exception as error:  # Each library has its own.
             raise OSError(f"it is damaged: {error}") from error
         if self._frame.eof:
             self._rest, self._frame = self._frame.unused_data, None

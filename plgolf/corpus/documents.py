@@ -14,14 +14,7 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 class Document(NamedTuple):
-    """A text and its place in the input.
-
-    Args:
-        text: valid Unicode, not empty.
-        num_bytes: number of its UTF-8 bytes.
-        file: name of its file.
-        line: line, or row of a Parquet file, on which it starts, from 1.
-    """
+    """A text that is not empty, the number of its UTF-8 bytes, its file and its first line or row, from 1."""
 
     text: str
     num_bytes: int
@@ -30,14 +23,7 @@ class Document(NamedTuple):
 
 
 class Flaw(NamedTuple):
-    """A document that is refused.
-
-    Args:
-        reason: short reason, the same for all documents of its kind.
-        detail: what is wrong with this document.
-        file: name of its file.
-        line: line, or row of a Parquet file, from 1.
-    """
+    """A document that is refused: a reason that others share, what is wrong with this one, and its place."""
 
     reason: str
     detail: str
@@ -67,10 +53,8 @@ class Reading:
     def __post_init__(self) -> None:
         if self.separator == "":
             raise UserError("separator must not be empty")
-        if not 1 <= self.max_document_bytes <= _MOST_BYTES:
-            raise UserError(
-                f"max_document_bytes must be from 1 to {_MOST_BYTES}, got {self.max_document_bytes}"
-            )
+        if not 1 <= (size := self.max_document_bytes) <= _MOST_BYTES:
+            raise UserError(f"max_document_bytes must be from 1 to {_MOST_BYTES}, got {size}")
 
 
 def checked(data: bytes | memoryview, file: str, line: int, reading: Reading) -> Document | Flaw:
@@ -96,16 +80,9 @@ def too_long(file: str, line: int, limit: int, advice: str) -> Flaw:
 def plain_text(
     stream: IO[bytes], file: str, reading: Reading, *, cut_long: bool = False
 ) -> Iterator[Document | Flaw]:
-    """Reads a text file.
+    """Reads the pieces of a text file between separators; empty pieces are left out.
 
-    Args:
-        stream: contents of the file.
-        file: its name.
-        reading: settings; without a separator the file is one document.
-        cut_long: cuts a file without separator that is too long for one document, instead of refusing it.
-
-    Yields:
-        The file, or its pieces between separators; empty pieces are left out.
+    A file without separator is one document. If it is too long, ``cut_long`` cuts it instead of refusing it.
     """
     limit, line = reading.max_document_bytes, 1
     if reading.separator is not None:
@@ -128,11 +105,7 @@ def plain_text(
 
 
 def _separated(stream: IO[bytes], separator: bytes, limit: int) -> Iterator[tuple[bytes | None, int]]:
-    """Cuts a stream at a separator.
-
-    Yields:
-        Each piece, None if it is too long, and the number of line breaks in it and the separator after it.
-    """
+    """Yields each piece, None if it is too long, and the line breaks in it and the separator after it."""
     buffer, dropped_lines, too_long = b"", 0, False
     breaks = separator.count(b"\n")
     while chunk := stream.read(_CHUNK_BYTES):
@@ -160,16 +133,10 @@ def _cut(stream: IO[bytes], limit: int) -> Iterator[tuple[bytes, int]]:
 
 
 def end_of_part(data: bytes, first: int, last: int) -> int:
-    r"""Finds a good place to cut a text.
+    r"""Returns the last position from ``first`` to ``last`` for a cut in UTF-8 text.
 
-    Args:
-        data: UTF-8 text.
-        first: smallest position.
-        last: largest position, below the length of the text.
-
-    Returns:
-        The largest position that follows a paragraph; else a line; else a space; else the largest one between
-        two characters, which may be below ``first``.
+    It follows a paragraph; else a line; else a space; else it is between two characters, which may be below
+    ``first``.
 
     >>> [end_of_part(text, 1, 5) for text in (b"a.\n\nb\nc", b"a\nb c d", b"abcdefg", b"abcd\xc3\xa9f")]
     [4, 2, 5, 4]

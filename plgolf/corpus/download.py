@@ -50,12 +50,12 @@ def download(
     Args:
         variant: the dataset's name, or its last part after an underscore, such as ``sp1024``.
         root: folder that gets ``datasets/<name>`` and ``tokenizers``.
-        train_shards: number of training shards; null fetches all. More than exist is an error, except for
+        train_shards: number of training shards; None fetches all. More than exist is an error, except for
             the default, which then fetches all.
         repo: owner and name of a dataset repository on the hub.
         remote_root: folder of ``manifest.json`` in the repository; empty for the top.
         revision: branch, tag or commit.
-        console: receives progress; the library shows its own bars.
+        console: destination of progress.
 
     Returns:
         The dataset's folder.
@@ -100,9 +100,10 @@ def _download(
     existing = _existing_shards(folder, source)
     train = _number_of_train_shards(train_shards, published, existing, console)
     # Validation first: it is smaller, and shows early what is wrong.
+    numbers = {"val": published.splits["val"].files, "train": train}
     shards = {
         split: [f"{source['path']}/{name}" for name in _names(split, number)]
-        for split, number in (("val", published.splits["val"].files), ("train", train))
+        for split, number in numbers.items()
     }
     tokenizer_files = [prefix + path for path in published.tokenizer_files]
     _prepare_staging(hub, stage, [*tokenizer_files, *shards["val"], *shards["train"]], folder, existing)
@@ -198,14 +199,12 @@ def _fetch_tokenizer(
             if len(contents) == 1:
                 tokenizer = load_tokenizer(local)
     if tokenizer.vocab_size != vocab_size:
-        raise UserError(
-            f"{hub.name}: vocab_size must be the {tokenizer.vocab_size} of {paths[0]}, got {vocab_size}"
-        )
+        rule = f"vocab_size must be the {tokenizer.vocab_size} of {paths[0]}"
+        raise UserError(f"{hub.name}: {rule}, got {vocab_size}")
     for path, content in contents.items():
         if path.exists() and path.read_bytes() != content:
-            raise UserError(
-                f"{path}: differs from {hub.name}'s file of that name: move it away, or set --root"
-            )
+            flaw = f"differs from {hub.name}'s file of that name"
+            raise UserError(f"{path}: {flaw}: move it away, or set --root")
     for path, content in contents.items():
         if not path.exists():
             write_atomically(path, content)
@@ -226,9 +225,8 @@ def _fetch_split(
             entries.append(FileEntry(local.name, local.stat().st_size, sha256, open_shard(local).num_tokens))
     tokens, is_all = sum(entry.tokens for entry in entries), len(paths) == published.files
     if is_all and tokens != published.tokens:
-        raise UserError(
-            f"{hub.name}: {split} must have the manifest's {published.tokens} tokens, got {tokens}"
-        )
+        rule = f"{split} must have the manifest's {published.tokens} tokens"
+        raise UserError(f"{hub.name}: {rule}, got {tokens}")
     return Split(published.documents if is_all else None, tokens, None, None, entries)
 
 
@@ -244,7 +242,5 @@ def _checked(hub: Repository, local: Path, stage: Path) -> Iterator[str]:
         yield sha256
     except UserError as error:
         local.unlink(missing_ok=True)
-        reason = str(error).removeprefix(f"{local}: ")
-        raise UserError(
-            f"{hub.name}: {path} is damaged: {reason}; run it again to fetch this file"
-        ) from error
+        flaw = f"{path} is damaged: {str(error).removeprefix(f'{local}: ')}"
+        raise UserError(f"{hub.name}: {flaw}; run it again to fetch this file") from error

@@ -1,7 +1,7 @@
 """Encoding of documents on several threads, in order and in bounded memory."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -25,31 +25,22 @@ class Encoded(NamedTuple):
     Args:
         split: ``train`` or ``val``.
         documents: documents that have tokens.
-        tokens: uint16 (n,); begin-of-sequence id and tokens of each document.
-        starts: int64 (documents,); position of each begin-of-sequence id.
-        scored_bytes: bytes of the tokens by the rule of the challenge.
-        raw_bytes: uint16 (n,); UTF-8 bytes of the documents, divided among their tokens; empty for ``train``.
+        tokens: uint16 (n,) for each; begin-of-sequence id and tokens.
+        raw_bytes: uint16 (n,) for each of ``val``; its UTF-8 bytes, divided among its tokens.
         flaws: documents that are refused.
     """
 
     split: str
     documents: list[Document]
-    tokens: Tokens
-    starts: NDArray[np.int64]
-    scored_bytes: int
-    raw_bytes: NDArray[np.uint16]
+    tokens: list[Tokens]
+    raw_bytes: list[NDArray[np.uint16]]
     flaws: list[Flaw]
 
 
 def encode_in_order(
     documents: Iterable[tuple[str, Document]], tokenizer: Tokenizer, *, workers: int
 ) -> Iterator[Encoded]:
-    """Encodes documents on threads; SentencePiece releases the GIL.
-
-    Args:
-        documents: pairs of split and document.
-        tokenizer: the tokenizer.
-        workers: number of threads.
+    """Encodes documents, each with its split, on threads; SentencePiece releases the GIL.
 
     Yields:
         Batches, in which the documents of each split keep their order.
@@ -63,7 +54,7 @@ def encode_in_order(
                 len(pending) > 2 * workers or weight + sum(w for w, _ in pending) > _IN_FLIGHT_BYTES
             ):
                 yield pending.popleft()[1].result()
-            pending.append((weight, pool.submit(encode, split, batch, tokenizer)))
+            pending.append((weight, pool.submit(_encode, split, batch, tokenizer)))
         while pending:
             yield pending.popleft()[1].result()
     finally:
@@ -83,54 +74,26 @@ def _batches(documents: Iterable[tuple[str, Document]]) -> Iterator[tuple[str, l
     yield from filling.items()
 
 
-def encode(split: str, documents: list[Document], tokenizer: Tokenizer) -> Encoded:
-    """Encodes some documents of one split."""
-    found = list(zip(documents, tokenizer.encode_batch([d.text for d in documents]), strict=True))
-    flaws = [_flaw("empty document", "it has no tokens", d) for d, ids in found if not ids.size]
-    found = [(document, ids) for document, ids in found if ids.size]
-    raw_bytes = []
-    if split == "val":
-        every, found = found, []
-        for document, ids in every:
+def _encode(split: str, documents: list[Document], tokenizer: Tokenizer) -> Encoded:
+    encoded = Encoded(split, [], [], [], [])
+    for document, ids in zip(documents, tokenizer.encode_batch([d.text for d in documents]), strict=True):
+        flaw = None if ids.size else ("empty document", "it has no tokens")
+        if split == "val" and ids.size:
             counts = tokenizer.raw_bytes(document.text, ids)
             if int(counts.max()) > _MAX_COUNT:
                 detail = f"more than {_MAX_COUNT} bytes, spaces for example, belong to one token"
-                flaws.append(_flaw("too few tokens", detail, document))
+                flaw = ("too few tokens", detail)
             else:
-                found.append((document, ids))
-                raw_bytes.append(counts)
-    starts, tokens = _joined([ids for _, ids in found], tokenizer.bos_id)
-    _, raw_bytes_of_tokens = _joined(raw_bytes, 0)
-    scored = tokenizer.byte_counts.total(tokens)
-    return Encoded(split, [d for d, _ in found], tokens, starts, scored, raw_bytes_of_tokens, flaws)
+                encoded.raw_bytes.append(_after(0, counts))
+        if flaw:
+            encoded.flaws.append(Flaw(*flaw, document.file, document.line))
+        else:
+            encoded.documents.append(document)
+            encoded.tokens.append(_after(tokenizer.bos_id, ids))
+    return encoded
 
 
-def _flaw(reason: str, detail: str, document: Document) -> Flaw:
-    return Flaw(reason, detail, document.file, document.line)
-
-
-def _joined(parts: Sequence[NDArray[np.integer[Any]]], first: int) -> tuple[NDArray[np.int64], Tokens]:
-    """Joins arrays with one value in front of each; returns the position of that value, and the result."""
-    if not parts:
-        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.uint16)
-    sizes = np.array([part.size + 1 for part in parts], dtype=np.int64)
-    before = np.array([first])
-    whole = [array for part in parts for array in (before, part)]
-    return np.cumsum(sizes) - sizes, np.concatenate(whole, dtype=np.uint16, casting="unsafe")
-
-
-def without(encoded: Encoded, dropped: set[int], tokenizer: Tokenizer) -> Encoded:
-    """Removes training documents from a batch.
-
-    Args:
-        encoded: batch of the ``train`` split.
-        dropped: indices of the documents to remove.
-        tokenizer: the tokenizer of the batch.
-    """
-    ends = [*encoded.starts[1:].tolist(), encoded.tokens.size]
-    kept = [i for i in range(len(encoded.documents)) if i not in dropped]
-    parts = [encoded.tokens[encoded.starts[i] + 1 : ends[i]] for i in kept]
-    starts, tokens = _joined(parts, tokenizer.bos_id)
-    scored = tokenizer.byte_counts.total(tokens)
-    documents = [encoded.documents[i] for i in kept]
-    return encoded._replace(documents=documents, tokens=tokens, starts=starts, scored_bytes=scored)
+def _after(first: int, values: NDArray[np.integer[Any]]) -> NDArray[np.uint16]:
+    result = np.empty(values.size + 1, dtype=np.uint16)
+    result[0], result[1:] = first, values
+    return result

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plgolf.errors import UserError
+from plgolf.errors import UserError, extra
 from plgolf.version import __version__
 
 if TYPE_CHECKING:
@@ -17,14 +17,7 @@ _REASON_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class Repository:
-    """A dataset repository at one commit.
-
-    Args:
-        api: the library's client.
-        name: owner and name.
-        commit: hash of the commit.
-        files: the hub's description of each file, by path.
-    """
+    """A dataset repository at one commit, and the hub's description of each file, by path."""
 
     api: "HfApi"
     name: str
@@ -37,14 +30,7 @@ class Repository:
             raise UserError(f"{self.name}: has no file {missing[0]} at revision {self.commit}")
 
     def fetch(self, paths: Sequence[str], folder: Path) -> list[Path]:
-        """Downloads the files that the folder lacks, or holds with another hash than the hub.
-
-        Args:
-            paths: paths in the repository.
-            folder: local folder; a file gets the same path below it. The library's records are in ``.cache``.
-
-        Returns:
-            The local files.
+        """Downloads the files that the folder lacks, or holds with another hash; returns the local files.
 
         Raises:
             UserError: the repository lacks a file, or it cannot be fetched or written.
@@ -69,33 +55,20 @@ class Repository:
 
 
 def open_repository(name: str, revision: str) -> Repository:
-    """Finds the commit of a revision and lists its files.
-
-    Args:
-        name: owner and name of a dataset repository.
-        revision: branch, tag or commit.
-
-    Returns:
-        The repository at that commit.
+    """Returns the repository at the commit of a branch, tag or commit.
 
     Raises:
         UserError: ``huggingface_hub`` is not installed, the repository or the revision does not exist, or the
             hub does not answer.
     """
-    try:
-        from huggingface_hub import HfApi  # noqa: PLC0415 (an extra)
-        from huggingface_hub.hf_api import RepoFile  # noqa: PLC0415
-    except ImportError as error:
-        raise UserError(
-            "downloading needs the huggingface_hub package: pip install huggingface_hub"
-        ) from error
-    api = HfApi(library_name="plgolf", library_version=__version__)
+    library = extra("huggingface_hub.hf_api", "downloading")
+    api = library.HfApi(library_name="plgolf", library_version=__version__)
     what = f"revision {revision}"
     try:
         commit = api.dataset_info(name, revision=revision, expand=["sha"], timeout=30).sha or revision
         what = "its list of files"
         tree = api.list_repo_tree(name, recursive=True, revision=commit, repo_type="dataset")
-        files = {file.path: file for file in tree if isinstance(file, RepoFile)}
+        files = {file.path: file for file in tree if isinstance(file, library.RepoFile)}
     except Exception as error:
         raise UserError(f"{name}: {_explain(error, what)}") from error
     return Repository(api, name, commit, files)
@@ -103,26 +76,22 @@ def open_repository(name: str, revision: str) -> Repository:
 
 def _explain(error: BaseException, what: str) -> str:
     """Returns one line about a failure of the library."""
-    from huggingface_hub import errors  # noqa: PLC0415 (an extra)
-
+    errors = extra("huggingface_hub.errors")
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
-        error = (
-            error.__cause__
-        )  # The library only says that nothing is cached; the hub's failure is the cause.
+        error = error.__cause__  # The library only says that nothing is cached; this is the hub's failure.
     known: dict[type[Exception], str] = {
         errors.HFValidationError: "must be the owner and name of a dataset repository on the hub",
         errors.GatedRepoError: "is gated: ask for access on its page and log in with 'hf auth login'",
         errors.RepositoryNotFoundError: "does not exist or is private: check --repo, or see 'hf auth login'",
         errors.RevisionNotFoundError: f"has no {what}",
     }
-    for kind, reason in known.items():
-        if isinstance(error, kind):
-            return reason
+    if reason := next((reason for kind, reason in known.items() if isinstance(error, kind)), ""):
+        return reason
     if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
         return f"this login may not read {what}: see 'hf auth login'"
     if isinstance(error, OSError) and error.errno and error.strerror:
         return f"{what}: {error.filename or 'it'} cannot be written: {error.strerror}"
-    reason = (str(error).strip().splitlines() or [""])[0][:_REASON_CHARACTERS]
+    reason = str(error).strip().partition("\n")[0][:_REASON_CHARACTERS]
     return (
         f"{what} could not be fetched ({type(error).__name__}: {reason}): "
         "run the command again to continue; complete files are kept"

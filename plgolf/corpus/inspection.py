@@ -11,7 +11,7 @@ from plgolf.corpus.document_stream import whole_documents
 from plgolf.data.manifest import Manifest, find_tokenizer, read_manifest
 from plgolf.data.shards import MAX_VOCAB_SIZE, Shard, ShardReader, find_shards, find_side_cars, has_shards
 from plgolf.data.tokenizer import Tokenizer
-from plgolf.errors import UserError
+from plgolf.errors import UserError, extra
 
 _INSPECTED_TOKENS = 1 << 26
 _BAR_CHARACTERS = 40
@@ -23,8 +23,6 @@ class SplitView:
     """Overview of a split.
 
     Args:
-        shards: its token shards.
-        side_cars: its byte side-cars.
         lengths: int64; tokens of each inspected document, without begin-of-sequence; None if the id of the
             latter is unknown or does not occur.
         inspected: number of inspected tokens.
@@ -45,15 +43,7 @@ class SplitView:
 
 @dataclass(frozen=True)
 class DatasetView:
-    """Overview of a dataset.
-
-    Args:
-        root: its folder.
-        manifest: its manifest; None for a folder of shards alone.
-        tokenizer: its tokenizer; None if it is unknown.
-        bos_id: begin-of-sequence id of its documents; None if it is unknown.
-        splits: views of ``val`` and ``train``, as far as they exist.
-    """
+    """Overview of a dataset, as far as it is known, and of its ``val`` and ``train`` split, if they exist."""
 
     root: Path
     manifest: Manifest | None
@@ -70,9 +60,6 @@ def inspect(root: Path, *, tokenizer: Path | None = None, bos_id: int | None = N
         tokenizer: file of its tokenizer; by default the one in the folder, if it has one.
         bos_id: begin-of-sequence id of shards without a tokenizer.
 
-    Returns:
-        The overview.
-
     Raises:
         UserError: the folder or its shards are missing, or a file is damaged.
     """
@@ -87,9 +74,8 @@ def inspect(root: Path, *, tokenizer: Path | None = None, bos_id: int | None = N
     if bos_id is not None and not 0 <= bos_id < MAX_VOCAB_SIZE:
         raise UserError(f"bos_id must be from 0 to {MAX_VOCAB_SIZE - 1}, got {bos_id}")
     bos_id = found.bos_id if found else bos_id
-    splits = {
-        split: _view(root, split, found, bos_id) for split in ("val", "train") if has_shards(root, split)
-    }
+    existing = [split for split in ("val", "train") if has_shards(root, split)]
+    splits = {split: _view(root, split, found, bos_id) for split in existing}
     if not splits:
         raise UserError(f"{root}: must hold *_train_<number>.bin or *_val_<number>.bin")
     return DatasetView(root, manifest, found, bos_id, splits)
@@ -107,13 +93,9 @@ def _view(root: Path, split: str, tokenizer: Tokenizer | None, bos_id: int | Non
             scored += tokenizer.byte_counts.total(tokens)
         if inspected >= _INSPECTED_TOKENS:
             break
-    return SplitView(
-        shards,
-        find_side_cars(root, split, shards),
-        np.concatenate(lengths) if begins else None,
-        inspected,
-        scored if tokenizer else None,
-    )
+    known = np.concatenate(lengths) if begins else None
+    side_cars = find_side_cars(root, split, shards)
+    return SplitView(shards, side_cars, known, inspected, scored if tokenizer else None)
 
 
 def describe(view: DatasetView) -> Iterator[str]:
@@ -188,24 +170,17 @@ def _sample(view: DatasetView, tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def draw_lengths(view: DatasetView, path: Path) -> None:
-    """Draws the lengths of the documents into a picture.
-
-    Args:
-        view: the dataset.
-        path: file, whose ending tells the format: .png, .svg, .pdf.
+    """Draws the lengths of the documents into a .png, .svg or .pdf file.
 
     Raises:
         UserError: the lengths are unknown, matplotlib is missing or does not know the format, or the file
             cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 (an extra)
-    except ImportError as error:
-        raise UserError("picture needs the matplotlib package: pip install matplotlib") from error
-    figure = Figure(figsize=(8, 3 * len(view.splits)), layout="constrained")
-    for axes, (split, found) in zip(
-        figure.subplots(len(view.splits), squeeze=False).flat, view.splits.items(), strict=True
-    ):
+    figure = extra("matplotlib.figure", "picture").Figure(
+        figsize=(8, 3 * len(view.splits)), layout="constrained"
+    )
+    for row, (split, found) in enumerate(view.splits.items(), 1):
+        axes = figure.add_subplot(len(view.splits), 1, row)
         if found.lengths is None:
             raise UserError("picture must have documents to draw: name --tokenizer or --bos_id")
         longest = max(int(found.lengths.max(initial=1)), 2)

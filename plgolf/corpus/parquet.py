@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from plgolf.corpus.documents import Document, Flaw, Reading, checked
-from plgolf.errors import UserError
+from plgolf.errors import UserError, extra
 
 _BUFFER_BYTES = 1 << 20
 
@@ -13,20 +13,14 @@ _BUFFER_BYTES = 1 << 20
 def parquet_rows(
     path: Path, file: str, reading: Reading, *, tick: Callable[[float], None]
 ) -> Iterator[Document | Flaw]:
-    """Reads a document from the text column of each row.
-
-    Args:
-        path: the file.
-        file: its name in messages.
-        reading: settings.
-        tick: called with the share of the rows that has been read.
+    """Reads a document from the text column of each row; calls ``tick`` with the share that has been read.
 
     Raises:
         UserError: the file is damaged or does not have the column, or a package is missing.
     """
-    column, arrow = reading.text_field, _pyarrow(file)
+    column, arrow = reading.text_field, extra("pyarrow", f"{file}:")
     try:
-        with arrow.parquet.ParquetFile(path, buffer_size=_BUFFER_BYTES) as table:
+        with extra("pyarrow.parquet").ParquetFile(path, buffer_size=_BUFFER_BYTES) as table:
             names = table.schema_arrow.names
             if column not in names:
                 has = ", ".join(map(repr, names))
@@ -44,15 +38,6 @@ def parquet_rows(
                         yield checked(memoryview(data), file, row, reading)
     except arrow.ArrowException as error:
         raise UserError(f"{file}: is damaged, or has no text in {column!r}: {error}") from error
-
-
-def _pyarrow(file: str) -> Any:
-    try:
-        import pyarrow  # noqa: PLC0415 (an extra)
-        import pyarrow.parquet  # noqa: PLC0415
-    except ImportError as error:
-        raise UserError(f"{file}: needs the pyarrow package: pip install pyarrow") from error
-    return pyarrow
 
 
 def _batch_rows(table: Any) -> int:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from plgolf.config import config_to_dict
 from plgolf.console import Console
-from plgolf.corpus.building import Output, build
+from plgolf.corpus.building import Output, build, describe_file
 from plgolf.corpus.documents import Reading
 from plgolf.corpus.splitting import Corpus, Holdout, OnError
 from plgolf.corpus.stdlib import is_validation, stdlib_files
 from plgolf.corpus.text_files import STDIN, TextFile, find_files
 from plgolf.corpus.tokenizer_training import TokenizerRecipe
-from plgolf.data.manifest import MANIFEST, Manifest, check_only_own_files, hash_file, read_manifest
+from plgolf.data.manifest import MANIFEST, Manifest, check_only_own_files, read_manifest
 from plgolf.errors import UserError
 from plgolf.files import FolderNotEmptyError, staged_folder
 
@@ -33,19 +33,9 @@ def prepare(
 ) -> Manifest:
     """Makes a dataset from text files, in memory that does not grow with them.
 
-    Args:
-        inputs: files, folders, patterns, or ``-`` for standard input.
-        root: folder of the dataset.
-        reading: settings of reading.
-        holdout: rule that chooses the validation documents.
-        recipe: settings of the tokenizer.
-        output: settings of the written files.
-        on_error: ``stop`` at a document that is refused, or ``skip`` and count it.
-        overwrite: replaces the dataset in ``root`` when the new one is complete.
-        console: destination of progress.
-
-    Returns:
-        The manifest.
+    Inputs are files, folders, patterns, or ``-`` for standard input. A dataset in ``root`` that was made from
+    the same files with the same options stays as it is; ``overwrite`` replaces another one, when the new one
+    is complete. A document that is refused ends the work, or is counted with ``on_error`` ``skip``.
 
     Raises:
         UserError: an input, a document, the tokenizer or ``root`` is refused, or the disk is full.
@@ -64,7 +54,8 @@ def prepare(
             manifest = build(folder, corpus, recipe, output, name=name, options=options, console=console)
             (folder / STDIN).unlink(missing_ok=True)
     except FolderNotEmptyError:
-        manifest = _same(root, options, inputs, reading, holdout, recipe)
+        names = [] if STDIN in inputs else [*holdout.val_inputs, *inputs]
+        manifest = _same(root, options, recipe, find_files(names, reading, leave_out=root))
         console.say(f"{root}: exists already, made from the same files with the same options")
         return manifest
     _summarise(manifest, root, console)
@@ -73,11 +64,6 @@ def prepare(
 
 def prepare_stdlib(root: Path, *, vocab_size: int, console: Console) -> None:
     """Makes the embedded dataset, the source code of Python's standard library, unless it exists.
-
-    Args:
-        root: folder of the dataset.
-        vocab_size: number of pieces of its tokenizer.
-        console: destination of progress.
 
     Raises:
         UserError: ``root`` holds other files, or cannot be written.
@@ -91,14 +77,9 @@ def prepare_stdlib(root: Path, *, vocab_size: int, console: Console) -> None:
     output = Output(shuffle=True)
     files = stdlib_files()
     val_files = [file for file in files if is_validation(file.name)]
-    corpus = Corpus(
-        [file for file in files if not is_validation(file.name)],
-        val_files,
-        Reading(),
-        Holdout(val_inputs=[file.name for file in val_files]),
-        seed=output.seed,
-        on_error="skip",
-    )
+    train_files = [file for file in files if not is_validation(file.name)]
+    holdout = Holdout(val_inputs=[file.name for file in val_files])
+    corpus = Corpus(train_files, val_files, Reading(), holdout, seed=output.seed, on_error="skip")
     options = {"inputs": ["the standard library"], **recipe.used(), **config_to_dict(output)}
     try:
         with _making(root, replace=False) as folder:
@@ -113,9 +94,8 @@ def _making(root: Path, *, replace: bool) -> Iterator[Path]:
         if replace and root.is_dir() and any(root.iterdir()):
             manifest = read_manifest(root)
             if manifest is None:
-                raise UserError(
-                    f"{root}: must be a dataset to be overwritten, but has no {MANIFEST}: move it away"
-                )
+                rule = f"must be a dataset to be overwritten, but has no {MANIFEST}"
+                raise UserError(f"{root}: {rule}: move it away")
             check_only_own_files(root, manifest)
         if root.exists() and not root.is_dir():
             raise UserError(f"{root}: must be a folder")
@@ -128,26 +108,20 @@ def _making(root: Path, *, replace: bool) -> Iterator[Path]:
 
 
 def _same(
-    root: Path,
-    options: dict[str, object],
-    inputs: Sequence[str],
-    reading: Reading,
-    holdout: Holdout,
-    recipe: TokenizerRecipe,
+    root: Path, options: dict[str, object], recipe: TokenizerRecipe, files: Sequence[TextFile]
 ) -> Manifest:
     """Returns the manifest of a dataset that is complete and made from these files, tokenizer and options."""
     manifest = read_manifest(root)
     if manifest is None:
         raise UserError(f"{root}: exists without a {MANIFEST}: move it away")
-    if STDIN not in inputs and manifest.options == options and _is_whole(root, manifest):
+    if files and manifest.options == options and _is_whole(root, manifest):
         ready = recipe.ready()
-        files = find_files([*holdout.val_inputs, *inputs], reading, leave_out=root)
         sources = [{key: s.get(key) for key in ("path", "bytes", "sha256")} for s in manifest.sources]
-        if (ready is None or ready.sha256 == manifest.tokenizer.sha256) and _described(files) == sources:
+        same_tokenizer = ready is None or ready.sha256 == manifest.tokenizer.sha256
+        if same_tokenizer and [describe_file(file) for file in files] == sources:
             return manifest
-    raise UserError(
-        f"{root}: holds another dataset, or a part of one: --overwrite replaces it by the new one"
-    )
+    flaw = "holds another dataset, or a part of one"
+    raise UserError(f"{root}: {flaw}: --overwrite replaces it by the new one")
 
 
 def _check_used(reading: Reading, files: Sequence[TextFile]) -> None:
@@ -160,12 +134,8 @@ def _check_used(reading: Reading, files: Sequence[TextFile]) -> None:
 
 
 def _is_whole(root: Path, manifest: Manifest) -> bool:
-    paths = {root / entry.file: entry.bytes for entry in manifest.files}
-    return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
-
-
-def _described(files: Sequence[TextFile]) -> list[dict[str, object]]:
-    return [{"path": f.name, "bytes": f.size, "sha256": hash_file(f.path)} for f in files]
+    paths = [(root / entry.file, entry.bytes) for entry in manifest.files]
+    return all(path.is_file() and path.stat().st_size == size for path, size in paths)
 
 
 def _spooled(inputs: Sequence[str], folder: Path) -> Path | None:

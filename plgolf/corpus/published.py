@@ -17,13 +17,7 @@ _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 @dataclass(frozen=True)
 class Counts:
-    """Size of a split.
-
-    Args:
-        files: number of shards.
-        tokens: tokens in all of them.
-        documents: documents in all of them.
-    """
+    """Numbers of shards, tokens and documents of a split."""
 
     files: int
     tokens: int
@@ -34,11 +28,7 @@ class Counts:
 class Published:
     """A dataset as its manifest describes it.
 
-    Args:
-        name: name of the dataset, a plain file name.
-        vocab_size: number of token ids.
-        tokenizer_files: the tokenizer, then files that come with it; relative paths.
-        splits: sizes of ``train`` and ``val``.
+    ``name`` is a plain file name; ``tokenizer_files`` are relative paths, the tokenizer first.
     """
 
     name: str
@@ -58,15 +48,7 @@ def is_safe_path(path: str, *, depth: int = 8) -> bool:
 
 
 def read_published(content: bytes, variant: str, *, where: str) -> Published:
-    """Reads one dataset's entry of a published manifest.
-
-    Args:
-        content: the manifest.
-        variant: name of the dataset, or its last part after an underscore, such as ``sp1024``.
-        where: name of the manifest in messages.
-
-    Returns:
-        The dataset.
+    """Reads one dataset's entry of a manifest; ``variant`` may be the end of its name, such as ``sp1024``.
 
     Raises:
         UserError: the manifest has no such dataset, or its entry has an invalid value.
@@ -98,16 +80,15 @@ def _choose(names: Collection[str], variant: str, where: str) -> str:
     found = [variant] if variant in names else [name for name in names if name.endswith(f"_{variant}")]
     if len(found) != 1:
         has = ", ".join(map(repr, names)) or "none"
-        raise UserError(
-            f"{where}: dataset must be one of {has}, or the end of only one name, got {variant!r}"
-        )
+        rule = f"must be one of {has}, or the end of only one name"
+        raise UserError(f"{where}: dataset {rule}, got {variant!r}")
     if not is_safe_path(found[0], depth=1):
         raise UserError(f"{where}: a dataset's name must be a plain file name, got {found[0]!r:.100}")
     return found[0]
 
 
 def _by_name(manifest: Any, key: str, where: str) -> dict[str, dict[str, Any]]:
-    entries = manifest.get(key) if isinstance(manifest, Mapping) else None
+    entries = manifest.get(key) if isinstance(manifest, dict) else None
     if not isinstance(entries, list):
         raise UserError(f"{where}: must be a manifest of the challenge, with a list of {key}")
     for entry in entries:

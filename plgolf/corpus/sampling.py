@@ -17,12 +17,9 @@ def draw_sample(
     *,
     tick: Callable[[int], None] = lambda count: None,  # noqa: ARG005
 ) -> list[str]:
-    """Draws training documents at random, in one reading of all files.
+    """Draws training documents at random, at least one, in one reading of all files.
 
-    Args:
-        corpus: the documents.
-        recipe: settings; ``sample_bytes`` limits the sample, but at least one document is drawn.
-        tick: called for every document with the number of documents so far.
+    Calls ``tick`` with the number of documents so far.
 
     Returns:
         Their texts in the order of the files, without copies of validation documents.
@@ -45,9 +42,8 @@ def draw_sample(
                 held_out.add(copy)
                 continue
             train += 1
-            if (copy is not None and copy in held_out) or (
-                longest is not None and document.num_bytes > longest
-            ):
+            is_copy, is_long = copy in held_out, longest is not None and document.num_bytes > longest
+            if (looks_for_copies and is_copy) or is_long:
                 continue
             # The documents with the smallest hashes are kept, in a heap of the negative hashes.
             heapq.heappush(heap, (-corpus.hash(document.text, b"sample"), -count, document.text))

@@ -1,10 +1,9 @@
 """Shuffling of documents on disk, for more of them than fit into memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from plgolf.data.shards import Tokens
 
@@ -16,12 +15,7 @@ class ShuffledDocuments:
     """Shuffles documents; all orders are equally likely.
 
     Each document is written to a random bucket, which is a file; the buckets are then read one by one and
-    permuted. Memory holds one bucket.
-
-    Args:
-        folder: folder of the buckets, each of which is removed after it is read.
-        seed: seed of the order.
-        buckets: number of buckets.
+    permuted and removed. Memory holds one bucket.
     """
 
     def __init__(self, folder: Path, seed: int, *, buckets: int = 256) -> None:
@@ -29,19 +23,12 @@ class ShuffledDocuments:
         self._random = np.random.default_rng(seed)
         self._buffers = [bytearray() for _ in range(buckets)]
 
-    def add(self, tokens: Tokens, starts: NDArray[np.int64]) -> None:
-        """Adds documents.
-
-        Args:
-            tokens: uint16 (n,).
-            starts: int64 (documents,); position of the first token of each, beginning with 0.
-        """
-        ends = [*starts[1:].tolist(), tokens.size]
-        drawn = self._random.integers(len(self._buffers), size=starts.size).tolist()
-        for start, end, bucket in zip(starts.tolist(), ends, drawn, strict=True):
+    def add(self, documents: Sequence[Tokens]) -> None:
+        """Adds documents, uint16 (n,) each."""
+        drawn = self._random.integers(len(self._buffers), size=len(documents)).tolist()
+        for tokens, bucket in zip(documents, drawn, strict=True):
             buffer = self._buffers[bucket]
-            buffer += _LENGTH.type(end - start).tobytes()
-            buffer += tokens[start:end].tobytes()
+            buffer += _LENGTH.type(tokens.size).tobytes() + tokens.tobytes()
             if len(buffer) >= _BUFFER_BYTES:
                 self._spill(bucket)
 

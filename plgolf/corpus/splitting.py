@@ -9,7 +9,7 @@ from typing import Literal
 
 from plgolf.corpus.documents import Document, Flaw, Reading, end_of_part
 from plgolf.corpus.text_files import TextFile
-from plgolf.errors import UserError
+from plgolf.errors import UserError, at_least
 
 OnError = Literal["stop", "skip"]
 Labelled = Iterator[tuple[str, Document]]
@@ -37,8 +37,8 @@ class Holdout:
             raise UserError("only one of val_fraction, val_documents and val_inputs may be given")
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:
             raise UserError(f"val_fraction must be between 0 and 1, got {self.val_fraction}")
-        if self.val_documents is not None and self.val_documents < 1:
-            raise UserError(f"val_documents must be at least 1, got {self.val_documents}")
+        if self.val_documents is not None:
+            at_least("val_documents", self.val_documents, 1)
 
     @property
     def by_hash(self) -> bool:
@@ -52,15 +52,7 @@ class Holdout:
 
 
 class Corpus:
-    """Documents of a dataset and their splits.
-
-    Args:
-        files: files of the documents.
-        val_files: files of the validation documents, if the rule is by file.
-        reading: settings of reading.
-        holdout: the rule.
-        seed: seed of the rule by hash.
-        on_error: ``stop`` at a document that is refused, or ``skip`` and count it.
+    """Documents of a dataset and their splits; ``seed`` is for the rule by hash.
 
     Raises:
         UserError: a file is given twice.
@@ -105,16 +97,10 @@ class Corpus:
         return self._finished_bytes + (self._current.position if self._current else 0)
 
     def settle(self, normalize: Callable[[str], str]) -> str:
-        """Makes sure that the rule by hash gives both splits a document.
+        """Makes sure that the rule by hash gives both splits a document; returns a note for the user, if any.
 
         Reads until both have one: few documents of a large corpus, all of a small one. If one split has none,
         it gets the document with the hash nearest to it. A single text is cut, near its end.
-
-        Args:
-            normalize: method of the tokenizer.
-
-        Returns:
-            What was done about it, for the user; empty in the usual case.
         """
         if not self.holdout.by_hash:
             return ""
@@ -143,10 +129,7 @@ class Corpus:
         return "; ".join(notes)
 
     def streams(self, normalize: Callable[[str], str]) -> Iterator[Labelled]:
-        """Reads all documents, again at each call.
-
-        Args:
-            normalize: method of the tokenizer; documents that it makes equal get into the same split.
+        """Reads all documents, again at each call; those that ``normalize`` makes equal share a split.
 
         Yields:
             Streams that must be read to their ends, one after the other: validation, then training documents;

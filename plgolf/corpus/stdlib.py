@@ -15,10 +15,7 @@ _VAL_FRACTION = 1 / 24
 
 
 def stdlib_files(root: Path | None = None) -> list[TextFile]:
-    """Finds the modules of the standard library, without tests and generated documentation.
-
-    Args:
-        root: folder to search; by default that of this Python's library.
+    """Finds the modules of the standard library, by default this Python's, without tests.
 
     Returns:
         Text files of one document each, sorted by their names relative to ``root``.
@@ -33,9 +30,8 @@ def stdlib_files(root: Path | None = None) -> list[TextFile]:
         if not _LEFT_OUT.intersection(path.relative_to(root).parts)
     }
     if not paths:
-        raise UserError(
-            f"{root}: must hold the sources of the standard library, which this Python came without"
-        )
+        rule = "must hold the sources of the standard library, which this Python came without"
+        raise UserError(f"{root}: {rule}")
     return [TextFile(paths[name], name, "txt") for name in sorted(paths)]
 
 

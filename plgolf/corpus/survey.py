@@ -1,14 +1,14 @@
 """One reading of the tokens of a split, with everything that is counted in them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from plgolf.corpus.document_stream import KnownDocuments, whole_documents
+from plgolf.console import ByteProgress
+from plgolf.corpus.document_stream import digests, whole_documents
 from plgolf.data.byte_counts import ByteCounts
-from plgolf.data.shards import ShardReader
+from plgolf.data.shards import TOKEN_BYTES, ShardReader, Tokens
 from plgolf.data.tokenizer import Tokenizer
 
 _REENCODED_BYTES = 1_000_000
@@ -19,18 +19,14 @@ class Survey:
     """Numbers of a split.
 
     Args:
-        documents: number of documents.
         empty_documents: number of documents with nothing but a begin-of-sequence.
-        starts_with_bos: True if the first token is a begin-of-sequence.
-        tokens: number of tokens.
-        max_id: largest id.
         scored_bytes: bytes of the tokens by the byte table.
         decoded_bytes: UTF-8 bytes of the decoded documents.
         unknown_tokens: number of tokens for text outside the vocabulary.
         undecoded_bytes: part of ``scored_bytes`` in documents that have such tokens and are not decoded.
         reencoded: number of documents that were decoded and encoded again.
         reencoded_equal: number of those with the same ids as before.
-        known: the documents of the validation split.
+        known: hashes of the documents of the validation split.
         seen_elsewhere: number of documents that are also in the other split.
     """
 
@@ -45,7 +41,7 @@ class Survey:
     undecoded_bytes: int = 0
     reencoded: int = 0
     reencoded_equal: int = 0
-    known: KnownDocuments = field(default_factory=KnownDocuments)
+    known: set[bytes] = field(default_factory=set)
     seen_elsewhere: int = 0
 
 
@@ -54,53 +50,50 @@ def survey(
     tokenizer: Tokenizer,
     counts: ByteCounts[NDArray[np.generic]],
     *,
-    held_out: KnownDocuments | None = None,
-    tick: Callable[[int], None] = lambda tokens: None,  # noqa: ARG005
+    held_out: set[bytes] | None = None,
+    progress: ByteProgress | None = None,
 ) -> Survey:
-    """Reads a split once, in bounded memory.
+    """Reads a split once, in bounded memory; bytes are counted up to the first id outside the vocabulary.
 
     Args:
         reader: its shards.
         tokenizer: its tokenizer.
-        counts: the byte table.
-        held_out: documents of the validation split, which are looked for in the training split. Without them,
-            it is the validation split: its documents are remembered, decoded, and in part encoded again.
-        tick: called with the number of tokens read so far.
-
-    Returns:
-        The survey. From the first id outside the vocabulary on, bytes are not counted.
+        counts: the byte table that is checked.
+        held_out: the ``known`` documents of the validation split, to look for in the training split. Without
+            them, it is the validation split: its documents are decoded, and in part encoded again.
+        progress: shows the bytes read so far.
     """
     found = Survey()
     for tokens, starts in whole_documents(reader, tokenizer.bos_id):
         if not found.tokens:
             found.starts_with_bos = bool(tokens[0] == tokenizer.bos_id)
-        lengths = np.diff(starts, append=tokens.size) - 1
+        documents = np.split(tokens, starts[1:])
         found.documents += starts.size
-        found.empty_documents += int((lengths == 0).sum())
+        found.empty_documents += sum(document.size == 1 for document in documents)
         found.tokens += tokens.size
         found.max_id = max(found.max_id, int(tokens.max()))
         found.unknown_tokens += tokenizer.count_unknown(tokens)
         if held_out is None:
-            found.known.add(tokens, starts)
+            found.known.update(digests(documents))
         else:
-            found.seen_elsewhere += len(held_out.find(tokens, starts))
+            found.seen_elsewhere += sum(digest in held_out for digest in digests(documents))
         if found.max_id < tokenizer.vocab_size:
             found.scored_bytes += counts.total(tokens)
             if held_out is None:
-                _decode(found, tokens, starts, tokenizer, counts)
-        tick(found.tokens)
+                _decode(found, documents, tokenizer, counts)
+        if progress:
+            progress.show(TOKEN_BYTES * found.tokens, tokens=found.tokens)
     return found
 
 
 def _decode(
     found: Survey,
-    tokens: NDArray[np.uint16],
-    starts: NDArray[np.int64],
+    documents: list[Tokens],
     tokenizer: Tokenizer,
     counts: ByteCounts[NDArray[np.generic]],
 ) -> None:
     """Decodes documents with the tokenizer's own library and counts their bytes."""
-    for document in np.split(tokens, starts[1:]):
+    for document in documents:
         if tokenizer.count_unknown(document):  # A part of its text is lost.
             found.undecoded_bytes += counts.total(document)
             continue

@@ -78,13 +78,7 @@ class TextFile:
         return self.format in (None, "txt")
 
     def documents(self, reading: Reading) -> Iterator[Document | Flaw]:
-        """Reads the file in constant memory.
-
-        Args:
-            reading: settings.
-
-        Yields:
-            Documents in order, and a flaw in place of each document that is refused.
+        """Reads documents in order, in constant memory, with a flaw in place of each that is refused.
 
         Raises:
             UserError: the file cannot be read, is damaged, or has changed since it was found.
@@ -111,13 +105,9 @@ class TextFile:
                 yield from _RECORDS[self.format or ""](stream, self.name, reading)
 
     def _parquet(self, reading: Reading) -> Iterator[Document | Flaw]:
-        share = 0.0
+        def tick(share: float) -> None:
+            self._position = lambda: int(self.size * share)
 
-        def tick(done: float) -> None:
-            nonlocal share
-            share = done
-
-        self._position = lambda: int(self.size * share)
         return parquet_rows(self.path, self.name, reading, tick=tick)
 
 
@@ -139,7 +129,7 @@ def _binary(stream: IO[bytes]) -> str:
 def find_files(
     inputs: Sequence[str], reading: Reading, *, stdin: Path | None = None, leave_out: Path | None = None
 ) -> list[TextFile]:
-    """Finds input files.
+    """Finds input files, in order.
 
     Args:
         inputs: files, folders, patterns (``**`` for any depth), or ``-`` for standard input. The files of a
@@ -147,9 +137,6 @@ def find_files(
         reading: settings; the format of all files, if it is set.
         stdin: file with the contents of standard input.
         leave_out: folder whose files are left out of folders and patterns.
-
-    Returns:
-        The files in order.
 
     Raises:
         UserError: an input matches no file, or a file or folder cannot be read.

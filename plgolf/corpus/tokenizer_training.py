@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ from sentencepiece import SentencePieceNormalizer, SentencePieceTrainer
 from plgolf.config import config_to_dict
 from plgolf.data.shards import MAX_VOCAB_SIZE
 from plgolf.data.tokenizer import SPACE, ByteTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
-from plgolf.errors import UserError
+from plgolf.errors import UserError, at_least
 
 _PRESETS: dict[str, dict[str, Any]] = {
     # The text stays as it is; line breaks and indentation are ordinary characters.
@@ -71,17 +70,15 @@ class TokenizerRecipe:
     sample_bytes: int = 20_000_000
 
     def __post_init__(self) -> None:
-        if self.sample_bytes < 1:
-            raise UserError(f"sample_bytes must be at least 1, got {self.sample_bytes}")
+        at_least("sample_bytes", self.sample_bytes, 1)
         if not 1 <= self.vocab_size <= MAX_VOCAB_SIZE:
             raise UserError(f"vocab_size must be from 1 to {MAX_VOCAB_SIZE}, got {self.vocab_size}")
         for field in fields(self):
-            if field.name not in self.used() and getattr(self, field.name) != field.default:
+            value = getattr(self, field.name)
+            if field.name not in self.used() and value != field.default:
                 ready = "tokenizer" if self.tokenizer is not None else "model_type byte"
-                value = getattr(self, field.name)
-                raise UserError(
-                    f"{field.name} must be left out with {ready}, which is not trained, got {value}"
-                )
+                rule = f"must be left out with {ready}, which is not trained"
+                raise UserError(f"{field.name} {rule}, got {value}")
 
     def ready(self) -> Tokenizer | None:
         """Returns the tokenizer, or None if it has to be trained.
@@ -91,10 +88,9 @@ class TokenizerRecipe:
         """
         if self.tokenizer is not None:
             tokenizer = load_tokenizer(Path(self.tokenizer))
-            if tokenizer.vocab_size > MAX_VOCAB_SIZE:
+            if (ids := tokenizer.vocab_size) > MAX_VOCAB_SIZE:
                 raise UserError(
-                    f"{self.tokenizer}: must have at most {MAX_VOCAB_SIZE} ids for shards, "
-                    f"got {tokenizer.vocab_size}"
+                    f"{self.tokenizer}: must have at most {MAX_VOCAB_SIZE} ids for shards, got {ids}"
                 )
             _check_space(tokenizer, self.tokenizer)
             return tokenizer
@@ -126,31 +122,22 @@ class TokenizerRecipe:
 
 
 def train_tokenizer(documents: Iterable[str], recipe: TokenizerRecipe) -> Tokenizer:
-    """Trains a SentencePiece model.
-
-    Args:
-        documents: training documents; validation documents would improve the score unfairly.
-        recipe: settings.
-
-    Returns:
-        The tokenizer.
+    """Trains a SentencePiece model on training documents; others would improve the score unfairly.
 
     Raises:
         UserError: the vocabulary is too small or too large for the text.
     """
     model = io.BytesIO()
     texts = _stripped(documents) if recipe.preset == "challenge" else _cleaned(documents)
-    options: dict[str, Any] = {"model_type": recipe.model_type, "vocab_size": recipe.vocab_size}
     try:
         _interruptibly(
-            partial(
-                SentencePieceTrainer.train,
-                sentence_iterator=texts,
-                model_writer=model,
-                **options,
-                **_COMMON,
-                **_PRESETS[recipe.preset],
-            )
+            SentencePieceTrainer.train,
+            sentence_iterator=texts,
+            model_writer=model,
+            model_type=recipe.model_type,
+            vocab_size=recipe.vocab_size,
+            **_COMMON,
+            **_PRESETS[recipe.preset],
         )
     except RuntimeError as error:
         raise _unsuitable(recipe.vocab_size, " ".join(str(error).split())) from error
@@ -175,19 +162,17 @@ def _unsuitable(vocab_size: int, reason: str) -> UserError:
 
 def _check_space(tokenizer: Tokenizer, name: str) -> None:
     if isinstance(tokenizer, SentencePieceTokenizer) and not tokenizer.has_space:
-        raise UserError(
-            f"{name}: must have a piece for a single space, which would count three bytes without it"
-        )
+        rule = "must have a piece for a single space, which would count three bytes without it"
+        raise UserError(f"{name}: {rule}")
 
 
-def _interruptibly(work: Callable[[], None]) -> None:
+def _interruptibly(work: Callable[..., Any], **options: Any) -> None:
     """Calls a function that blocks signals in a thread, so that Ctrl-C does not wait for it."""
-    outcome: Future[None] = Future()
+    outcome: Future[Any] = Future()
 
     def run() -> None:
         try:
-            work()
-            outcome.set_result(None)
+            outcome.set_result(work(**options))
         except BaseException as error:
             outcome.set_exception(error)
 

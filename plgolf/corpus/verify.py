@@ -3,7 +3,7 @@
 Each check would have found a mistake that was made in public and led to a false record.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +22,7 @@ _LEAST_REENCODED = 0.9
 
 @dataclass(frozen=True)
 class Check:
-    """Result of a check.
-
-    Args:
-        name: what was checked.
-        passed: None if it could not be checked.
-        detail: the numbers.
-    """
+    """Result of a check; ``passed`` is None if it could not be checked, ``detail`` has the numbers."""
 
     name: str
     passed: bool | None
@@ -36,12 +30,7 @@ class Check:
 
 
 def verify(root: Path, *, tokenizer: Path | None = None, console: Console) -> list[Check]:
-    """Checks a dataset and reads all of its tokens.
-
-    Args:
-        root: its folder.
-        tokenizer: file of its tokenizer; by default the one of the dataset.
-        console: destination of progress.
+    """Checks a dataset and reads all of its tokens; ``tokenizer`` is a file, by default the dataset's.
 
     Returns:
         The checks in order; if one fails that others need, these are left out.
@@ -63,49 +52,48 @@ def _checks(root: Path, tokenizer_path: Path | None, console: Console) -> Iterat
     # A download may have only the validation split.
     val_alone = manifest is not None and not manifest.splits["train"].shards
     try:
-        shards = {split: find_shards(root, split) for split in (("val",) if val_alone else ("val", "train"))}
-        side_cars = find_side_cars(root, "val", shards["val"])
-        readers = {split: ShardReader(files) for split, files in shards.items()}
+        splits = ("val",) if val_alone else ("val", "train")
+        readers = {split: ShardReader(find_shards(root, split)) for split in splits}
+        side_cars = ShardReader(find_side_cars(root, "val", readers["val"].shards))
     except UserError as error:
         yield Check("headers and sizes", False, str(error))
         return
-    count = sum(len(files) for files in shards.values()) + len(side_cars)
-    yield Check("headers and sizes", True, f"{count} files are complete")
-    yield from check_files(root, manifest, [*shards["val"], *shards.get("train", []), *side_cars], console)
+    files = [file for reader in (*readers.values(), side_cars) for file in reader.shards]
+    yield Check("headers and sizes", True, f"{len(files)} files are complete")
+    yield from _check_files(root, manifest, files, console)
     try:
         tokenizer = find_tokenizer(root, manifest, tokenizer_path)
     except UserError as error:
         yield Check("tokenizer", False, str(error))
         return
-    yield check_tokenizer(tokenizer, manifest)
+    yield _check_tokenizer(tokenizer, manifest)
     surveys = _surveys(readers, tokenizer, console)
-    yield check_ids(surveys, tokenizer)
-    yield check_documents(surveys, manifest)
-    yield from [check_unknown(surveys)] if tokenizer.unknown_id is not None else []
-    yield check_counts(surveys, tokenizer, manifest)
+    largest, ids = max(found.max_id for found in surveys.values()), tokenizer.vocab_size
+    yield Check("ids", largest < ids, f"up to {largest}, of {ids}")
+    yield _check_documents(surveys, manifest)
+    if tokenizer.unknown_id is not None:
+        yield _check_unknown(surveys)
+    yield _check_counts(surveys, tokenizer, manifest)
     yield check_bytes(surveys["val"])
-    yield check_reencoding(surveys["val"], tokenizer)
-    yield check_side_cars(ShardReader(side_cars), readers["val"], tokenizer, manifest)
-    yield check_held_out(surveys)
+    yield _check_reencoding(surveys["val"], tokenizer)
+    yield _check_side_cars(side_cars, readers["val"], tokenizer, manifest)
+    yield _check_held_out(surveys)
 
 
 def _surveys(readers: dict[str, ShardReader], tokenizer: Tokenizer, console: Console) -> dict[str, Survey]:
-    def reading(split: str) -> Callable[[int], None]:
-        progress = ByteProgress(console, f"reading {split}", TOKEN_BYTES * readers[split].num_tokens)
-        return lambda tokens: progress.show(TOKEN_BYTES * tokens, tokens=tokens)
-
-    counts = tokenizer.byte_counts
-    val = survey(readers["val"], tokenizer, counts, tick=reading("val"))
-    if "train" not in readers:
-        return {"val": val}
-    train = survey(readers["train"], tokenizer, counts, held_out=val.known, tick=reading("train"))
-    return {"val": val, "train": train}
+    surveys: dict[str, Survey] = {}
+    for split, reader in readers.items():  # Validation first: its documents are looked for in training.
+        held_out = surveys["val"].known if surveys else None
+        progress = ByteProgress(console, f"reading {split}", TOKEN_BYTES * reader.num_tokens)
+        surveys[split] = survey(
+            reader, tokenizer, tokenizer.byte_counts, held_out=held_out, progress=progress
+        )
+    return surveys
 
 
-def check_files(
+def _check_files(
     root: Path, manifest: Manifest | None, files: Sequence[Shard], console: Console
 ) -> Iterator[Check]:
-    """Checks that the files are exactly those of the manifest."""
     if manifest is None:
         yield Check(MANIFEST, None, "the folder has none: missing files cannot be found")
         return
@@ -129,8 +117,7 @@ def check_files(
     yield Check("sha256", not wrong, "; ".join(wrong[:3]) or f"{done:,} bytes are as listed")
 
 
-def check_tokenizer(tokenizer: Tokenizer, manifest: Manifest | None) -> Check:
-    """Checks that the tokenizer is the one of the dataset and counts a space as one byte."""
+def _check_tokenizer(tokenizer: Tokenizer, manifest: Manifest | None) -> Check:
     if isinstance(tokenizer, SentencePieceTokenizer) and not tokenizer.has_space:
         return Check("tokenizer", False, "it has no piece for a single space, which then counts 3 bytes")
     known = "not listed"
@@ -142,13 +129,7 @@ def check_tokenizer(tokenizer: Tokenizer, manifest: Manifest | None) -> Check:
     return Check("tokenizer", True, f"{tokenizer.kind}, {tokenizer.vocab_size} ids, {lossless}; {known}")
 
 
-def check_ids(surveys: dict[str, Survey], tokenizer: Tokenizer) -> Check:
-    """Checks that all ids are in the vocabulary."""
-    largest = max(found.max_id for found in surveys.values())
-    return Check("ids", largest < tokenizer.vocab_size, f"up to {largest}, of {tokenizer.vocab_size}")
-
-
-def check_documents(surveys: dict[str, Survey], manifest: Manifest | None) -> Check:
+def _check_documents(surveys: dict[str, Survey], manifest: Manifest | None) -> Check:
     """Checks that each split starts with a begin-of-sequence, and that each document has other tokens."""
     wrong, inside = [], ""
     for split, found in surveys.items():
@@ -165,15 +146,13 @@ def check_documents(surveys: dict[str, Survey], manifest: Manifest | None) -> Ch
     return Check("documents", not wrong, "; ".join(wrong) or shown + inside)
 
 
-def check_unknown(surveys: dict[str, Survey]) -> Check:
-    """Counts text outside the vocabulary, for a tokenizer that does not fall back to bytes."""
+def _check_unknown(surveys: dict[str, Survey]) -> Check:
     shown = ", ".join(f"{found.unknown_tokens:,} in {split}" for split, found in surveys.items())
     passed = None if any(found.unknown_tokens for found in surveys.values()) else True
     return Check("unknown pieces", passed, f"{shown}: {NO_BYTE_FALLBACK}")
 
 
-def check_counts(surveys: dict[str, Survey], tokenizer: Tokenizer, manifest: Manifest | None) -> Check:
-    """Checks the numbers of tokens and bytes against the manifest."""
+def _check_counts(surveys: dict[str, Survey], tokenizer: Tokenizer, manifest: Manifest | None) -> Check:
     if manifest is None:
         return Check("counts", None, f"no {MANIFEST} to compare with")
     wrong = []
@@ -200,7 +179,7 @@ def check_bytes(val: Survey) -> Check:
     return Check("scored bytes", scored == decoded, detail)
 
 
-def check_reencoding(val: Survey, tokenizer: Tokenizer) -> Check:
+def _check_reencoding(val: Survey, tokenizer: Tokenizer) -> Check:
     """Checks that the decoded text is encoded to the same ids, which another tokenizer would not do."""
     with_text = " without unknown pieces" if val.unknown_tokens else ""
     least = val.reencoded if tokenizer.lossless else _LEAST_REENCODED * val.reencoded
@@ -211,7 +190,7 @@ def check_reencoding(val: Survey, tokenizer: Tokenizer) -> Check:
     )
 
 
-def check_side_cars(
+def _check_side_cars(
     counts: ShardReader, tokens: ShardReader, tokenizer: Tokenizer, manifest: Manifest | None
 ) -> Check:
     """Checks that the byte side-cars add up to the raw bytes, with 0 for each begin-of-sequence."""
@@ -238,8 +217,7 @@ def check_side_cars(
     return Check(name, True, f"{total:,} raw bytes")
 
 
-def check_held_out(surveys: dict[str, Survey]) -> Check:
-    """Checks that no validation document is in the training split, by its tokens."""
+def _check_held_out(surveys: dict[str, Survey]) -> Check:
     if "train" not in surveys:
         return Check("held out", None, "the dataset has no training split")
     seen, held_out = surveys["train"].seen_elsewhere, len(surveys["val"].known)

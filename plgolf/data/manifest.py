@@ -4,7 +4,6 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from plgolf.config import config_from_dict, config_to_dict
@@ -22,14 +21,7 @@ MAX_BYTES = 2**26
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file of the dataset.
-
-    Args:
-        file: path relative to the manifest.
-        bytes: size of the file.
-        sha256: hash of the file.
-        tokens: number of tokens or byte counts in it.
-    """
+    """A file in the folder of the dataset: name, size, hash, and number of tokens or byte counts."""
 
     file: str
     bytes: int
@@ -47,7 +39,6 @@ class Split:
     """The training or the validation part. A number that is unknown is None.
 
     Args:
-        documents: number of documents.
         tokens: number of tokens, with the begin-of-sequence of each document.
         raw_bytes: UTF-8 bytes of the original documents.
         scored_bytes: bytes of their tokens by the rule of the challenge.
@@ -70,15 +61,7 @@ class Split:
 
 @dataclass(frozen=True)
 class TokenizerEntry:
-    """The tokenizer of the dataset.
-
-    Args:
-        file: path relative to the manifest.
-        sha256: hash of the file.
-        kind: ``sentencepiece`` or ``byte``.
-        vocab_size: number of ids.
-        lossless: True if decoding returns every text exactly.
-    """
+    """The tokenizer of the dataset; its file is a path relative to the manifest."""
 
     file: str
     sha256: str
@@ -88,7 +71,7 @@ class TokenizerEntry:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, file: str) -> "TokenizerEntry":
-        """Describes a tokenizer and the name of its file."""
+        """Describes a tokenizer in a file."""
         return cls(file, tokenizer.sha256, tokenizer.kind, tokenizer.vocab_size, tokenizer.lossless)
 
 
@@ -98,14 +81,12 @@ class Manifest:
 
     Args:
         name: beginning of the file names of its shards.
-        tokenizer: its tokenizer.
         splits: ``train`` and ``val``.
         sources: input files in order, each with path, bytes, sha256 and documents.
         options: options that it was made with.
         left_out: number of refused documents by reason.
-        byte_note: difference between scored and raw bytes; empty if there is no known difference.
+        byte_note: difference between scored and raw bytes, if one is known.
         plgolf: version that made it.
-        format: version of the format of this file.
     """
 
     name: str
@@ -130,13 +111,7 @@ class Manifest:
 
 
 def read_manifest(root: Path) -> Manifest | None:
-    """Reads the manifest in a folder.
-
-    Args:
-        root: folder of the dataset.
-
-    Returns:
-        The manifest; None if the folder has no manifest.
+    """Reads the manifest in a folder; returns None if it has no manifest.
 
     Raises:
         UserError: the file cannot be read, or is not a manifest of plgolf.
@@ -153,9 +128,8 @@ def read_manifest(root: Path) -> Manifest | None:
         raise UserError(f"{path}: is not a dataset manifest of plgolf: format must be {FORMAT}")
     manifest = config_from_dict(Manifest, content, where=str(path))
     if set(manifest.splits) != {"train", "val"}:
-        raise UserError(
-            f"{path}: splits must be train and val, got {', '.join(manifest.splits) or 'none'}"[:500]
-        )
+        names = ", ".join(manifest.splits) or "none"
+        raise UserError(f"{path}: splits must be train and val, got {names:.200}")
     _check_entries(manifest, path)
     return manifest
 
@@ -167,18 +141,14 @@ def _check_entries(manifest: Manifest, path: Path) -> None:
             raise UserError(f"{path}: file must be a name in its folder, got {entry.file!r:.100}")
         if min(entry.bytes, entry.tokens) < 0:
             raise UserError(f"{path}: bytes and tokens of {entry.file!r:.100} must be at least 0")
-    parts = Path(manifest.tokenizer.file).parts
+    file, vocab_size = manifest.tokenizer.file, manifest.tokenizer.vocab_size
+    parts = Path(file).parts
     below = parts[2:] if parts[:2] == ("..", "..") else parts
-    if not below or {"..", "/"} & set(below) or "\0" in manifest.tokenizer.file:
-        raise UserError(
-            f"{path}: tokenizer.file must be in its folder or in one beside the folder of all datasets, "
-            f"got {manifest.tokenizer.file!r:.100}"
-        )
-    if not 1 <= manifest.tokenizer.vocab_size <= MAX_VOCAB_SIZE:
-        raise UserError(
-            f"{path}: tokenizer.vocab_size must be from 1 to {MAX_VOCAB_SIZE}, "
-            f"got {manifest.tokenizer.vocab_size}"
-        )
+    if not below or {"..", "/"} & set(below) or "\0" in file:
+        rule = "must be in its folder or in one beside the folder of all datasets"
+        raise UserError(f"{path}: tokenizer.file {rule}, got {file!r:.100}")
+    if not 1 <= vocab_size <= MAX_VOCAB_SIZE:
+        raise UserError(f"{path}: tokenizer.vocab_size must be from 1 to {MAX_VOCAB_SIZE}, got {vocab_size}")
     for name, split in manifest.splits.items():
         counts = (split.documents, split.tokens, split.raw_bytes, split.scored_bytes)
         if any(count is not None and count < 0 for count in counts):
@@ -190,30 +160,21 @@ def check_only_own_files(root: Path, manifest: Manifest) -> None:
     own = {MANIFEST, manifest.tokenizer.file, *(entry.file for entry in manifest.files)}
     others = sorted(path.name for path in root.iterdir() if path.name not in own)
     if others:
-        raise UserError(
-            f"{root / others[0]}: does not belong to the dataset that would be replaced: move it away"
-        )
+        flaw = "does not belong to the dataset that would be replaced: move it away"
+        raise UserError(f"{root / others[0]}: {flaw}")
 
 
-def hash_file(path: Path, stop: Event | None = None) -> str:
-    """Returns the SHA-256 of a file of any size; stops early, with a wrong hash, if ``stop`` is set."""
+def hash_file(path: Path) -> str:
+    """Returns the SHA-256 of a file of any size."""
     digest = hashlib.sha256()
     with open_regular(path) as file:
-        while (chunk := file.read(1 << 20)) and not (stop and stop.is_set()):
+        while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
 
 
 def find_tokenizer(root: Path, manifest: Manifest | None, path: Path | None = None) -> Tokenizer:
-    """Loads the tokenizer of a dataset.
-
-    Args:
-        root: folder of the dataset.
-        manifest: its manifest, if it has one.
-        path: file of the tokenizer; by default the one in the manifest, or else in ``root``.
-
-    Returns:
-        The tokenizer.
+    """Loads the tokenizer of a dataset: of ``path``, else of the manifest, else of ``root``.
 
     Raises:
         UserError: the file is missing, or is not the tokenizer in the manifest.
@@ -227,7 +188,6 @@ def find_tokenizer(root: Path, manifest: Manifest | None, path: Path | None = No
             raise UserError(f"{root}: must hold {' or '.join(names)}, or another tokenizer must be named")
     tokenizer = load_tokenizer(path)
     if manifest is not None and tokenizer.sha256 != manifest.tokenizer.sha256:
-        raise UserError(
-            f"{path}: is another tokenizer than the one of {root / MANIFEST}: their sha256 differ"
-        )
+        other = f"the one of {root / MANIFEST}"
+        raise UserError(f"{path}: is another tokenizer than {other}: their sha256 differ")
     return tokenizer

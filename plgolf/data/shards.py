@@ -32,13 +32,7 @@ Tokens = NDArray[np.uint16]
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of tokens.
-
-    Args:
-        path: the file.
-        num_tokens: number of tokens in it.
-        modified_ns: time of its last change, in nanoseconds since 1970.
-    """
+    """A file of tokens; ``modified_ns`` is the time of its last change, in nanoseconds since 1970."""
 
     path: Path
     num_tokens: int
@@ -47,9 +41,6 @@ class Shard:
 
 def open_shard(path: Path) -> Shard:
     """Reads and checks a shard's header.
-
-    Args:
-        path: the file.
 
     Raises:
         UserError: the file cannot be read, is not a shard, or has another size than its header says.
@@ -70,10 +61,8 @@ def open_shard(path: Path) -> Shard:
     num_tokens = int(header[2])
     expected = HEADER_BYTES + TOKEN_BYTES * num_tokens
     if num_tokens < 0 or status.st_size != expected:
-        raise UserError(
-            f"{path}: size must be {expected} bytes for the {num_tokens} tokens in its header, "
-            f"got {status.st_size}"
-        )
+        rule = f"size must be {expected} bytes for the {num_tokens} tokens in its header"
+        raise UserError(f"{path}: {rule}, got {status.st_size}")
     return Shard(path, num_tokens, status.st_mtime_ns)
 
 
@@ -100,24 +89,11 @@ def write_shard(path: Path, tokens: Tokens) -> None:
 
 
 def find_shards(root: Path, split: str) -> list[Shard]:
-    """Opens all token shards of a split, in sorted order.
-
-    Args:
-        root: the folder.
-        split: ``train`` or ``val``; the files are ``*_{split}_<number>.bin``.
-
-    Returns:
-        One or more shards.
+    """Opens all token shards ``*_{split}_<number>.bin`` in sorted order; ``split`` is ``train`` or ``val``.
 
     Raises:
         UserError: the folder or its shards are missing, or a shard is damaged.
 
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     write_shard(Path(folder, "books_train_000000.bin"), np.arange(5, dtype=np.uint16))
-    ...     reader = ShardReader(find_shards(Path(folder), "train"))
-    ...     reader.read(3, 4).tolist()  # After the last token comes the first.
-    [3, 4, 0, 1]
     """
     paths = _matching(root, rf"{split}(?:_\d+)?\.bin")
     if not paths:
@@ -133,11 +109,7 @@ def has_shards(root: Path, split: str) -> bool:
 def find_side_cars(root: Path, split: str, shards: Sequence[Shard]) -> list[Shard]:
     """Opens the byte side-cars of a split: the number of raw UTF-8 bytes of each token, in the same format.
 
-    Args:
-        root: the folder.
-        split: ``train`` or ``val``; the files are ``*_{split}_<number>.bytes``, or, from earlier versions,
-            ``*_{split}_bytes_<number>.bin``.
-        shards: token shards of the split.
+    Their files are ``*_{split}_<number>.bytes``, or, from earlier versions, ``*_{split}_bytes_<number>.bin``.
 
     Returns:
         One side-car for each shard, in the same order, or an empty list.
@@ -149,10 +121,8 @@ def find_side_cars(root: Path, split: str, shards: Sequence[Shard]) -> list[Shar
     side_cars = [open_shard(path) for path in paths]
     counts, tokens = ([shard.num_tokens for shard in files] for files in (side_cars, shards))
     if side_cars and counts != tokens:
-        raise UserError(
-            f"{side_cars[0].path}: byte side-cars must have a count for each token, "
-            f"got {counts} counts for {tokens} tokens"
-        )
+        rule = "byte side-cars must have a count for each token"
+        raise UserError(f"{side_cars[0].path}: {rule}, got {counts} counts for {tokens} tokens")
     return side_cars
 
 
@@ -164,9 +134,7 @@ def _matching(root: Path, ending: str) -> list[Path]:
 
 
 class ShardReader:
-    """Reads the concatenated tokens of several shards by position, with ``os.pread``.
-
-    Each rank reads only the bytes of its own batches.
+    """Reads the concatenated tokens of several shards by position, only the bytes that are asked for.
 
     Args:
         shards: the files, in order.
@@ -185,14 +153,7 @@ class ShardReader:
         return self._starts[-1]
 
     def read(self, start: int, count: int) -> Tokens:
-        """Reads tokens; after the last shard the first one follows again.
-
-        Args:
-            start: position of the first token, at least 0.
-            count: number of tokens.
-
-        Returns:
-            A new uint16 array (count,).
+        """Reads tokens, uint16 (count,), from a position on; after the last shard the first one follows.
 
         Raises:
             UserError: a file has changed or cannot be read, or holds an id outside the vocabulary.
@@ -228,10 +189,8 @@ class ShardReader:
             raise UserError(f"{path}: has changed since it was opened")
         into[:] = np.frombuffer(data, dtype="<u2")
         if into.size and int(into.max()) >= self.vocab_size:
-            raise UserError(
-                f"{path}: token ids must be below vocab_size {self.vocab_size}, got {into.max()} "
-                f"near token {offset + int(into.argmax())}"
-            )
+            rule, near = f"must be below vocab_size {self.vocab_size}", offset + int(into.argmax())
+            raise UserError(f"{path}: token ids {rule}, got {into.max()} near token {near}")
 
     def close(self) -> None:
         """Closes the files; the next read opens them again."""

@@ -22,8 +22,7 @@ class Batch(NamedTuple):
         input_ids: uint16 (sequences, seq_len).
         target_ids: uint16 (sequences, seq_len).
         num_sequences: number of sequences that count; the others pad the batch to a fixed shape.
-        raw_bytes: uint16 (sequences, seq_len); raw bytes of each target, from the byte side-cars; None
-            without them.
+        raw_bytes: uint16 (sequences, seq_len); raw bytes of each target; None without byte side-cars.
     """
 
     input_ids: Tensor
@@ -76,9 +75,6 @@ def plan_batches(
         micro_batch_sequences: most sequences that a rank processes at once.
         world_size: number of ranks.
 
-    Returns:
-        The plan.
-
     Raises:
         UserError: one number does not divide another; the message has both.
 
@@ -86,12 +82,10 @@ def plan_batches(
     >>> [plan_batches(**settings, world_size=ranks).accumulation for ranks in (1, 2, 8)]
     [8, 4, 1]
     """
-    if global_batch_tokens % seq_len:
-        raise UserError(
-            f"data.global_batch_tokens must be a multiple of data.seq_len ({seq_len}), "
-            f"got {global_batch_tokens}"
-        )
-    sequences = global_batch_tokens // seq_len
+    sequences, rest = divmod(global_batch_tokens, seq_len)
+    if rest:
+        rule = f"must be a multiple of data.seq_len ({seq_len})"
+        raise UserError(f"data.global_batch_tokens {rule}, got {global_batch_tokens}")
     if sequences % world_size:
         raise UserError(
             f"data.global_batch_tokens must be a whole number of sequences for each of {world_size} "
@@ -114,12 +108,6 @@ class TrainStream:
     The tokens are cut into consecutive spans of (span_sequences * seq_len + 1); inputs are all but the last
     token of a span, targets all but the first. Micro-batch k takes world_size spans, and rank r owns span r;
     if there are more ranks than spans, several ranks share the sequences of a span.
-
-    Args:
-        reader: the training shards.
-        plan: sizes of the batches.
-        seq_len: tokens in a sequence.
-        rank: this rank.
     """
 
     def __init__(self, reader: ShardReader, plan: BatchPlan, *, seq_len: int, rank: int) -> None:
@@ -175,18 +163,14 @@ class ValidationSplit:
     ) -> None:
         available = reader.num_tokens - 1
         if available < seq_len:
-            raise UserError(
-                f"data.seq_len must be at most the validation split's tokens less one ({available}), "
-                f"got {seq_len}"
-            )
+            rule = f"must be at most the validation split's tokens less one ({available})"
+            raise UserError(f"data.seq_len {rule}, got {seq_len}")
         if max_tokens is not None:
             if max_tokens < seq_len:
-                raise UserError(
-                    f"data.val_max_tokens must be at least data.seq_len ({seq_len}), got {max_tokens}"
-                )
+                rule = f"must be at least data.seq_len ({seq_len})"
+                raise UserError(f"data.val_max_tokens {rule}, got {max_tokens}")
             available = min(available, max_tokens)
-        self.reader, self.raw_bytes = reader, raw_bytes
-        self.seq_len = seq_len
+        self.reader, self.raw_bytes, self.seq_len = reader, raw_bytes, seq_len
         self.num_sequences = available // seq_len
         if self.num_sequences < world_size:
             raise UserError(

@@ -43,10 +43,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
-        """Decodes ids; invalid UTF-8, such as a character that is cut off, becomes U+FFFD.
-
-        An id without text ends a character, too.
-        """
+        """Decodes ids; a character that is cut off, or has an id without text inside, becomes U+FFFD."""
 
     @abstractmethod
     def bytes_of(self, index: int) -> bytes | None:
@@ -63,11 +60,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def raw_bytes(self, text: str, ids: Ids) -> NDArray[np.int64]:
-        """Distributes the UTF-8 bytes of a text over its tokens.
-
-        Args:
-            text: the text.
-            ids: its encoding, at least one id.
+        """Distributes the UTF-8 bytes of a text over its tokens, of which there is at least one.
 
         Returns:
             One count per token, int64; they sum to the bytes of the text, also if the tokenizer rewrites or
@@ -92,13 +85,9 @@ class Tokenizer(ABC):
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def decode_documents(self, tokens: NDArray[np.generic]) -> list[str]:
-        """Decodes a stream that has the begin-of-sequence id before each document.
+        """Returns the texts of the documents, each after a begin-of-sequence, that are not empty.
 
-        Args:
-            tokens: (n,); tokens before the first begin-of-sequence count as a document.
-
-        Returns:
-            The texts of all documents that are not empty.
+        Tokens (n,) before the first begin-of-sequence are a document, too.
         """
         documents = np.split(tokens, np.flatnonzero(tokens == self.bos_id))
         # Ids without text are left out: SentencePiece would print a sign for each unknown piece.
@@ -108,12 +97,7 @@ class Tokenizer(ABC):
 
 
 class ByteLevelTokenizer(Tokenizer):
-    """A tokenizer whose ids stand for fixed bytes each, or for no text.
-
-    Args:
-        pieces: bytes of each id; None for an id without text, such as begin-of-sequence.
-        bos_id: id before each document.
-    """
+    """A tokenizer whose ids stand for the bytes in ``pieces``, or None for no text."""
 
     byte_level = True
     lossless = True

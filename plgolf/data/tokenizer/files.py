@@ -24,20 +24,15 @@ def load_tokenizer(path: Path) -> Tokenizer:
             byte-level BPE; a ``.tiktoken`` file with its ``.json`` beside it; or the name of an encoding of
             ``tiktoken``, such as ``gpt2``.
 
-    Returns:
-        The tokenizer.
-
     Raises:
         UserError: the file is missing or malformed, or its package is not installed.
     """
+    from plgolf.data.tokenizer.tiktoken_bpe import TiktokenTokenizer  # noqa: PLC0415 (an extra)
+
     try:
         if path.suffix == ".tiktoken" and path.is_file():
-            from plgolf.data.tokenizer.tiktoken_bpe import TiktokenTokenizer  # noqa: PLC0415 (an extra)
-
             return TiktokenTokenizer.from_ranks_file(path, max_bytes=MAX_FILE_BYTES)
         if not path.exists() and re.fullmatch(r"[a-z0-9_]+", str(path)):
-            from plgolf.data.tokenizer.tiktoken_bpe import TiktokenTokenizer  # noqa: PLC0415
-
             return TiktokenTokenizer.named(str(path))
         if not path.is_file():
             raise UserError("no tokenizer there")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plgolf.data.tokenizer.base import ByteLevelTokenizer, Ids
-from plgolf.errors import UserError
+from plgolf.errors import UserError, extra
 
 if TYPE_CHECKING:
     import tokenizers
@@ -22,11 +22,7 @@ class HuggingFaceTokenizer(ByteLevelTokenizer):
 
     It is lossless unless the file has a normalizer, or its pre-tokenizer or added tokens change the text.
     The token before each document is the first one that the file's own post-processor adds, else the special
-    token of a usual name, else the only special token.
-
-    Args:
-        content: contents of the file.
-        parsed: the same as a dict.
+    token of a usual name, else the only special token. ``parsed`` is ``content``, the file, as a dict.
 
     Raises:
         UserError: ``tokenizers`` is not installed, or the file is malformed or not byte-level BPE.
@@ -44,9 +40,8 @@ class HuggingFaceTokenizer(ByteLevelTokenizer):
         super().__init__(self._read_pieces(special), self._choose_bos(special))
         self._tokenizer.encode_special_tokens = True
         strips = any(token.lstrip or token.rstrip for index, token in added.items() if index not in special)
-        self.lossless = (
-            not strips and not parsed.get("normalizer") and _keeps_text(parsed.get("pre_tokenizer"))
-        )
+        changes = strips or parsed.get("normalizer")
+        self.lossless = not changes and _keeps_text(parsed.get("pre_tokenizer"))
 
     @staticmethod
     def _check_model(parsed: Mapping[str, Any]) -> None:
@@ -84,10 +79,9 @@ class HuggingFaceTokenizer(ByteLevelTokenizer):
         ids = {name: index for index, name in special.items()}
         named = [ids[name] for name in _BOS_NAMES if name in ids] or list(special)[: len(special) == 1]
         if not named:
-            raise UserError(
-                f"must have a special token before each document, such as {', '.join(_BOS_NAMES)}: "
-                "add one, or a post-processor that adds one"
-            )
+            names = ", ".join(_BOS_NAMES)
+            advice = "add one, or a post-processor that adds one"
+            raise UserError(f"must have a special token before each document, such as {names}: {advice}")
         return named[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
@@ -113,12 +107,9 @@ class HuggingFaceTokenizer(ByteLevelTokenizer):
 
 
 def _load(content: bytes) -> "tokenizers.Tokenizer":
+    library = extra("tokenizers")
     try:
-        from tokenizers import Tokenizer  # noqa: PLC0415 (an extra)
-    except ImportError as error:
-        raise UserError("needs the tokenizers package: pip install tokenizers") from error
-    try:
-        tokenizer = Tokenizer.from_buffer(content)
+        tokenizer: tokenizers.Tokenizer = library.Tokenizer.from_buffer(content)
     except Exception as error:  # The Rust library raises plain Exception.
         raise UserError(f"must be a tokenizer.json: {str(error).splitlines()[0]:.200}") from error
     tokenizer.no_truncation()

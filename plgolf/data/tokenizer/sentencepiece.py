@@ -25,9 +25,6 @@ class SentencePieceTokenizer(Tokenizer):
     are then encoded as byte pieces here: a document's first space, whose byte the challenge's rule would not
     count, and U+2581, which would be decoded as a space.
 
-    Args:
-        model: contents of a ``.model`` file.
-
     Raises:
         UserError: the contents are not a SentencePiece model, or it has neither a begin-of-sequence nor an
             end-of-sequence piece.
@@ -116,20 +113,15 @@ class SentencePieceTokenizer(Tokenizer):
 
     @cached_property
     def byte_counts(self) -> ByteCounts[NDArray[np.generic]]:
-        processor, size = self.processor, self.vocab_size
-        base = np.zeros(size, dtype=np.int32)
-        space = np.zeros(size, dtype=np.bool_)
-        boundary = np.ones(size, dtype=np.bool_)
-        for index in range(size):
-            if processor.is_control(index) or processor.is_unknown(index) or processor.is_unused(index):
-                continue
-            boundary[index] = False
-            if processor.is_byte(index):
-                base[index] = 1
-                continue
-            piece = processor.id_to_piece(index)
-            space[index] = piece.startswith(SPACE)
-            base[index] = len(piece.removeprefix(SPACE).replace(SPACE, " ").encode())
+        every, processor = list(range(self.vocab_size)), self.processor
+        boundary = np.array(
+            [processor.is_control(i) or processor.is_unknown(i) or processor.is_unused(i) for i in every]
+        )
+        pieces = processor.id_to_piece(every)
+        space = np.array([piece.startswith(SPACE) for piece in pieces]) & ~boundary
+        sizes = [len(piece.removeprefix(SPACE).replace(SPACE, " ").encode()) for piece in pieces]
+        base = np.where(boundary, 0, np.array(sizes, dtype=np.int32))
+        base[self._byte_ids] = 1
         return ByteCounts(base, space, boundary)
 
     def raw_bytes(self, text: str, ids: Ids) -> NDArray[np.int64]:

@@ -9,10 +9,7 @@ class TextStream:
     """Decodes ids one at a time; ``push`` and ``flush`` together return ``tokenizer.decode(ids)``.
 
     The bytes of a character may arrive in several ids; its text is returned with the last of them. The time
-    of a push does not depend on the number of ids before it.
-
-    Args:
-        tokenizer: tokenizer of the ids. A SentencePiece model must have no denormaliser.
+    of a push does not depend on the number of ids before it. A SentencePiece model must have no denormaliser.
 
     >>> from plgolf.data.tokenizer import ByteTokenizer
     >>> stream = TextStream(ByteTokenizer())

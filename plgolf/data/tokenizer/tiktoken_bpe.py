@@ -11,7 +11,7 @@ import numpy as np
 
 from plgolf.config import config_from_dict
 from plgolf.data.tokenizer.base import ByteLevelTokenizer, Ids
-from plgolf.errors import UserError
+from plgolf.errors import UserError, extra
 from plgolf.files import read_regular
 
 _END_OF_TEXT = "<|endoftext|>"
@@ -39,9 +39,6 @@ class TiktokenSettings:
 class TiktokenTokenizer(ByteLevelTokenizer):
     """A vocabulary of ``tiktoken``. Special tokens in a text are encoded as ordinary text.
 
-    Args:
-        settings: the vocabulary.
-
     Raises:
         UserError: ``tiktoken`` is not installed, or the vocabulary is malformed.
     """
@@ -59,18 +56,16 @@ class TiktokenTokenizer(ByteLevelTokenizer):
         ids = [*ranks.values(), *special.values()]
         if len(set(ids)) != len(ids) or not all(0 <= index < _MAX_IDS for index in ids):
             raise UserError(f"its ids must differ and be from 0 to {_MAX_IDS - 1}")
+        library = extra("tiktoken")
         try:
-            self._encoding = _tiktoken().Encoding(
+            self._encoding = library.Encoding(
                 "plgolf", pat_str=settings.pattern, mergeable_ranks=ranks, special_tokens=special
             )
         except ValueError as error:
-            raise UserError(
-                f"pattern must be a regular expression: {str(error).splitlines()[0]:.200}"
-            ) from error
-        pieces: list[bytes | None] = [None] * (max(ids) + 1)
-        for piece, index in ranks.items():
-            pieces[index] = piece
-        super().__init__(pieces, special[bos])
+            reason = str(error).splitlines()[0]
+            raise UserError(f"pattern must be a regular expression: {reason:.200}") from error
+        pieces = {index: piece for piece, index in ranks.items()}
+        super().__init__([pieces.get(index) for index in range(max(ids) + 1)], special[bos])
         self._settings = {**asdict(settings), "bos": bos}
 
     @classmethod
@@ -103,17 +98,13 @@ class TiktokenTokenizer(ByteLevelTokenizer):
         """Returns an encoding of ``tiktoken``, such as ``gpt2``, which it fetches and caches.
 
         Raises:
-            UserError: ``tiktoken`` is not installed or does not know the name, or the vocabulary cannot be
-                fetched.
+            UserError: ``tiktoken`` is missing, does not know the name, or cannot fetch the vocabulary.
         """
-        known = _tiktoken().list_encoding_names()
+        known = extra("tiktoken").list_encoding_names()
         if name not in known:
             raise UserError(f"must be a file or one of tiktoken's {_names(known)}")
-        from tiktoken.registry import ENCODING_CONSTRUCTORS  # noqa: PLC0415 (an extra)
-
-        assert ENCODING_CONSTRUCTORS is not None  # Filled by list_encoding_names.
         try:
-            found = ENCODING_CONSTRUCTORS[name]()
+            found = extra("tiktoken.registry").ENCODING_CONSTRUCTORS[name]()  # Filled by the line above.
         except Exception as error:  # Those of an HTTP library, without a common base.
             raise UserError(
                 f"tiktoken could not fetch the vocabulary ({type(error).__name__}); without a network, name "
@@ -135,14 +126,6 @@ class TiktokenTokenizer(ByteLevelTokenizer):
         ranks = {piece: index for index, piece in enumerate(self.pieces) if piece is not None}
         content = {"tokenizer_type": "tiktoken", **self._settings, "ranks": _format_ranks(ranks)}
         return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
-
-
-def _tiktoken() -> Any:
-    try:
-        import tiktoken  # noqa: PLC0415 (an extra)
-    except ImportError as error:
-        raise UserError("needs the tiktoken package: pip install tiktoken") from error
-    return tiktoken
 
 
 def _format_ranks(ranks: Mapping[bytes, int]) -> str:

@@ -11,14 +11,7 @@ CODE_FILE = "code.tar.bz2"
 
 
 def archive_files(files: Mapping[str, bytes]) -> bytes:
-    """Packs files into a ``.tar.bz2`` without times, owners or other traces of this machine.
-
-    Args:
-        files: contents by path.
-
-    Returns:
-        The archive; the same files give the same bytes on every machine.
-    """
+    """Packs contents by path into a ``.tar.bz2`` without times, owners or other traces of this machine."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name, content in sorted(files.items()):
@@ -34,16 +27,6 @@ def extract_files(archive: bytes, folder: Path) -> None:
         files.extractall(folder, filter="data")
 
 
-def archive_folder(folder: Path, config: str) -> tuple[bytes, int]:
-    """Packs the Python files of a folder as they are.
-
-    Args:
-        folder: the folder, with all that is below it.
-        config: contents of ``config.yaml``; none if empty.
-
-    Returns:
-        The archive, and the number of Python files in it.
-    """
-    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.py")}
-    extra = {"config.yaml": config.encode()} if config else {}
-    return archive_files({**files, **extra}), len(files)
+def archive_code(files: Mapping[str, bytes], config: str) -> bytes:
+    """Packs Python files, and as ``config.yaml`` the configuration unless it is empty."""
+    return archive_files({**files, "config.yaml": config.encode()} if config else files)

@@ -9,8 +9,6 @@ def how_to_get(root: Path) -> str:
 
     >>> how_to_get(Path("data/datasets/fineweb10B_sp1024"))
     'plgolf data download sp1024 fetches it'
-    >>> how_to_get(Path("data/books"))
-    'plgolf data prepare FILES --root data/books builds one'
     """
     published = re.fullmatch(r"fineweb10B_(\w+)", root.name)
     if published:

@@ -31,14 +31,11 @@ def check_parts(trainer: Trainer) -> None:
     """Raises a UserError if a callback, the strategy or the launcher of a trainer cannot work."""
     _check_processes(trainer)
     check_callbacks(trainer.callbacks)  # type: ignore[attr-defined]
-    strategy = trainer.strategy
-    if type(strategy).__module__.startswith("lightning.") and type(strategy) not in (
-        DDPStrategy,
-        SingleDeviceStrategy,
-    ):
+    kind = type(trainer.strategy)
+    if kind.__module__.startswith("lightning.") and kind not in (DDPStrategy, SingleDeviceStrategy):
         raise UserError(
             "trainer.strategy must be auto or ddp, since each rank needs the whole model for its export, "
-            f"got {type(strategy).__name__}"
+            f"got {kind.__name__}"
         )
 
 
@@ -58,17 +55,14 @@ def check_callbacks(callbacks: Sequence[Callback]) -> None:
 
 def _check_processes(trainer: Trainer) -> None:
     """Raises if torchrun started more processes than the trainer has ranks: each would run on its own."""
-    if not TorchElasticEnvironment.detect():
+    launched = TorchElasticEnvironment().world_size() if TorchElasticEnvironment.detect() else 0
+    if launched in (0, trainer.world_size):
         return
-    environment = TorchElasticEnvironment()
-    launched = environment.world_size()
-    if launched == trainer.world_size:
-        return
-    devices = launched // trainer.num_nodes
     message = (
         f"trainer.devices and trainer.num_nodes must be of as many processes as were launched ({launched}), "
-        f"got {trainer.world_size}: set --trainer.devices={devices} --trainer.strategy=ddp"
+        f"got {trainer.world_size}: set --trainer.devices={launched // trainer.num_nodes} "
+        "--trainer.strategy=ddp"
     )
-    if environment.global_rank() > 0:
+    if TorchElasticEnvironment().global_rank() > 0:
         raise RunError(message, silent=True)  # Rank 0 prints it once.
     raise UserError(message)

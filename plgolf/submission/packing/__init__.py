@@ -3,6 +3,7 @@
 import ast
 import functools
 import pydoc
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,13 +11,12 @@ from typing import Any
 
 import yaml
 
-from plgolf.submission.archive import archive_files
+from plgolf.submission.archive import archive_code
 from plgolf.submission.packing.minify import MINIFIER, minified
-from plgolf.submission.packing.modules import Module, find_modules, imported_names
-from plgolf.submission.packing.short_names import shorten_names
-from plgolf.submission.packing.tree_shaking import keep_used, words_in
+from plgolf.submission.packing.modules import Module, find_modules, read_module
+from plgolf.submission.packing.tree_shaking import keep_used
 
-ENTRY = "plgolf.training.command.packed"
+_ENTRY = "plgolf.training.command.packed"
 _MAIN = "plgolf.__main__"
 _NOT_NEEDED = (
     *("plgolf.corpus", "plgolf.generation", "plgolf.report", "plgolf.training.finish.details"),
@@ -27,8 +27,6 @@ _NOT_NEEDED = (
 and for progress in styles that packed code does not use."""
 _IF_IMPORTED = "plgolf.data."
 """Room whose functions import the modules of one kind of dataset, such as a kind of tokenizer."""
-_ALSO_USED = {"read_artifact"}
-"""What ``check.py`` calls besides the entry point."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +50,10 @@ class PackedCode:
 def pack_code(config: str = "") -> PackedCode:
     """Packs the modules that train, export and score as this process does.
 
-    Which modules these are follows from the imports of the entry point, ``plgolf.training.command.packed``,
-    and from the classes that the configuration names. Modules that are imported inside functions are packed
-    too, except those that prepare datasets, generate text, draw reports or pack, and those of ``plgolf.data``
-    that this process has not imported. What no packed module mentions is removed from plgolf's modules.
+    These are the modules that the entry point, ``plgolf.training.command.packed``, and the classes of the
+    configuration import, also inside functions, except those that prepare datasets, generate text, draw
+    reports or pack, and those of ``plgolf.data`` that this process has not imported. What no packed module
+    mentions is removed from plgolf's modules.
 
     Args:
         config: the complete configuration as YAML, which becomes ``config.yaml``; none if empty.
@@ -70,8 +68,7 @@ def pack_code(config: str = "") -> PackedCode:
     class_paths = tuple(sorted(set(_class_paths(yaml.safe_load(config))))) if config else ()
     imported = frozenset(name for name in sys.modules if name.startswith(_IF_IMPORTED))
     files, failed = _pack_modules(class_paths, imported)
-    extra = {"config.yaml": config.encode()} if config else {}
-    return PackedCode(archive_files({**files, **extra}), len(files), MINIFIER, failed if MINIFIER else [])
+    return PackedCode(archive_code(files, config), len(files), MINIFIER, failed if MINIFIER else [])
 
 
 @functools.cache
@@ -84,29 +81,20 @@ def _pack_modules(
         missing = module.startswith(_IF_IMPORTED) and module not in imported
         return not missing and not module.startswith(_NOT_NEEDED)
 
-    entry = ast.parse(f"from {ENTRY} import main\nmain()")
-    roots = [ENTRY, *(path.rpartition(".")[0] for path in class_paths), *map(_home, class_paths)]
-    modules = find_modules(roots, is_needed)
-    words = words_in(entry) | {word for path in class_paths for word in path.split(".")} | _ALSO_USED
-    keep_used(modules, words)
-    modules = {**find_modules(roots, is_needed, modules), _MAIN: Module(entry, "plgolf/__main__.py")}
-    if MINIFIER is not None:
-        shorten_names((module.tree for module in modules.values()), words)
+    entry = ast.parse(f"from {_ENTRY} import main\nmain()")
+    # A class may be named by another module than its own, which imports it.
+    homes = [str(getattr(pydoc.locate(path), "__module__", "")) for path in class_paths]
+    roots = [_ENTRY, *(path.rpartition(".")[0] for path in class_paths), *homes]
+    modules = find_modules(roots, is_needed, read_module)
+    keep_used(modules, {"main", "read_artifact", *".".join(class_paths).split(".")})
+    modules = {**find_modules(roots, is_needed, modules.get), _MAIN: Module(entry, "plgolf/__main__.py")}
     # An empty package is a namespace package, which needs no file.
-    kept = [module for module in modules.values() if module.tree.body]
-    private = {name for module in kept for name in imported_names(module.tree) if name.startswith("_")}
-    files, failed = {}, []
-    for module in kept:
-        source = ast.unparse(module.tree)
-        short = minified(source, frozenset(private))
-        failed += [] if short else [module.path]
-        files[module.path] = (short or source).encode()
-    return files, failed
-
-
-def _home(class_path: str) -> str:
-    """Returns the module in which a class is defined, which may be named by another that imports it."""
-    return str(getattr(pydoc.locate(class_path), "__module__", ""))
+    sources = {module.path: ast.unparse(module.tree) for module in modules.values() if module.tree.body}
+    imports = re.findall(r"^\s*from .* import (.*)$", "\n".join(sources.values()), re.MULTILINE)
+    private = frozenset(re.findall(r"\b_\w+", " ".join(imports)))
+    short = {path: minified(source, private) for path, source in sources.items()}
+    files = {path: (short[path] or source).encode() for path, source in sources.items()}
+    return files, [path for path in files if not short[path]]
 
 
 def _class_paths(value: Any) -> Iterable[str]:

@@ -1,11 +1,10 @@
 """Runs packed code on an artifact, in a process that sees no other code of plgolf."""
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -43,36 +42,14 @@ print(json.dumps(losses.double().sum().item()))
 """
 
 
-@dataclass(frozen=True)
-class SampleScore:
-    """A sample's score by packed code.
-
-    Args:
-        seconds: seconds that it took to start the process and to score.
-        nats: negative log-likelihood of the sample; None after an error.
-        error: the process's last line if it failed.
-    """
-
-    seconds: float
-    nats: float | None = None
-    error: str | None = None
-
-
 def score_with(
     archive: bytes, artifact: Path, inputs: NDArray[np.int64], targets: NDArray[np.int64]
-) -> SampleScore:
-    """Unpacks code into a temporary folder and has it score a sample.
-
-    Args:
-        archive: the packed code.
-        artifact: the file that it loads.
-        inputs: token ids (tokens,).
-        targets: token ids (tokens,).
+) -> tuple[float, str | None]:
+    """Unpacks code into a temporary folder and has it score a sample, which are token ids (tokens,).
 
     Returns:
-        The score, or why there is none.
+        Negative log-likelihood of the sample in nats, NaN if the process failed; and its last line then.
     """
-    start = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         extract_files(archive, folder)
@@ -85,9 +62,8 @@ def score_with(
                 command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            return SampleScore(time.monotonic() - start, error=str(error))
-    seconds = time.monotonic() - start
+            return math.nan, str(error)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return SampleScore(seconds, error=f"{last:.300}")
-    return SampleScore(seconds, nats=json.loads(done.stdout.splitlines()[-1]))
+        return math.nan, f"{last:.300}"
+    return json.loads(done.stdout.splitlines()[-1]), None

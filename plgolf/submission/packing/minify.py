@@ -13,17 +13,10 @@ else:
 
 
 def minified(source: str, imported: frozenset[str] = frozenset()) -> str | None:
-    """Shortens a module with python-minifier, if it is installed.
+    """Shortens a module; returns None without python-minifier, or if it fails on this source.
 
-    Local variables and private names of the module become short. Names that other modules, settings or
-    checkpoints may refer to stay, and so do the annotations, from which settings get their types.
-
-    Args:
-        source: a module without docstrings, as ``ast.unparse`` writes it.
-        imported: private names that other modules import.
-
-    Returns:
-        The short source; None without python-minifier, or if it fails on this source.
+    Local variables and private names become short, except those that other modules import. Names that
+    settings or checkpoints may refer to stay, and so do the annotations, from which settings get their types.
     """
     if MINIFIER is None:
         return None

@@ -26,34 +26,26 @@ class Module:
 
 
 def find_modules(
-    roots: Iterable[str], needed: Callable[[str], bool], known: dict[str, Module] | None = None
+    roots: Iterable[str], needed: Callable[[str], bool], read: Callable[[str], Module | None]
 ) -> dict[str, Module]:
     """Follows imports to plgolf's modules and to the user's, but not to installed packages.
 
     Args:
         roots: names of the modules to begin with; installed ones are left out.
         needed: returns True for the name of an imported module that is to be packed.
-        known: modules that are not read from their files.
+        read: returns a module by name; None for what is not to be packed.
 
     Returns:
         Modules by name, packages included.
-
-    Raises:
-        UserError: a source file cannot be read.
     """
     found: dict[str, Module] = {}
     todo = list(roots)
     while todo:
         name = todo.pop()
-        if name in found:
-            continue
-        module = _read(name) if known is None else known.get(name)
-        if module is None:
-            continue
-        found[name] = module
-        package = name.rpartition(".")[0]
-        todo += [package] if package else []
-        todo += filter(needed, _imports(module.tree))
+        module = None if name in found else read(name)
+        if module is not None:
+            found[name] = module
+            todo += [name.rpartition(".")[0], *filter(needed, _imports(module.tree))]
     return found
 
 
@@ -68,30 +60,22 @@ def _imports(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def imported_names(tree: ast.Module) -> set[str]:
-    """Returns the names that a module imports from others."""
-    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    return {alias.name for node in imports for alias in node.names}
+def read_module(name: str) -> Module | None:
+    """Reads a module's source; returns None for installed modules and for what is not a module.
 
-
-def _read(name: str) -> Module | None:
-    """Reads a module's source; returns None for installed modules and for what is not a module."""
-    file = _source_file(name)
-    if file is None:
+    Raises:
+        UserError: a source file cannot be read.
+    """
+    file = _origin(name) if _is_own(name.partition(".")[0]) else None
+    if file is None or file.suffix != ".py":
         return None
     try:
         tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError) as error:
         raise UserError(f"{file}: cannot be packed: {error}") from error
+    _strip(tree)
     path = name.replace(".", "/") + ("/__init__.py" if file.name == "__init__.py" else ".py")
-    return Module(ast.fix_missing_locations(_Strip().visit(tree)), path)
-
-
-def _source_file(name: str) -> Path | None:
-    if not _is_own(name.partition(".")[0]):
-        return None
-    path = _origin(name)
-    return path if path and path.suffix == ".py" else None
+    return Module(tree, path)
 
 
 @functools.cache
@@ -101,8 +85,7 @@ def _is_own(package: str) -> bool:
     if package == "plgolf" or path is None:
         return package == "plgolf"
     libraries = {"site-packages", "dist-packages"}
-    installed = libraries & set(path.parts) or path.is_relative_to(sysconfig.get_path("stdlib"))
-    return not installed
+    return not (libraries & set(path.parts) or path.is_relative_to(sysconfig.get_path("stdlib")))
 
 
 def _origin(name: str) -> Path | None:
@@ -116,46 +99,30 @@ def _origin(name: str) -> Path | None:
     return Path(file) if file else None
 
 
-class _Strip(ast.NodeTransformer):
-    """Removes docstrings, ``TYPE_CHECKING`` blocks and the annotations that nothing reads.
+def _strip(tree: ast.Module) -> None:
+    """Removes docstrings, ``TYPE_CHECKING`` blocks and the annotations of functions.
 
-    Arguments of ``__init__`` and fields of dataclasses keep theirs, since settings get their types from
-    these, and so do decorated functions, whose decorators may read them.
+    ``__init__`` keeps its annotations, since settings get their types from these, and so do decorated
+    functions, whose decorators may read them.
     """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            body = [kept for part in node.body for kept in _kept(part, node)]
+            node.body = body or ([] if node is tree else [ast.Pass()])
+        if isinstance(node, ast.FunctionDef) and not node.decorator_list:
+            node.returns = None
+            for argument in ast.walk(node.args) if node.name != "__init__" else ():
+                if isinstance(argument, ast.arg):
+                    argument.annotation = None
+    ast.fix_missing_locations(tree)
 
-    in_fields = False
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        self._visit(node, in_fields=False)
-        if node.decorator_list:
-            return node
-        node.returns = None
-        for argument in ast.walk(node.args) if node.name != "__init__" else ():
-            if isinstance(argument, ast.arg):
-                argument.annotation = None
-        return node
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        named_tuple = any(ast.unparse(base).endswith("NamedTuple") for base in node.bases)
-        self._visit(node, in_fields=named_tuple or bool(node.decorator_list))
-        return node
-
-    def visit_Module(self, node: ast.Module) -> ast.AST:
-        self._visit(node, in_fields=False)
-        return node
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
-        if self.in_fields:
-            return node
-        return None if node.value is None else ast.Assign([node.target], node.value)
-
-    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
-        self.generic_visit(node)
-        return node.orelse if ast.unparse(node.test).endswith("TYPE_CHECKING") else node
-
-    def _visit(self, node: ast.FunctionDef | ast.ClassDef | ast.Module, *, in_fields: bool) -> None:
-        before, self.in_fields = self.in_fields, in_fields
-        self.generic_visit(node)
-        self.in_fields = before
-        body = [n for n in node.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
-        node.body = body or ([] if isinstance(node, ast.Module) else [ast.Pass()])
+def _kept(node: ast.stmt, parent: ast.AST) -> list[ast.stmt]:
+    match node:
+        case ast.Expr(value=ast.Constant()):
+            return []
+        case ast.If(test=test, orelse=orelse) if ast.unparse(test).endswith("TYPE_CHECKING"):
+            return orelse
+        case ast.AnnAssign(target=target, value=value) if not isinstance(parent, ast.ClassDef):
+            return [] if value is None else [ast.Assign([target], value)]
+    return [node]

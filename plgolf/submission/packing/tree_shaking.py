@@ -11,7 +11,10 @@ _HARMLESS = {"dataclass", "contextmanager", "cache", "no_grad", "inference_mode"
 
 
 def words_in(tree: ast.AST) -> set[str]:
-    """Returns every name that code mentions, in strings too: classes may be named there."""
+    """Returns every name that code mentions, in strings too: classes may be named there.
+
+    Imports count only for what they rename.
+    """
     words: set[str] = set()
     for node in ast.walk(tree):
         match node:
@@ -19,53 +22,41 @@ def words_in(tree: ast.AST) -> set[str]:
                 words.add(name)
             case ast.Constant(value=str(text)):
                 words.update(re.findall(r"\w+", text))
-            case ast.Import(names=names) | ast.ImportFrom(names=names):
-                for alias in names:
-                    words.update({alias.name.rpartition(".")[2], alias.asname or alias.name})
+            case ast.alias(name=name, asname=str()):
+                words.add(name)
     return words
 
 
 def keep_used(modules: Mapping[str, Module], words: set[str]) -> None:
-    """Removes top-level definitions and imports of plgolf's modules that no used code mentions.
+    """Removes top-level definitions and imports of plgolf's modules that no other code mentions.
 
-    A definition is used if its name occurs anywhere in used code, so one too many may stay, but none is
-    missing, unless its name is put together at run time. Other statements and other modules stay whole.
+    A definition is used if its name occurs anywhere, so one too many may stay, but none is missing, unless
+    its name is put together at run time. Other statements and other modules stay whole.
 
     Args:
         modules: by name; their trees are changed.
         words: names that are used from elsewhere.
     """
-    words = set(words)
-    own = {name: module.tree for name, module in modules.items() if name.split(".")[0] == "plgolf"}
-    for name, module in modules.items():
-        if name not in own:
-            words |= words_in(module.tree)
-    unused = [(tree, node) for tree in own.values() for node in tree.body]
-    used: dict[int, set[str]] = {id(tree): set() for tree in own.values()}
-    kept: set[int] = set()
-    while True:
-        for tree, node in (found := [(t, n) for t, n in unused if _is_used(n, words)]):
-            mentioned = words_in(node)
-            words |= mentioned
-            used[id(tree)] |= mentioned
-            kept.add(id(node))
-        unused = [(tree, node) for tree, node in unused if id(node) not in kept]
-        if not found:
-            break
-    for name, tree in own.items():
+    own = [module for name, module in modules.items() if name.split(".")[0] == "plgolf"]
+    used = words.union(*(words_in(module.tree) for module in modules.values() if module not in own))
+    unused = {node for module in own for node in module.tree.body}
+    while found := {node for node in unused if _is_used(node, used)}:
+        used = used.union(*map(words_in, found))
+        unused -= found
+    for module in own:
+        tree = module.tree
+        tree.body = [node for node in tree.body if node not in unused]
         # A package's imports are there for others, a module's for itself.
-        here = words if modules[name].path.endswith("__init__.py") else used[id(tree)]
+        here = used if module.path.endswith("__init__.py") else words_in(tree)
         for node in tree.body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 node.names = [a for a in node.names if (a.asname or a.name).partition(".")[0] in here]
-        tree.body = [n for n in tree.body if id(n) in kept or getattr(n, "names", None)]
+        tree.body = [node for node in tree.body if getattr(node, "names", True)]
 
 
 def _is_used(node: ast.stmt, words: set[str]) -> bool:
     """Returns True for a statement that defines a word, or that does anything but define."""
     match node:
-        case ast.Import() | ast.ImportFrom():
-            return False
         case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
             decorators = {ast.unparse(d).partition("(")[0].rpartition(".")[2] for d in node.decorator_list}
             return name in words or name.startswith("__") or not decorators <= _HARMLESS

@@ -9,19 +9,14 @@ from plgolf.model import GPTConfig
 
 
 def check_same(saved: Mapping[str, Any], ours: Mapping[str, Any], *, allowed: Sequence[str]) -> None:
-    """Compares the settings and data of a checkpoint with those of the run that continues from it.
+    """Raises a UserError with both values where a checkpoint and the run that continues from it differ.
 
     Args:
         saved: nested values of the checkpoint.
         ours: nested values of this run.
         allowed: dotted names that may differ, including everything below them.
-
-    Raises:
-        UserError: a value differs; the message has both.
-
-    >>> check_same({"data": {"seq_len": 64}}, {"data": {"seq_len": 128}}, allowed=["data.seq_len"])
     """
-    before, now = _flat(saved), _flat(ours)
+    before, now = flat(saved), flat(ours)
     for name in dict.fromkeys([*now, *before]):
         if any(name == free or name.startswith(f"{free}.") for free in allowed):
             continue
@@ -38,14 +33,13 @@ def short(value: Any) -> str:
     return " ".join(f"{value}"[:200].split())
 
 
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the leaves of nested values by dotted name."""
+    leaves: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update({f"{key}.{name}": leaf for name, leaf in _flat(value).items()})
-        else:
-            flat[key] = value
-    return flat
+        name = f"{prefix}{key}"
+        leaves |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return leaves
 
 
 def check_same_model(checkpoint: Mapping[str, Any], config: GPTConfig, *, allowed: Sequence[str]) -> None:
@@ -62,13 +56,7 @@ def check_same_model(checkpoint: Mapping[str, Any], config: GPTConfig, *, allowe
 
 
 def check_same_tokenizer(saved: Mapping[str, Any], sha256: str, *, allowed: Sequence[str]) -> None:
-    """Raises a UserError with both hashes if a file to score was trained with another tokenizer.
-
-    Args:
-        saved: what the file says of its data.
-        sha256: hash of the dataset's tokenizer.
-        allowed: dotted names that may differ.
-    """
+    """Raises a UserError with both hashes if a file to score was trained with another tokenizer."""
     if saved.get("tokenizer") is not None:
         ours = {"data": {"tokenizer": sha256}}
         check_same({"data": {"tokenizer": saved["tokenizer"]}}, ours, allowed=allowed)

@@ -13,12 +13,7 @@ from plgolf.training.checkpoints.resume import step_of
 
 
 def reset_scheduler_state(checkpoint: dict[str, Any], *, num_groups: int) -> None:
-    """Replaces the state of the LambdaLR in a checkpoint; base learning rates stay those of this run.
-
-    Args:
-        checkpoint: read by Lightning afterwards; changed in place.
-        num_groups: parameter groups of the optimizer.
-    """
+    """Replaces the state of the LambdaLR in a checkpoint; base learning rates stay those of this run."""
     step = step_of(checkpoint)
     checkpoint["lr_schedulers"] = [
         {"last_epoch": step, "_step_count": step + 1, "lr_lambdas": [None] * num_groups}

@@ -43,9 +43,6 @@ class Saved:
 class CheckpointFiles(TorchCheckpointIO):
     """Writes checkpoints atomically, reads them as plain tensors, and reads artifacts as checkpoints."""
 
-    def __init__(self) -> None:
-        self._artifacts: dict[str, Artifact] = {}
-
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -55,15 +52,13 @@ class CheckpointFiles(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 # A file that a resume would refuse must not replace a good one.
                 load_tensors(file, map_location="meta", verify=False)
-        except UserError as error:
-            raise UserError(f"{path}: {_unsaveable(checkpoint)}cannot be saved: {error}") from error
         except Exception as error:
             # torch's writer raises an error of its own if the file system refuses.
             cause = error if isinstance(error, OSError) else error.__context__
             if isinstance(cause, OSError):
                 raise CannotWriteError(f"{path}: cannot be written: {cause.strerror}") from error
             culprit = _unsaveable(checkpoint)
-            if not culprit:
+            if not culprit and not isinstance(error, UserError):
                 raise
             raise UserError(f"{path}: {culprit}cannot be saved: {error}") from error
 
@@ -71,8 +66,7 @@ class CheckpointFiles(TorchCheckpointIO):
         self, path: Any, map_location: Any = "cpu", weights_only: Any = None
     ) -> dict[str, Any]:
         if str(path).endswith(SUFFIX):
-            found = str(path) in self._artifacts
-            return _as_checkpoint(self._artifacts.pop(str(path)) if found else read_artifact(path))
+            return _as_checkpoint(read_artifact(path))
         try:
             with open_regular(Path(path)) as file:
                 # Always as plain data to the CPU, whatever Lightning asks for.
@@ -84,10 +78,10 @@ class CheckpointFiles(TorchCheckpointIO):
         return checkpoint
 
     def read_saved(self, path: str, otherwise: GPTConfig) -> Saved:
-        """Reads what a file says about its model; keeps an artifact for one call of ``load_checkpoint``.
+        """Reads what an artifact or a checkpoint says about its model.
 
         Args:
-            path: an artifact or a checkpoint.
+            path: the file.
             otherwise: dtype, rotary base and soft cap of a reference artifact, whose weights do not show
                 them.
 
@@ -102,7 +96,6 @@ class CheckpointFiles(TorchCheckpointIO):
             check_weights_fit(config, artifact.weights)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
-        self._artifacts[path] = artifact
         return Saved(config, artifact.seq_len, artifact.tokenizer_sha256)
 
 
@@ -132,34 +125,30 @@ def _inferred(weights: Mapping[str, Tensor], otherwise: GPTConfig) -> GPTConfig:
 
 
 def _as_checkpoint(artifact: Artifact) -> dict[str, Any]:
+    sha256 = artifact.tokenizer_sha256
     return {
         "state_dict": {f"gpt.{name}": tensor for name, tensor in artifact.weights.items()},
         "pytorch-lightning_version": version("lightning"),
         "epoch": 0,
         "global_step": 0,
-        **(
-            {"ShardDataModule": {"tokenizer": artifact.tokenizer_sha256}} if artifact.tokenizer_sha256 else {}
-        ),
+        **({"ShardDataModule": {"tokenizer": sha256}} if sha256 else {}),
     }
 
 
 def _saved_in_checkpoint(checkpoint: dict[str, Any], path: str) -> Saved:
     try:
         config = config_from_dict(GPTConfig, checkpoint["gpt_config"])
-        weights = checkpoint["state_dict"]
+        weights, data = checkpoint["state_dict"], checkpoint.get("ShardDataModule", {})
         if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
             raise UserError("state_dict must hold tensors by name")
         # Before a model of that size is built.
         check_weights_fit(config, {name.removeprefix("gpt."): weight for name, weight in weights.items()})
-        data = checkpoint.get("ShardDataModule", {})
-        if not isinstance(data, dict):
-            raise UserError("ShardDataModule must hold facts by name")
-        seq_len, sha256 = data.get("seq_len"), data.get("tokenizer")
-        if not isinstance(seq_len, int | None) or not isinstance(sha256, str | None):
+        kinds = {"seq_len": int | None, "tokenizer": str | None}
+        if not isinstance(data, dict) or not all(isinstance(data.get(k), kinds[k]) for k in kinds):
             raise UserError("ShardDataModule must have a seq_len and the hash of a tokenizer")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    return Saved(config, seq_len, sha256)
+    return Saved(config, data.get("seq_len"), data.get("tokenizer"))
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:

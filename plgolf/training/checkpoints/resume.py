@@ -47,7 +47,7 @@ def check_resume(
     max_steps: int,
     allowed: Sequence[str],
 ) -> None:
-    """Raises if a fit cannot continue from a checkpoint, before any file of the earlier run is touched.
+    """Raises a UserError if a fit cannot continue from a checkpoint, before files of a run are touched.
 
     Args:
         path: the checkpoint.
@@ -55,9 +55,6 @@ def check_resume(
         data: facts about its data that must equal the checkpoint's.
         max_steps: step limit of the new fit; -1 for no limit.
         allowed: dotted names that may differ.
-
-    Raises:
-        UserError: the checkpoint is malformed, or its model or data differ from this run's.
     """
     if path.endswith(SUFFIX):
         raise UserError(f"{path}: fit cannot continue from an artifact, which has no optimizer state")
@@ -103,11 +100,7 @@ def step_of(checkpoint: Mapping[str, Any]) -> int:
 def saved_group_settings(
     checkpoint: Mapping[str, Any], optimizer: Optimizer
 ) -> Sequence[dict[str, Any]] | None:
-    """Returns what a checkpoint says of how its optimizer's groups were configured; None if it does not.
-
-    Raises:
-        UserError: it is malformed.
-    """
+    """Returns how the optimizer's groups were configured; None if a checkpoint does not have that."""
     saved = checkpoint.get("group_settings")
     if saved is None:
         return None
@@ -118,18 +111,14 @@ def saved_group_settings(
 
 
 def check_optimizer_state(checkpoint: Mapping[str, Any], optimizer: Optimizer) -> None:
-    """Loads a checkpoint's optimizer state into a spare optimizer, to see that it fits.
-
-    Raises:
-        UserError: it does not fit.
-    """
+    """Raises a UserError if a checkpoint's optimizer state does not fit this spare optimizer."""
     # Fused kernels, such as MuonAdam's, do not check shapes; other optimizers may have moments of any shape.
     fused = any(group.get("fused") for group in optimizer.param_groups)
     try:
         [saved] = checkpoint["optimizer_states"]
         optimizer.load_state_dict(saved)
     except Exception as error:
-        # Optimizers trust a state to be their own, and fail in any way if it is not.
+        # Optimizers trust a state to be their own, and may raise any error if it is not.
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"the checkpoint's optimizer state does not fit: {reason}") from error
     for group in optimizer.param_groups:
@@ -147,8 +136,8 @@ def _check_moments(state: Any, p: Tensor, *, fused: bool) -> None:
         elif name == "step":
             fits = isinstance(value, Tensor) and value.shape == () and value.dtype is torch.float32
         else:
-            fits = isinstance(value, Tensor) and value.shape == p.shape and value.is_contiguous()
-            fits = fits and value.dtype is p.dtype
+            alike = isinstance(value, Tensor) and (value.shape, value.dtype) == (p.shape, p.dtype)
+            fits = alike and value.is_contiguous()
         if not fits:
             what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise UserError(

@@ -77,13 +77,10 @@ class RunCheckpoint(Checkpoint):
         for left in folder.glob(".step-*.ckpt.partial"):  # Left by a killed process.
             left.unlink(missing_ok=True)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._unlock()
+    def on_exception(self, *_: Any) -> None:
+        self.teardown()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._unlock()
-
-    def _unlock(self) -> None:
+    def teardown(self, *_: Any, **__: Any) -> None:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -102,9 +99,8 @@ class RunCheckpoint(Checkpoint):
         step, clock = trainer.global_step, self._clock
         if step == self._saved_step:
             return
-        by_time = self.every_seconds is not None and (
-            clock.elapsed_seconds - self._saved_seconds >= self.every_seconds
-        )
+        seconds = clock.elapsed_seconds - self._saved_seconds
+        by_time = self.every_seconds is not None and seconds >= self.every_seconds
         if self.reads_step(step) or by_time or clock.stopped_by or trainer.should_stop:
             self._save(trainer)
 
@@ -178,7 +174,10 @@ def find_checkpoint(folder: Path, ckpt_path: str | None, resume: str | None = No
         if not ckpt_path:
             raise UserError(f"{folder}: holds no checkpoint (ckpt_path: last)")
     elif ckpt_path == "hpc":
-        ckpt_path = _newest_requeued(folder)
+        written = [path for path in folder.glob("hpc_ckpt_*.ckpt") if path.stem[9:].isdigit()]
+        ckpt_path = str(max(written, key=lambda path: int(path.stem[9:]), default=""))
+        if not ckpt_path:
+            raise UserError(f"{folder}: holds no hpc_ckpt_<number>.ckpt (ckpt_path: hpc)")
     elif ckpt_path == "best" and not Path(ckpt_path).is_file():
         raise UserError(
             "ckpt_path must be a file or last, got best: give the file that ModelCheckpoint has written"
@@ -186,15 +185,6 @@ def find_checkpoint(folder: Path, ckpt_path: str | None, resume: str | None = No
     if ckpt_path and not Path(ckpt_path).is_file():
         raise UserError(f"{ckpt_path}: no such checkpoint (ckpt_path)")
     return ckpt_path
-
-
-def _newest_requeued(folder: Path) -> str:
-    by_number = {
-        int(path.stem[9:]): path for path in folder.glob("hpc_ckpt_*.ckpt") if path.stem[9:].isdigit()
-    }
-    if not by_number:
-        raise UserError(f"{folder}: holds no hpc_ckpt_<number>.ckpt (ckpt_path: hpc)")
-    return str(by_number[max(by_number)])
 
 
 def _newest(folder: Path) -> str | None:

@@ -19,9 +19,6 @@ def check_allowed_classes(settings: Namespace) -> None:
     Where the type of a setting is a class, jsonargparse requires a subclass. Where it is a callable, such as
     the optimizer, it would accept and call any function, including ``os.system``.
 
-    Args:
-        settings: the parsed settings of a subcommand.
-
     Raises:
         UserError: a setting names a function, or the optimizer is not an optimizer class.
     """

@@ -9,25 +9,20 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from plgolf.arguments import SettingsParser
 from plgolf.errors import RunError, UserError
 from plgolf.training import (
-    ArtifactExport,
-    CompileWarmup,
-    ConsoleLog,
     GolfModule,
-    PeerWatch,
     RunCheckpoint,
     SampleLog,
     ShardDataModule,
-    TrainClock,
 )
 from plgolf.training.checkpoints.compare import check_same_tokenizer
 from plgolf.training.checkpoints.files import CheckpointFiles, Saved
 from plgolf.training.checkpoints.resume import check_resume
 from plgolf.training.checkpoints.run_checkpoint import find_checkpoint
 from plgolf.training.command.allowed_classes import check_allowed_classes
-from plgolf.training.command.loggers import run_loggers
+from plgolf.training.command.loggers import profiler_named, run_loggers
 from plgolf.training.command.one_line import one_line_errors
+from plgolf.training.command.packed import CALLBACKS
 from plgolf.training.command.parser import GolfParser, overrides
-from plgolf.training.command.profiling import profiler_named
 from plgolf.training.command.quiet import quiet_libraries
 from plgolf.training.command.refused import check_settings, with_plain_enums
 from plgolf.training.command.saved_model import take_model
@@ -48,10 +43,8 @@ class GolfCLI(LightningCLI):
     def __init__(self, args: list[str], *, parent_pid: int) -> None:
         self.arguments = args
         self.parent_pid = parent_pid
-        self.files = CheckpointFiles()
         self.saved: Saved | None = None
         """What the file that ``validate`` scores says of its model."""
-        strict = {"allow_abbrev": False}
         super().__init__(
             GolfModule,
             ShardDataModule,
@@ -69,12 +62,12 @@ class GolfCLI(LightningCLI):
             },
             seed_everything_default=1337,
             parser_kwargs={
-                **strict,
+                "allow_abbrev": False,
                 "prog": "plgolf",
                 "version": __version__,
                 "description": "Train the best small language model within a byte and a time budget.",
-                "fit": {**strict, "description": "Train a model, export it and score the file."},
-                "validate": {**strict, "description": "Score a checkpoint or an artifact."},
+                "fit": {"allow_abbrev": False, "description": "Train a model, export it and score the file."},
+                "validate": {"allow_abbrev": False, "description": "Score a checkpoint or an artifact."},
             },
             parser_class=GolfParser,
             args=args,
@@ -90,13 +83,8 @@ class GolfCLI(LightningCLI):
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_lightning_class_args(TrainClock, "clock")
-        parser.add_lightning_class_args(CompileWarmup, "warmup")
-        parser.add_lightning_class_args(ArtifactExport, "export")
-        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(PeerWatch, "peers")
-        parser.add_lightning_class_args(ConsoleLog, "console")
-        parser.add_lightning_class_args(SampleLog, "samples")
+        for name, callback in {**CALLBACKS, "samples": SampleLog}.items():
+            parser.add_lightning_class_args(callback, name)
         parser.link_arguments("model.gpt.vocab_size", "data.vocab_size")
         # A default, so that the help lists its settings and flags set them without its name.
         parser.set_defaults({"model.schedule": {"class_path": "plgolf.optim.Warmdown"}})
@@ -131,7 +119,7 @@ class GolfCLI(LightningCLI):
                     "ckpt_path must name the checkpoint or artifact to validate, such as "
                     f"--ckpt_path={folder / 'model.int8.ptz'}"
                 )
-            self.saved = take_model(settings, path, self.files, flags=overrides(self.arguments))
+            self.saved = take_model(settings, path, flags=overrides(self.arguments))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._get(self.config_init, "trainer")
@@ -140,7 +128,7 @@ class GolfCLI(LightningCLI):
         if isinstance(settings.profiler, str):
             kwargs["profiler"] = profiler_named(settings.profiler, settings.default_root_dir)
         plugins = settings.plugins or []
-        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), self.files]
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), CheckpointFiles()]
         try:
             return super().instantiate_trainer(**kwargs)
         except UserError:
@@ -166,7 +154,13 @@ class GolfCLI(LightningCLI):
         if self.trainer.is_global_zero:
             self.datamodule.build()
             self.datamodule.check(training=subcommand == "fit", world_size=self.trainer.world_size)
-            self._check_tokenizer(run.allowed_changes)
+            if self.saved:
+                saved = {"tokenizer": self.saved.tokenizer_sha256}
+                sha256, allowed = self.datamodule.tokenizer.sha256, run.allowed_changes
+                try:
+                    check_same_tokenizer(saved, sha256, allowed=allowed)
+                except UserError as error:
+                    raise UserError(f"{self.config.validate.ckpt_path}: {error}") from error
             if subcommand == "fit":
                 check_monitors(self.trainer, self.model, self.datamodule)
             if subcommand == "fit" and self.config.fit.ckpt_path:
@@ -180,22 +174,13 @@ class GolfCLI(LightningCLI):
         with announce_waiting(self.trainer):
             super()._run_subcommand(subcommand)
 
-    def _check_tokenizer(self, allowed: list[str]) -> None:
-        """Raises a UserError if the file to validate has another tokenizer than the dataset."""
-        if self.saved and self.saved.tokenizer_sha256:
-            saved = {"tokenizer": self.saved.tokenizer_sha256}
-            try:
-                check_same_tokenizer(saved, self.datamodule.tokenizer.sha256, allowed=allowed)
-            except UserError as error:
-                raise UserError(f"{self.config.validate.ckpt_path}: {error}") from error
-
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         return {**kwargs, "verbose": False} if subcommand == "validate" else kwargs
 
     def before_fit(self) -> None:
         settings = self.config.fit
-        self._export.provenance = Provenance(
+        self._get(self.config_init, "export").provenance = Provenance(
             recipe=[str(path) for path in settings.config or []],
             overrides=overrides(self.arguments),
             seed=settings.seed_everything,
@@ -203,7 +188,7 @@ class GolfCLI(LightningCLI):
         )
 
     def after_fit(self) -> None:
-        result = self._export.result
+        result = self._get(self.config_init, "export").result
         problem = result.get("code", {}).get("error")
         if problem:
             raise RunError(
@@ -214,12 +199,6 @@ class GolfCLI(LightningCLI):
                 f"total_bytes must be at most {result['budget_bytes']}, got {result['total_bytes']} "
                 "(everything was written; see result.json)"
             )
-
-    @property
-    def _export(self) -> ArtifactExport:
-        export = self._get(self.config_init, "export")
-        assert isinstance(export, ArtifactExport)
-        return export
 
 
 class _ParserReady(Exception):  # noqa: N818 (no error)

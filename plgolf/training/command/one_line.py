@@ -12,15 +12,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from plgolf.errors import RunError, UserError
 
 _FILE_ERRORS = {
-    errno.EACCES,
-    errno.EDQUOT,
-    errno.EEXIST,
-    errno.EFBIG,
-    errno.EIO,
-    errno.ENAMETOOLONG,
-    errno.ENOSPC,
-    errno.ENOTDIR,
-    errno.EROFS,
+    *(errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EIO),
+    *(errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR, errno.EROFS),
 }
 """Refusals of a file system, for example to a logger."""
 

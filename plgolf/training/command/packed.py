@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
@@ -28,6 +28,16 @@ from plgolf.training.checkpoints.files import CheckpointFiles
 from plgolf.training.checkpoints.run_checkpoint import find_checkpoint
 from plgolf.training.command.quiet import quiet_libraries
 from plgolf.training.finish.provenance import Provenance
+
+CALLBACKS: dict[str, type[Callback]] = {
+    "clock": TrainClock,
+    "warmup": CompileWarmup,
+    "export": ArtifactExport,
+    "checkpoint": RunCheckpoint,
+    "peers": PeerWatch,
+    "console": ConsoleLog,
+}
+"""Callbacks of every run, by their group of settings."""
 
 
 class PackedRun(LightningCLI):
@@ -49,12 +59,8 @@ class PackedRun(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_lightning_class_args(TrainClock, "clock")
-        parser.add_lightning_class_args(CompileWarmup, "warmup")
-        parser.add_lightning_class_args(ArtifactExport, "export")
-        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(PeerWatch, "peers")
-        parser.add_lightning_class_args(ConsoleLog, "console")
+        for name, callback in CALLBACKS.items():
+            parser.add_lightning_class_args(callback, name)
         parser.link_arguments("model.gpt.vocab_size", "data.vocab_size")
         parser.add_argument("--ckpt_path", type=str | None, default=None)
         parser.add_argument("--resume", type=str | None, default=None)

@@ -8,8 +8,8 @@ import torch
 
 def quiet_libraries() -> None:
     """Silences notices that a user can do nothing about."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("pytorch", "fabric"):
+        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
     # Callbacks and profilers log only what a user asked for.
     for name in ("callbacks", "profilers"):
         logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)

@@ -13,11 +13,7 @@ _FOLDERS = ("trainer.default_root_dir", "checkpoint.dir", "export.dir")
 
 
 def check_settings(settings: Namespace) -> None:
-    """Raises a UserError if a setting cannot work.
-
-    Args:
-        settings: the parsed settings of a subcommand.
-    """
+    """Raises a UserError if a setting of a subcommand cannot work."""
     seed, trainer = settings.seed_everything, settings.trainer
     if type(seed) is int and not 0 <= seed <= _MAX_SEED:
         raise UserError(f"seed_everything must be from 0 to {_MAX_SEED}, got {seed}")
@@ -50,11 +46,9 @@ def _check_strategy(strategy: Any) -> None:
 def _check_folder(key: str, folder: str | None) -> None:
     if folder is None:
         return
-    for path in (Path(folder), *Path(folder).parents):
-        if path.exists():
-            if not path.is_dir():
-                raise UserError(f"{key} must be a folder, got {folder}: {path} is a file")
-            return
+    path = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
+    if not path.is_dir():
+        raise UserError(f"{key} must be a folder, got {folder}: {path} is a file")
 
 
 def with_plain_enums(value: Any) -> Any:

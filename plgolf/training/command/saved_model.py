@@ -1,14 +1,14 @@
 """Settings of ``plgolf validate`` that come from the file to score."""
 
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from jsonargparse import Namespace, dict_to_namespace
 
 from plgolf.config import config_from_dict, config_to_dict
 from plgolf.errors import UserError
 from plgolf.model import GPTConfig
+from plgolf.training.checkpoints.compare import flat
 from plgolf.training.checkpoints.files import CheckpointFiles, Saved
 from plgolf.training.datamodule import ShardDataModule
 
@@ -16,7 +16,7 @@ _MODEL = "model.gpt."
 _DEFAULT_SEQ_LEN = inspect.signature(ShardDataModule).parameters["seq_len"].default
 
 
-def take_model(settings: Namespace, path: str, files: CheckpointFiles, *, flags: Sequence[str]) -> Saved:
+def take_model(settings: Namespace, path: str, *, flags: Sequence[str]) -> Saved:
     """Sets the architecture to that of a file, and the sequence length if nothing else sets it.
 
     A recipe may describe another model, since one recipe serves several files; a flag is a request, which
@@ -25,16 +25,12 @@ def take_model(settings: Namespace, path: str, files: CheckpointFiles, *, flags:
     Args:
         settings: of ``validate``; changed in place.
         path: a checkpoint or an artifact.
-        files: reads it, and keeps it for later.
         flags: the command line without configuration files.
-
-    Returns:
-        What the file says.
 
     Raises:
         UserError: the file is malformed, or a flag asks for another architecture than it has.
     """
-    saved = files.read_saved(path, config_from_dict(GPTConfig, settings.model.gpt.as_dict()))
+    saved = CheckpointFiles().read_saved(path, config_from_dict(GPTConfig, settings.model.gpt.as_dict()))
     _check_flags(flags, settings.model.gpt, saved.config, path)
     settings.model.gpt = dict_to_namespace(config_to_dict(saved.config))
     settings.data.vocab_size = saved.config.vocab_size
@@ -43,7 +39,7 @@ def take_model(settings: Namespace, path: str, files: CheckpointFiles, *, flags:
 
 
 def _check_flags(flags: Sequence[str], asked: Namespace, saved: GPTConfig, path: str) -> None:
-    wanted, given = _flat(asked.as_dict()), _flat(config_to_dict(saved))
+    wanted, given = flat(asked.as_dict()), flat(config_to_dict(saved))
     for flag in flags:
         name = flag.partition("=")[0].removeprefix("--")
         if not name.startswith(_MODEL):
@@ -56,11 +52,3 @@ def _check_flags(flags: Sequence[str], asked: Namespace, saved: GPTConfig, path:
                     f"{_MODEL}{leaf} must be left alone, {path} decides ({given.get(leaf)}), "
                     f"got {wanted[leaf]}"
                 )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in values.items():
-        below = isinstance(value, Mapping)
-        flat.update(_flat(value, f"{prefix}{name}.") if below else {f"{prefix}{name}": value})
-    return flat

@@ -11,11 +11,11 @@ from lightning.pytorch.loggers import CSVLogger
 
 import plgolf
 from plgolf.artifact import Artifact, read_artifact, save_artifact
-from plgolf.errors import RunError, UserError
+from plgolf.errors import RunError, UserError, at_least
 from plgolf.files import write_atomically
 from plgolf.reference.int8_zlib import QuantizeStats
 from plgolf.submission import BUDGET_BYTES, Ledger
-from plgolf.submission.archive import CODE_FILE, archive_folder
+from plgolf.submission.archive import CODE_FILE, archive_code
 from plgolf.training.datamodule import ShardDataModule
 from plgolf.training.finish.provenance import Provenance
 from plgolf.training.finish.result import describe_bytes, describe_run, describe_scores
@@ -51,12 +51,8 @@ class ArtifactExport(Callback):
         tokenizer: Literal["beside", "inside"] = "beside",
         check_code: bool = True,
     ) -> None:
-        for name, value, least in (
-            ("budget_bytes", budget_bytes, 1),
-            ("hardest_documents", hardest_documents, 0),
-        ):
-            if value < least:
-                raise UserError(f"export.{name} must be at least {least}, got {value}")
+        at_least("export.budget_bytes", budget_bytes, 1)
+        at_least("export.hardest_documents", hardest_documents, 0)
         self.dir = dir
         self.budget_bytes = budget_bytes
         self.compressors = compressors or []
@@ -67,8 +63,8 @@ class ArtifactExport(Callback):
         self.result: dict[str, Any] = {}
         """Contents of ``result.json`` on rank 0, after it is written."""
         self._began = False
-        self._earlier_metrics: list[str] = []
         self._metrics: list[str] = []
+        """CSV files with the metrics of this run, also of its parts before it was resumed."""
 
     def folder(self, trainer: Trainer) -> Path:
         """Returns the folder of the files."""
@@ -76,23 +72,22 @@ class ArtifactExport(Callback):
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         if stage == "fit":
-            self.result, self._earlier_metrics, self._began = {}, [], False
+            self.result, self._metrics, self._began = {}, [], False
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero:
-            logged = [Path(logger.log_dir) for logger in trainer.loggers if isinstance(logger, CSVLogger)]
-            paths = [*self._earlier_metrics, *(str(path / "metrics.csv") for path in logged)]
+            folders = [logger.log_dir for logger in trainer.loggers if isinstance(logger, CSVLogger)]
+            paths = [*self._metrics, *(str(Path(folder, "metrics.csv")) for folder in folders)]
             self._metrics = list(dict.fromkeys(paths))  # A logger may overwrite its earlier file.
 
     def state_dict(self) -> dict[str, Any]:
-        # Lightning's CSV logger begins a new file when a run is resumed.
         return {"metrics": self._metrics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         metrics = state_dict.get("metrics", [])
         if not isinstance(metrics, list) or not all(isinstance(path, str) for path in metrics):
             raise UserError("the checkpoint's metrics must be paths")
-        self._earlier_metrics = metrics
+        self._metrics = metrics
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -102,9 +97,7 @@ class ArtifactExport(Callback):
         clock, data = pl_module.run.clock, trainer.datamodule  # type: ignore[attr-defined]
         path = self.folder(trainer) / "model.int8.ptz"
         with clock.phase("export"):
-            stats = on_rank_zero(trainer, lambda: self._save(pl_module, data, path))
-            # Another machine may not see the file, and one reading serves score, ledger and check.
-            artifact = on_rank_zero(trainer, lambda: read_artifact(path))
+            saved = on_rank_zero(trainer, lambda: self._save(pl_module, data, path))
             say(f"export: wrote {path}, scoring what it holds")
             before = pl_module.run.val_score or score(trainer, pl_module)
         details = _details()
@@ -112,11 +105,12 @@ class ArtifactExport(Callback):
             data.val_split, data.tokenizer, num_documents=self.hardest_documents
         )
         with clock.phase("roundtrip"):
-            after = score_artifact(trainer, pl_module, artifact, analysis)
+            after = score_artifact(trainer, pl_module, saved and saved[1], analysis)
         with clock.phase("export"):
             analysed = analysis.finish(pl_module.device) if analysis else None
-            code = on_rank_zero(trainer, lambda: self._pack(artifact, data, path))
-        if stats is not None and artifact is not None and code is not None:
+            code = on_rank_zero(trainer, lambda: self._pack(saved and saved[1], data, path))
+        if saved is not None and code is not None:
+            stats, artifact = saved
             ledger = Ledger(
                 artifact_bytes=path.stat().st_size,
                 code_bytes=(path.parent / CODE_FILE).stat().st_size,
@@ -156,14 +150,13 @@ class ArtifactExport(Callback):
                 self.on_train_end(trainer, pl_module)
             elif trainer.is_global_zero:  # The other ranks may be anywhere, so nothing is scored.
                 path, data = self.folder(trainer) / "model.int8.ptz", trainer.datamodule  # type: ignore[attr-defined]
-                self._save(pl_module, data, path)
-                self._pack(read_artifact(path), data, path)
+                self._pack(self._save(pl_module, data, path)[1], data, path)
                 say(f"export: wrote {path}; plgolf validate scores it")
         except Exception as error:
             say(f"export: {type(error).__name__}: {error}")
 
-    def _save(self, module: GolfModule, data: ShardDataModule, path: Path) -> QuantizeStats:
-        """Writes the artifact and the tokenizer."""
+    def _save(self, module: GolfModule, data: ShardDataModule, path: Path) -> tuple[QuantizeStats, Artifact]:
+        """Writes the artifact and the tokenizer; returns what was rounded, and the artifact read back."""
         content, inside = data.tokenizer.to_bytes(), self.tokenizer == "inside"
         try:
             stats = save_artifact(
@@ -174,16 +167,17 @@ class ArtifactExport(Callback):
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
         _write(path.parent / data.tokenizer.file_name, content)
-        return stats
+        return stats, read_artifact(path)
 
     def _pack(self, artifact: Artifact | None, data: ShardDataModule, path: Path) -> dict[str, Any]:
         """Writes the packed code and checks it; returns what ``result.json`` says of it."""
         assert artifact is not None
         config, file, details = self.provenance.config, path.parent / CODE_FILE, _details()
         if details is None:  # The folder of this packed code is what was submitted.
-            archive, num_modules = archive_folder(Path(plgolf.__file__).parent.parent, config)
-            _write(file, archive)
-            return {"num_modules": num_modules}
+            folder = Path(plgolf.__file__).parent.parent
+            files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.py")}
+            _write(file, archive_code(files, config))
+            return {"num_modules": len(files)}
         archive, described = details.pack_run(config)
         _write(file, archive)
         return {**described, **(details.check_code(archive, path, artifact, data) if self.check_code else {})}

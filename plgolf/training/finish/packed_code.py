@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,29 +23,19 @@ _MAX_DIFFERENCE = 1e-6
 
 
 def pack_run(config: str) -> tuple[bytes, dict[str, Any]]:
-    """Packs the code of this run.
-
-    Args:
-        config: the complete configuration as YAML; empty if the run was not started by a command.
+    """Packs the code of a run with this configuration as YAML, which is empty without a command.
 
     Returns:
-        The archive, and what ``result.json`` says of it: ``num_modules``, ``minifier`` (the program that
-        shortened the modules; None if only docstrings, comments and unused parts are removed) and
-        ``not_minified`` (modules that it failed on).
+        The archive, and what ``result.json`` says of it: the other fields of ``PackedCode``.
     """
-    packed = pack_code(packed_config(config))
-    described = asdict(packed)
+    described = asdict(pack_code(packed_config(config)))
     return described.pop("archive"), described
 
 
 def packed_config(config: str) -> str:
     """Leaves out what packed code does not use: the Trainer's defaults, a corpus to prepare, samples, styles.
 
-    Args:
-        config: a complete configuration as YAML, or an empty string.
-
-    Returns:
-        The configuration that trains the same, for the entry point of packed code.
+    An empty configuration stays empty.
     """
     settings = yaml.safe_load(config)
     if not settings:
@@ -81,11 +72,12 @@ def check_code(archive: bytes, path: Path, artifact: Artifact, data: ShardDataMo
     with torch.no_grad():
         losses = artifact.gpt()(inputs[None], targets[None], reduction="none")
     expected = float(losses.double().sum())
-    checked = score_with(archive, path, inputs.numpy(), targets.numpy())
-    difference = None if checked.nats is None else abs(checked.nats - expected) / (math.log(2) * num_bytes)
-    error = checked.error
-    if difference is not None and not difference <= _MAX_DIFFERENCE:
+    start = time.monotonic()
+    nats, error = score_with(archive, path, inputs.numpy(), targets.numpy())
+    seconds, difference = time.monotonic() - start, abs(nats - expected) / (math.log(2) * num_bytes)
+    if error is None and not difference <= _MAX_DIFFERENCE:
         error = f"its score of a sample differs by {difference:.3g} bits per byte"
     if error:
         say(f"export: the packed code failed its check: {error}")
-    return {"check_seconds": checked.seconds, "bpb_difference": difference, "error": error}
+    known = None if math.isnan(nats) else difference
+    return {"check_seconds": seconds, "bpb_difference": known, "error": error}

@@ -43,13 +43,7 @@ def describe_run(trainer: Trainer, module: GolfModule, provenance: Provenance) -
 
 
 def describe_scores(before: Score, after: Score, share: float) -> dict[str, Any]:
-    """Describes the scores.
-
-    Args:
-        before: with the trained weights.
-        after: with the weights in the file.
-        share: part of the validation split that was scored.
-    """
+    """Describes the scores with the trained weights and with those in the file, of a share of the split."""
     return {
         "val_loss": before.loss,
         "val_bpb": before.bpb,

@@ -1,4 +1,4 @@
-"""Says what a run waits for until all its processes have met."""
+"""Prints what a run waits for until all its processes have met."""
 
 import sys
 import threading
@@ -14,9 +14,9 @@ _EVERY_SECONDS = 30.0
 
 @contextmanager
 def announce_waiting(trainer: Trainer) -> Iterator[None]:
-    """Says every half minute that processes have not met yet; for several machines also at once.
+    """Prints every half minute that processes have not met yet, once on each machine, until they have.
 
-    The first process of each machine says it, on standard error. It ends with the block or the meeting.
+    For several machines the first line comes at once.
     """
     if trainer.world_size == 1 or trainer.local_rank > 0:
         yield
@@ -40,11 +40,10 @@ def announce_waiting(trainer: Trainer) -> Iterator[None]:
 
 def _awaited(trainer: Trainer) -> str:
     environment: Any = trainer.strategy.cluster_environment  # type: ignore[attr-defined]
-    place = f"at {environment.main_address}:{environment.main_port}"
-    if trainer.num_nodes > 1:
-        others = trainer.num_nodes - 1
+    place, nodes = f"at {environment.main_address}:{environment.main_port}", trainer.num_nodes
+    if nodes > 1:
         return (
-            f"waiting for {others} of {trainer.num_nodes} machines (trainer.num_nodes) {place}; "
+            f"waiting for {nodes - 1} of {nodes} machines (trainer.num_nodes) {place}; "
             "for this machine alone set --trainer.num_nodes=1"
         )
     return f"waiting for the other {trainer.world_size - 1} of {trainer.world_size} processes {place}"

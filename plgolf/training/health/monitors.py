@@ -6,6 +6,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 
+from plgolf.arguments.suggestions import did_you_mean
 from plgolf.errors import UserError
 from plgolf.training.logs.metrics_row import TRAINING_METRICS, VALIDATION_METRICS
 
@@ -27,7 +28,7 @@ def check_monitors(trainer: Trainer, module: Any, data: Any) -> None:
         UserError: a monitored metric does not exist; the message suggests one.
     """
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    if any(_is_users_own(part) for part in (module, *callbacks)):
+    if any(type(part).__module__.partition(".")[0] not in _LIBRARIES for part in (module, *callbacks)):
         return
     known = [*VALIDATION_METRICS, *TRAINING_METRICS]
     split = getattr(data, "val_split", None)
@@ -40,14 +41,5 @@ def check_monitors(trainer: Trainer, module: Any, data: Any) -> None:
             continue
         raise UserError(
             f"trainer.callbacks: {type(callback).__name__}.monitor must be one of {', '.join(known)}, "
-            f"got {monitor:.100}{_suggestion(monitor, known)}"
+            f"got {monitor:.100}{did_you_mean(difflib.get_close_matches(monitor, known, n=1, cutoff=0.5))}"
         )
-
-
-def _is_users_own(part: Any) -> bool:
-    return type(part).__module__.partition(".")[0] not in _LIBRARIES
-
-
-def _suggestion(monitor: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(monitor, known, n=1, cutoff=0.5)
-    return f" (did you mean {near[0]}?)" if near else ""

@@ -27,9 +27,8 @@ class PeerWatch(Callback):
     """Ends the run on every rank when one of them is gone: killed, frozen, or ended by an error of its own.
 
     Every rank keeps a connection to rank 0, separate from those of the collectives, which hang. If a process
-    dies, the connection closes; if it freezes or its machine is lost, its heartbeats stop. Heartbeats in a
-    ``TCPStore`` would not do: its requests have no timeout that holds while rank 0 is frozen. A single
-    process has nothing to watch.
+    dies, the connection closes; if it freezes or its machine is lost, its heartbeats stop. Requests to a
+    ``TCPStore`` have no timeout that holds while rank 0 is frozen.
 
     Args:
         timeout_seconds: a rank that is silent this long is gone; the rest end within 10 seconds more.
@@ -132,18 +131,12 @@ class _Watch:
         return "its connection has closed"
 
     def conclude(self, verdict: str, *, said: bool = False) -> None:
-        """Tells every rank why the run ends; the first verdict counts.
-
-        Args:
-            verdict: one line.
-            said: the rank that it is about prints its own error.
-        """
+        """Tells every rank why the run ends; if ``said``, the rank that it is about prints its own error."""
         with self._lock:
             if self.verdict or self._left.is_set():
-                return
+                return  # The first verdict counts.
             self.verdict = " ".join(verdict.split())
-        about_first = self.verdict.startswith("rank 0 ")
-        self.speaks = not said and (self.rank == 0 or about_first)
+        self.speaks = not said and (self.rank == 0 or self.verdict.startswith("rank 0 "))
         self._tell(f"{'said' if said else 'gone'} {self.verdict}")
         self.concluded.set()
 
@@ -200,12 +193,7 @@ def _accept(server: socket.socket, word: str, count: int) -> dict[int, socket.so
 
 
 def end_with_launcher(trainer: Trainer, parent_pid: int) -> None:
-    """Ends a rank when its launcher on this machine is gone, also before the ranks have met.
-
-    Args:
-        trainer: the trainer.
-        parent_pid: parent of this process when it began.
-    """
+    """Ends a rank when its launcher, the parent process, is gone, also before the ranks have met."""
     if trainer.local_rank == 0:  # It may be the user's own process, which may outlive its shell.
         return
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from torch.optim import Optimizer
 
 from plgolf.evaluate.score import Score
 from plgolf.roles import Role
@@ -17,14 +16,10 @@ TRAINING_METRICS = ("train/loss", "train/gradient_norm", "train/step_ms", "train
 
 
 def record(module: Any, values: dict[str, float]) -> None:
-    """Gives values to callbacks, loggers and, outside a fit, to the caller of the Trainer.
+    """Gives metrics to callbacks, loggers and, outside a fit, to the caller of the Trainer.
 
-    In a fit loggers get them directly: Lightning would count their steps from 0, and takes a millisecond.
-
-    Args:
-        module: the module, in a hook where Lightning lets it log.
-        values: metrics by name. Loggers also get the training seconds; callbacks get the metrics of the last
-            step with those of a validation, for callbacks that monitor them there.
+    In a fit loggers get them directly, with the training seconds: Lightning would count their steps from 0,
+    and takes a millisecond. After a validation callbacks also get the metrics of the last step.
     """
     trainer = module.trainer
     if trainer.state.fn != "fit":
@@ -68,11 +63,7 @@ def training_row(trainer: Trainer, module: Any) -> dict[str, float]:
         "train/step_ms": 1000 * sum(recent) / max(len(recent), 1),
         "train/lr_factor": module.run.lr_factor,
     }
-    momentum = _momentum(trainer.optimizers[0])
-    return row if momentum is None else {**row, "train/momentum": momentum}
-
-
-def _momentum(optimizer: Optimizer) -> float | None:
-    """Returns the momentum of the matrices; None if the optimizer has none."""
-    groups = (group for group in optimizer.param_groups if group.get("role") == Role.MATRIX)
-    return next((float(group["momentum"]) for group in groups if "momentum" in group), None)
+    for group in trainer.optimizers[0].param_groups:
+        if group.get("role") == Role.MATRIX and "momentum" in group:
+            row["train/momentum"] = float(group["momentum"])
+    return row

@@ -31,13 +31,7 @@ class SaveRunConfig(SaveConfigCallback):
 
 
 def log_settings(trainer: Trainer, module: LightningModule, config: Mapping[str, Any]) -> None:
-    """Tells loggers the whole configuration as hyperparameters, and what else a result depends on.
-
-    Args:
-        trainer: whose loggers.
-        module: whose parameters are counted.
-        config: settings, nested; loggers flatten them to ``model/gpt/dim``.
-    """
+    """Sends loggers the configuration, nested, as hyperparameters, and what else a result depends on."""
     settings = {
         **config,
         "seed": config.get("seed_everything"),
@@ -48,55 +42,43 @@ def log_settings(trainer: Trainer, module: LightningModule, config: Mapping[str,
         "num_params": sum(p.numel() for p in module.parameters()),
     }
 
-    def send(logger: Logger) -> None:
-        if isinstance(logger, TensorBoardLogger):
-            # Its table of runs takes scores once, with the settings: log_ledger has them.
-            logger.log_hyperparams(settings, metrics={})
-        else:
-            logger.log_hyperparams(settings)
+    def send(logger: Any) -> None:
+        # TensorBoard's table of runs takes scores once, with the settings: log_ledger sends them.
+        no_scores: dict[str, Any] = {"metrics": {}} if isinstance(logger, TensorBoardLogger) else {}
+        logger.log_hyperparams(settings, **no_scores)
         logger.save()  # A run that is killed has them too.
 
     to_each(trainer.loggers, "settings", send)
 
 
 def log_ledger(loggers: Sequence[Logger], result: Mapping[str, Any], scores: Mapping[str, float]) -> None:
-    """Tells loggers the scores of the file and its bytes by part, as numbers, tables and a picture.
+    """Sends loggers the scores of the file and its bytes by part, as numbers, tables and a picture.
 
     Args:
-        loggers: which; one that fails costs a line on the console.
-        result: what ``result.json`` holds.
+        loggers: all of a run.
+        result: contents of ``result.json``.
         scores: of the reloaded artifact, by the names they are logged under.
     """
     step = result["steps"]
-    parts = {name: result[name] for name in _PARTS if name in result}
-    values = {
-        **scores,
-        "export/bytes": float(result["total_bytes"]),
-        **({"export/val_share": result["val_share"]} if result["val_share"] < 1 else {}),
-        **{f"export/{name}": float(value) for name, value in parts.items() if name != "total_bytes"},
-    }
+    parts = {name: result[name] for name in _PARTS}
+    values = {**scores, "export/bytes": float(result["total_bytes"])}
+    values |= {f"export/{name}": float(size) for name, size in parts.items() if name != "total_bytes"}
+    if result["val_share"] < 1:
+        values["export/val_share"] = result["val_share"]
 
-    def send(logger: Logger) -> None:
+    def send(logger: Any) -> None:
         logger.log_metrics(values, step=step)
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(logger.hparams, {"val/bpb": result["val_bpb"], **values}, step)
 
+    def draw() -> bytes:
+        from plgolf.report.pictures import ledger_treemap  # noqa: PLC0415 (needs matplotlib)
+
+        return ledger_treemap(result)
+
     to_each(loggers, "export", send)
-    weights = [(name, value, value / result["budget_bytes"]) for name, value in parts.items()]
+    weights = [(name, size, size / result["budget_bytes"]) for name, size in parts.items()]
     log_table(loggers, "ledger/parts", ("part", "bytes", "of_budget"), weights, step=step)
-    tensors = result.get("tensors")
-    if tensors:
-        columns = list(tensors[0])
-        rows = [[_plain(tensor[column]) for column in columns] for tensor in tensors]
-        log_table(loggers, "ledger/tensors", columns, rows, step=step)
-    log_picture(loggers, "ledger/treemap", lambda: _draw(result), step=step)
-
-
-def _draw(result: Mapping[str, Any]) -> bytes:
-    from plgolf.report.pictures import ledger_treemap  # noqa: PLC0415 (needs matplotlib)
-
-    return ledger_treemap(result)
-
-
-def _plain(value: Any) -> Any:
-    return "x".join(map(str, value)) if isinstance(value, list) else value
+    tensors = [{**entry, "shape": "x".join(map(str, entry["shape"]))} for entry in result["tensors"]]
+    log_table(loggers, "ledger/tensors", list(tensors[0]), [list(t.values()) for t in tensors], step=step)
+    log_picture(loggers, "ledger/treemap", draw, step=step)

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from plgolf.errors import UserError
+from plgolf.errors import at_least
 from plgolf.model import GPT
 from plgolf.model.weights import gpt_with_weights
 from plgolf.training.datamodule import ShardDataModule
-from plgolf.training.logs.media import log_table, takes_media
+from plgolf.training.logs.media import MEDIA_LOGGERS, log_table
 from plgolf.training.logs.screen import say
 
 if TYPE_CHECKING:
@@ -19,17 +20,17 @@ if TYPE_CHECKING:
 
 
 class SampleLog(Callback):
-    """Sends loggers sample text: TensorBoard, Weights & Biases, MLflow; without one of them it does nothing.
+    """Sends sample text to TensorBoard, Weights & Biases and MLflow; does nothing without one of them.
 
-    The model that writes is one of its own, on rank 0's CPU: what is trained or compiled, and its random
-    numbers, stay as they are. The clock stands meanwhile. Nothing that goes wrong here ends a run.
+    A copy of the model writes on rank 0's CPU, which changes neither the trained model nor its random
+    numbers, and takes no training time. An error here does not end a run.
 
     Args:
-        prompts: a text each; by default the model begins a document of its own.
-        max_tokens: to write after a prompt.
+        prompts: texts to continue; by default the model begins a document.
+        max_tokens: number of tokens to write after a prompt.
         temperature: above 1 bolder, below 1 safer; 0 for the most likely token each time.
-        when: ``end`` for the exported artifact, once it is written; ``validation`` for the model in training
-            after each validation, too.
+        when: ``end`` for the exported artifact; ``validation`` also for the model in training after each
+            validation.
     """
 
     def __init__(
@@ -39,10 +40,8 @@ class SampleLog(Callback):
         temperature: float = 0.8,
         when: Literal["end", "validation"] = "end",
     ) -> None:
-        if max_tokens < 1:
-            raise UserError(f"samples.max_tokens must be at least 1, got {max_tokens}")
-        if not temperature >= 0:
-            raise UserError(f"samples.temperature must be at least 0, got {temperature}")
+        at_least("samples.max_tokens", max_tokens, 1)
+        at_least("samples.temperature", temperature, 0)
         self.prompts = prompts or [""]
         self.max_tokens = max_tokens
         self.temperature = temperature
@@ -60,26 +59,25 @@ class SampleLog(Callback):
             self._log(trainer, "samples/artifact", lambda data: _exported(path, data))
 
     def _log(self, trainer: Trainer, name: str, load: Callable[[ShardDataModule], "LanguageModel"]) -> None:
-        takers = [logger for logger in trainer.loggers if takes_media(logger)]
+        takers = [logger for logger in trainer.loggers if isinstance(logger, MEDIA_LOGGERS)]
         if not takers or not trainer.is_global_zero:
             return
+        settings: dict[str, Any] = {"max_tokens": self.max_tokens, "temperature": self.temperature}
         try:
             with torch.random.fork_rng(devices=[]):
-                rows = self._write(load(trainer.datamodule))  # type: ignore[attr-defined]
+                model = load(trainer.datamodule)  # type: ignore[attr-defined]
+                rows = [(prompt, model.generate(prompt, **settings)) for prompt in self.prompts]
         except Exception as error:
             say(f"{name} could not be written: {type(error).__name__}: {error}")
             return
-        text = "\n---\n\n".join(_block(prompt + written) for prompt, written in rows)
+        # Markdown shows an indented text letter by letter.
+        text = "\n---\n\n".join(indent(f"{prompt}{more}\n", "    ", lambda _: True) for prompt, more in rows)
         log_table(takers, name, ("prompt", "continuation"), rows, step=trainer.global_step, text=text)
-
-    def _write(self, model: "LanguageModel") -> list[tuple[str, str]]:
-        settings: dict[str, Any] = {"max_tokens": self.max_tokens, "temperature": self.temperature}
-        return [(prompt, model.generate(prompt, **settings)) for prompt in self.prompts]
 
 
 def _in_training(gpt: GPT, data: ShardDataModule) -> "LanguageModel":
     """Copies a model that trains, on any device and maybe compiled."""
-    from plgolf.generation.language_model import LanguageModel  # noqa: PLC0415 (no submission has it)
+    from plgolf.generation.language_model import LanguageModel  # noqa: PLC0415 (not packed)
 
     weights = {name: tensor.detach().cpu().clone() for name, tensor in gpt.state_dict().items()}
     return LanguageModel(gpt_with_weights(gpt.config, weights).eval(), data.tokenizer, data.seq_len)
@@ -89,8 +87,3 @@ def _exported(path: Path, data: ShardDataModule) -> "LanguageModel":
     from plgolf.generation.language_model import load_artifact  # noqa: PLC0415
 
     return load_artifact(path, tokenizer=data.tokenizer, seq_len=data.seq_len)
-
-
-def _block(text: str) -> str:
-    """Indents a text, which Markdown then shows letter by letter."""
-    return "".join(f"    {line}\n" for line in text.splitlines())

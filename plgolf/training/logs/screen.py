@@ -1,5 +1,6 @@
 """Console output of rank 0: lines that stay, and progress that is rewritten in place."""
 
+import io
 import sys
 from typing import TYPE_CHECKING, Protocol
 
@@ -34,19 +35,6 @@ class _Output(Terminal):
         self.stream.flush()
 
 
-class _Silence:
-    """Console of the other ranks, which print nothing."""
-
-    def say(self, line: str) -> None:
-        pass
-
-    def live(self, line: str) -> None:
-        pass
-
-    def show(self, renderable: "RenderableType") -> None:
-        pass
-
-
 _taken_by: list[Screen] = []
 
 
@@ -59,7 +47,7 @@ def take_over(screen: Screen | None) -> None:
 
 def _screen() -> Screen:
     if getattr(rank_zero_only, "rank", 0):
-        return _Silence()
+        return _Output(io.StringIO())  # Other ranks print nothing.
     return _taken_by[0] if _taken_by else _Output(sys.stdout)
 
 
@@ -74,11 +62,5 @@ def show(renderable: "RenderableType") -> None:
 
 
 def progress(label: str, total: int, noun: str) -> ProgressLine:
-    """Returns a progress line for rank 0.
-
-    Args:
-        label: name of the job.
-        total: number of parts.
-        noun: what a part is called.
-    """
+    """Returns a progress line for rank 0; takes the arguments of ``ProgressLine``."""
     return ProgressLine(_screen(), label, total, noun)

@@ -14,32 +14,23 @@ from plgolf.model.flops import train_flops_per_token
 
 @dataclass(frozen=True)
 class StepFacts:
-    """State of a run after an optimizer step.
-
-    Args:
-        step: optimizer steps done.
-        max_steps: at which the run ends; None for no limit.
-        loss: mean training loss of the step.
-        elapsed_seconds: training seconds.
-        max_seconds: training seconds at which the run ends; None for no limit.
-        recent_ms: mean time of a step since the last line.
-        tokens_per_second: over all ranks, since the last line.
-        lr_factor: what the schedule multiplied the learning rates by.
-        peak_mib: most memory that this rank held: of the GPU, or of the process on a CPU.
-        flops_utilisation: share of the GPUs' peak that the model's own products take; None where the GPU's
-            peak is not known.
-    """
+    """State of a run after an optimizer step."""
 
     step: int
     max_steps: int | None
+    """Step at which the run ends; None for no limit."""
     loss: float
     elapsed_seconds: float
     max_seconds: float | None
+    """Training seconds at which the run ends; None for no limit."""
     recent_ms: float
+    """Mean time of a step since the last line."""
     tokens_per_second: float
     lr_factor: float
     peak_mib: int
+    """Most memory that this rank held: of the GPU, or of the process on a CPU."""
     flops_utilisation: float | None
+    """Share of the GPUs' peak that the model's products take; None if the peak is not known."""
 
     @classmethod
     def of(cls, trainer: Trainer, module: Any, *, recent_steps: int) -> "StepFacts":
@@ -52,7 +43,7 @@ class StepFacts:
         flops = train_flops_per_token(module.gpt.config, data.seq_len) * tokens_per_second
         return cls(
             step=trainer.global_step,
-            max_steps=trainer.max_steps if trainer.max_steps >= 0 else None,
+            max_steps=step_limit(trainer),
             loss=module.run.train_loss,
             elapsed_seconds=clock.elapsed_seconds,
             max_seconds=clock.max_seconds,
@@ -72,6 +63,11 @@ class StepFacts:
         if self.max_steps is not None:
             left.append((self.max_steps - self.step) * self.recent_ms / 1000)
         return max(min(left), 0.0) if left else None
+
+
+def step_limit(trainer: Trainer) -> int | None:
+    """Returns the step at which a run ends; None for no limit."""
+    return trainer.max_steps if trainer.max_steps >= 0 else None
 
 
 def peak_memory_mib(device: torch.device) -> tuple[int, int]:

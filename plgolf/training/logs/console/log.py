@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from lightning.pytorch import Callback, Trainer
 
 from plgolf.console import ProgressLine
-from plgolf.errors import UserError
+from plgolf.errors import at_least
 from plgolf.evaluate.score import Score
 from plgolf.training.logs.console import reference
-from plgolf.training.logs.console.facts import StepFacts, peak_memory_mib
+from plgolf.training.logs.console.facts import StepFacts, peak_memory_mib, step_limit
 from plgolf.training.logs.metrics_row import percent, share_scored
 from plgolf.training.logs.screen import progress, say, show, take_over
 
@@ -33,9 +33,8 @@ class ConsoleLog(Callback):
     """
 
     def __init__(self, style: Style = "lines", every_steps: int = 200, first_steps: int = 10) -> None:
-        for name, value in (("every_steps", every_steps), ("first_steps", first_steps)):
-            if value < 0:
-                raise UserError(f"console.{name} must be at least 0, got {value}")
+        at_least("console.every_steps", every_steps, 0)
+        at_least("console.first_steps", first_steps, 0)
         self.style = style
         self.every_steps = every_steps
         self.first_steps = first_steps
@@ -48,7 +47,7 @@ class ConsoleLog(Callback):
         if self.style == "bar" and trainer.is_global_zero and sys.stdout.isatty():
             from plgolf.training.logs.console.bar import TimeBar  # noqa: PLC0415 (Rich)
 
-            self._bar = TimeBar(pl_module.run.clock.max_seconds, _max_steps(trainer))
+            self._bar = TimeBar(pl_module.run.clock.max_seconds, step_limit(trainer))
             take_over(self._bar)
             self._bar.start()
 
@@ -64,7 +63,7 @@ class ConsoleLog(Callback):
         return step <= self.first_steps or (self.every_steps > 0 and step % self.every_steps == 0)
 
     def _say_step(self, trainer: Trainer, module: Any) -> None:
-        step, max_steps = trainer.global_step, _max_steps(trainer)
+        step, max_steps = trainer.global_step, step_limit(trainer)
         if self._bar:
             self._bar.step(StepFacts.of(trainer, module, recent_steps=self.every_steps))
         elif self.style == "reference":
@@ -97,7 +96,7 @@ class ConsoleLog(Callback):
         if trainer.state.fn == "validate":
             _say_exactly(score, share)
         else:
-            elapsed, max_steps = pl_module.run.clock.elapsed_seconds, _max_steps(trainer)
+            elapsed, max_steps = pl_module.run.clock.elapsed_seconds, step_limit(trainer)
             if self.style == "reference":
                 say(reference.validation_line(step, max_steps, score, elapsed, share))
             else:
@@ -111,19 +110,18 @@ class ConsoleLog(Callback):
         if folder is None:
             return
         if self.style == "reference":
-            peak, max_steps = peak_memory_mib(pl_module.device), _max_steps(trainer)
+            peak, max_steps = peak_memory_mib(pl_module.device), step_limit(trainer)
             lines = reference.end_lines(result, folder, pl_module.gpt, max_steps=max_steps, peak_mib=peak)
-            for line in lines:
-                say(line)
+            say("\n".join(lines))
         else:
             from plgolf.training.logs.console.panel import end_panel  # noqa: PLC0415 (Rich)
 
             show(end_panel(result, folder, framed=sys.stdout.isatty()))
 
-    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+    def on_exception(self, *_: Any) -> None:
         self._end_bar()
 
-    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+    def teardown(self, *_: Any, **__: Any) -> None:
         self._end_bar()
 
     def _end_bar(self) -> None:
@@ -141,17 +139,10 @@ def expand_console_flag(words: list[str]) -> list[str]:
     """
     spelled: list[str] = []
     for word in words:
-        if spelled and spelled[-1] == "--console" and word in get_args(Style):
-            spelled[-1] = f"--console.style={word}"
-        elif word.startswith("--console=") and word.partition("=")[2] in get_args(Style):
-            spelled.append(f"--console.style={word.partition('=')[2]}")
-        else:
-            spelled.append(word)
+        whole = f"{spelled.pop()}={word}" if spelled and spelled[-1] == "--console" else word
+        is_style = whole.startswith("--console=") and whole.partition("=")[2] in get_args(Style)
+        spelled.append(whole.replace("=", ".style=") if is_style else whole)
     return spelled
-
-
-def _max_steps(trainer: Trainer) -> int | None:
-    return trainer.max_steps if trainer.max_steps >= 0 else None
 
 
 def _say_exactly(score: Score, share: float) -> None:
@@ -159,13 +150,9 @@ def _say_exactly(score: Score, share: float) -> None:
     say(f"val/loss{partial} {score.loss:.8f}\nval/bpb{partial} {score.bpb:.8f}")
     if score.bpb_raw is not None:
         say(f"val/bpb_raw{partial} {score.bpb_raw:.8f}")
+    raw = ""
+    if score.num_raw_bytes not in (0, score.num_bytes):
+        off = 100 * (score.num_bytes / score.num_raw_bytes - 1)
+        raw = f" for {score.num_raw_bytes:,} raw ones ({off:+.2f} %)"
     part = f": {percent(share)} of the split" if share < 1 else ""
-    say(f"scored {score.num_tokens:,} tokens, {score.num_bytes:,} bytes{_raw_bytes(score)}{part}")
-
-
-def _raw_bytes(score: Score) -> str:
-    """Formats the difference between scored bytes and bytes of the text; empty if there is none."""
-    if score.num_raw_bytes in (0, score.num_bytes):
-        return ""
-    off = 100 * (score.num_bytes / score.num_raw_bytes - 1)
-    return f" for {score.num_raw_bytes:,} raw ones ({off:+.2f} %)"
+    say(f"scored {score.num_tokens:,} tokens, {score.num_bytes:,} bytes{raw}{part}")

@@ -17,13 +17,7 @@ _LABEL_LETTERS = 16
 
 
 def end_panel(result: Mapping[str, Any], folder: Path, *, framed: bool) -> RenderableType:
-    """Renders the end of a run.
-
-    Args:
-        result: what ``result.json`` holds.
-        folder: where the artifact and the records are.
-        framed: draws a frame around it, for a terminal.
-    """
+    """Renders the end of a run, from ``result.json`` and its folder; ``framed`` for a terminal."""
     rows = [*_scores(result), Text(), *_bytes(result), Text(), *_files(result, folder)]
     text = Text("\n").join(rows)
     if not framed:

@@ -45,17 +45,14 @@ def _times(step: int, elapsed_seconds: float) -> str:
 def end_lines(
     result: Mapping[str, Any], folder: Path, gpt: GPT, *, max_steps: int | None, peak_mib: tuple[int, int]
 ) -> Iterator[str]:
-    """Formats the end of a run.
+    """Yields the lines of the end of a run, from what ``result.json`` holds.
 
     Args:
-        result: what ``result.json`` holds.
-        folder: where the artifact is.
+        result: contents of ``result.json``.
+        folder: folder of the artifact.
         gpt: the trained model.
-        max_steps: at which the run would have ended.
+        max_steps: step at which the run would have ended.
         peak_mib: memory allocated and reserved.
-
-    Yields:
-        The lines.
     """
     steps = result["steps"]
     if max_steps is None or steps < max_steps:

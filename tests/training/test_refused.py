@@ -1,6 +1,9 @@
 """Settings that cannot work: refused in one line, with the reason, before anything is written."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -194,3 +197,14 @@ def test_two_ranks_print_no_advice_for_developers(golden_recipe, tmp_path):
     assert [rank.wait() for rank in started] == [0, 0]
     assert "sync_dist" not in started[0].said + started[1].said
     assert load(tmp_path / "run" / "step-000002.ckpt")["global_step"] == 2
+
+
+@pytest.mark.slow
+def test_compiling_without_a_compiler_costs_a_line(golden_recipe, tmp_path):
+    words = ("fit", "-c", golden_recipe.name, "--model.compile=true", "--trainer.max_steps=1")
+    environment = {**os.environ, "CXX": "/no/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "plgolf", *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1 and "model.compile failed: InvalidCxxCompiler" in done.stderr
+    assert "add --model.compile=false" in done.stderr

@@ -52,15 +52,31 @@ def one_line_errors() -> Iterator[None]:
         if not message:
             raise
         raise UserError(message) from error
-    except torch.OutOfMemoryError as error:
-        raise RunError(
-            f"{str(error).splitlines()[0]:.200} Lower --data.micro_batch_sequences, and "
-            "--data.val_batch_sequences if it was a validation: the result stays the same"
-        ) from error
+    except RuntimeError as error:
+        failure = _runtime_failure(error)
+        if failure is None:
+            raise
+        raise failure from error
     except OSError as error:
         if error.errno not in _FILE_ERRORS:
             raise
         raise UserError(f"{error.filename or 'a file of the run'}: {error.strerror}") from error
+
+
+def _runtime_failure(error: RuntimeError) -> RunError | UserError | None:
+    """Returns the error to raise for a device without memory or a compiler that fails; else None."""
+    first = next(iter(str(error).splitlines()), "")
+    if isinstance(error, torch.OutOfMemoryError):
+        return RunError(
+            f"{first:.200} Lower --data.micro_batch_sequences, and "
+            "--data.val_batch_sequences if it was a validation: the result stays the same"
+        )
+    if "BackendCompilerFailed" in {kind.__name__ for kind in type(error).__mro__}:  # It has no public name.
+        return UserError(
+            f"model.compile failed: {first:.200} (on a CPU it needs g++ or clang++, and Python's headers; "
+            "or add --model.compile=false)"
+        )
+    return None
 
 
 def _missing_library(error: Exception) -> str:

@@ -97,14 +97,21 @@ def test_making_datasets_reports_and_help_texts_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_files_and_functions_stay_small_and_well_named():
+STILL_LARGE = {"ArtifactExport", "GolfCLI", "GolfModule", "ShardDataModule", "TrainClock"}
+"""Classes over the limit: settings, hooks of Lightning and their documentation in one class."""
+
+
+def test_files_classes_and_functions_stay_small_and_well_named():
+    found = set()
     for path in SOURCES:
         assert path.stem not in {"utils", "util", "helpers", "common", "misc"}
-        assert len(path.read_text().splitlines()) <= 260, path
+        assert len(path.read_text().splitlines()) <= 250, path
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 length = node.end_lineno - node.lineno + 1
-                assert length <= 65, f"{path}: {node.name} has {length} lines"
+                limit = 50 if isinstance(node, ast.FunctionDef) else 150
+                found |= {node.name} if length > limit else set()
+    assert found == STILL_LARGE, "one that is small again leaves the list; none enters it"
 
 
 def test_settings_never_come_from_environment_variables():

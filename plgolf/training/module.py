@@ -139,12 +139,7 @@ class GolfModule(ScoringModule):
         self.run.statistics.begin()
 
     def training_step(self, batch: Sequence[Batch], batch_idx: int) -> None:
-        """Makes one optimizer step.
-
-        Args:
-            batch: micro-batches of this rank.
-            batch_idx: number of the step in the epoch, from 0.
-        """
+        """Makes one optimizer step on the micro-batches of this rank."""
         if isinstance(batch, Batch):
             raise UserError("train_dataloader must yield a sequence of Batch for each step, got one Batch")
         run = self.run
@@ -224,9 +219,8 @@ class GolfModule(ScoringModule):
 
     def on_train_end(self) -> None:
         # The export is complete. A signal that came during it ends the run now.
-        clock = self.run.clock
-        clock.agree_to_stop(self.device)
-        clock.end_if_stopped(self.trainer)
+        self.run.clock.agree_to_stop(self.device)
+        self.run.clock.end_if_stopped(self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.trainer.state.fn == "fit" and self.trainer.state.status == "running":

@@ -185,6 +185,7 @@ class Broken(GolfModule):
     """The golden model, whose loss or gradient breaks at a step, on one rank and in one micro-batch."""
 
     step, rank, micro_batch, what = 3, 0, 1, "loss"
+    next_micro_batch = 0
 
     def on_train_batch_start(self, batch, batch_idx):
         super().on_train_batch_start(batch, batch_idx)

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from golden_data import GOLDEN, TOKENIZER, meta
 from hypothesis import settings
@@ -14,6 +15,10 @@ from plgolf.cli import main
 
 # Shells start background jobs with SIGINT ignored, and the processes that tests interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# One thread for each process: tests run side by side.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 # A machine that others share is slow at times; a test that hangs meets pytest-timeout.
 settings.register_profile("plgolf", deadline=None)

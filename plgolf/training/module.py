@@ -138,29 +138,28 @@ class GolfModule(ScoringModule):
         seed_generators(self._seed, self.trainer.global_step, self.trainer.global_rank)
         self.run.statistics.begin()
 
-    def training_step(self, batch: Sequence[Batch], batch_idx: int) -> None:
-        """Makes one optimizer step on the micro-batches of this rank."""
+    def training_step(self, batch: Sequence[Batch], batch_idx: int) -> Tensor:
+        """Makes one optimizer step on the micro-batches of this rank; returns their mean loss ()."""
         if isinstance(batch, Batch):
             raise UserError("train_dataloader must yield a sequence of Batch for each step, got one Batch")
-        run = self.run
-        if run.warming_up:
-            self._backward(batch)
-            return
+        if self.run.warming_up:
+            return self._backward(batch)
         optimizer: Any = self.optimizers()
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             callback.on_before_zero_grad(self.trainer, self, optimizer)
         optimizer.zero_grad()
-        self._backward(batch)
+        loss = self._backward(batch)
         optimizer.step()
         self._end_step()
+        return loss
 
     def micro_batch_loss(self, batch: Batch) -> Tensor:
         """Returns the mean loss () of a micro-batch, in nats per token. Override it to change the loss."""
         loss: Tensor = self.gpt(batch.input_ids.long(), batch.target_ids.long())
         return loss
 
-    def _backward(self, batch: Sequence[Batch]) -> None:
-        count = len(batch)
+    def _backward(self, batch: Sequence[Batch]) -> Tensor:
+        count, losses = len(batch), []
         block_sync = getattr(self.trainer.strategy, "block_backward_sync", nullcontext)
         for index, micro_batch in enumerate(batch, start=1):
             # Ranks exchange gradients once a step, during the last backward pass.
@@ -168,13 +167,14 @@ class GolfModule(ScoringModule):
                 loss = self.micro_batch_loss(micro_batch)
                 self.run.statistics.add_loss(loss)
                 self.manual_backward(loss / count if count > 1 else loss)
+                losses.append(loss.detach())
+        return losses[0] if count == 1 else torch.stack(losses).mean()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        run = self.run
-        run.val_score = None
-        run.statistics.add_gradients()
+        self.run.val_score = None
+        self.run.statistics.add_gradients()
         if self.nonfinite == "skip":
-            run.statistics.drop_if_nonfinite(self.trainer, optimizer)
+            self.run.statistics.drop_if_nonfinite(self.trainer, optimizer)
         if self.gradient_clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.gpt.parameters(), self.gradient_clip_norm)
 

@@ -485,3 +485,16 @@ def test_a_compiled_run_is_the_eager_run_with_two_graphs(tmp_path):
     counters = torch._dynamo.utils.counters
     assert counters["stats"]["unique_graphs"] == 2
     assert not counters["graph_break"]
+
+
+@pytest.mark.parametrize("micro_batch_sequences", [8, 2])
+def test_callbacks_get_the_mean_loss_of_the_step(micro_batch_sequences, tmp_path):
+    outputs = []
+
+    class Note(Callback):
+        def on_train_batch_end(self, fit, module, output, batch, batch_idx):
+            outputs.append((float(output["loss"]), module.run.train_loss))
+
+    data = golden_data(micro_batch_sequences=micro_batch_sequences)
+    trainer(tmp_path, Note(), max_steps=2).fit(golden_module(), data)
+    assert all(own == pytest.approx(read, rel=1e-6) for own, read in outputs) and len(outputs) == 2

@@ -20,6 +20,8 @@ SHORT = [
     "--export.check_code=false",
     "--data.corpus=null",
     "--data.val_max_tokens=2048",
+    "--model.compile=false",
+    "--warmup.steps=0",
 ]
 
 

@@ -43,6 +43,9 @@ class Saved:
 class CheckpointFiles(TorchCheckpointIO):
     """Writes checkpoints atomically, reads them as plain tensors, and reads artifacts as checkpoints."""
 
+    def __init__(self) -> None:
+        self._artifacts: dict[str, Artifact] = {}
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -66,7 +69,7 @@ class CheckpointFiles(TorchCheckpointIO):
         self, path: Any, map_location: Any = "cpu", weights_only: Any = None
     ) -> dict[str, Any]:
         if str(path).endswith(SUFFIX):
-            return _as_checkpoint(read_artifact(path))
+            return _as_checkpoint(self._artifacts.pop(str(path), None) or read_artifact(path))
         try:
             with open_regular(Path(path)) as file:
                 # Always as plain data to the CPU, whatever Lightning asks for.
@@ -78,7 +81,7 @@ class CheckpointFiles(TorchCheckpointIO):
         return checkpoint
 
     def read_saved(self, path: str, otherwise: GPTConfig) -> Saved:
-        """Reads what an artifact or a checkpoint says about its model.
+        """Reads what a file says about its model; keeps an artifact for one call of ``load_checkpoint``.
 
         Args:
             path: the file.
@@ -96,6 +99,7 @@ class CheckpointFiles(TorchCheckpointIO):
             check_weights_fit(config, artifact.weights)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
+        self._artifacts[path] = artifact
         return Saved(config, artifact.seq_len, artifact.tokenizer_sha256)
 
 

@@ -6,7 +6,6 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 
-from plgolf.arguments.suggestions import did_you_mean
 from plgolf.errors import UserError
 from plgolf.training.logs.metrics_row import TRAINING_METRICS, VALIDATION_METRICS
 
@@ -41,5 +40,10 @@ def check_monitors(trainer: Trainer, module: Any, data: Any) -> None:
             continue
         raise UserError(
             f"trainer.callbacks: {type(callback).__name__}.monitor must be one of {', '.join(known)}, "
-            f"got {monitor:.100}{did_you_mean(difflib.get_close_matches(monitor, known, n=1, cutoff=0.5))}"
+            f"got {monitor:.100}{_suggestion(monitor, known)}"
         )
+
+
+def _suggestion(monitor: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(monitor, known, n=1, cutoff=0.5)
+    return f" (did you mean {near[0]}?)" if near else ""

@@ -69,7 +69,8 @@ class CheckpointFiles(TorchCheckpointIO):
         self, path: Any, map_location: Any = "cpu", weights_only: Any = None
     ) -> dict[str, Any]:
         if str(path).endswith(SUFFIX):
-            return _as_checkpoint(self._artifacts.pop(str(path), None) or read_artifact(path))
+            kept = str(path) in self._artifacts
+            return _as_checkpoint(self._artifacts.pop(str(path)) if kept else read_artifact(path))
         try:
             with open_regular(Path(path)) as file:
                 # Always as plain data to the CPU, whatever Lightning asks for.

@@ -40,9 +40,8 @@ from plgolf.training.warmup import CompileWarmup
 class GolfModule(ScoringModule):
     """Trains and scores a GPT.
 
-    A batch of the training loader is one optimizer step: a sequence of micro-batches, whose gradients are
-    summed and, on several ranks, averaged with the last of them. Lightning's counters therefore count
-    optimizer steps.
+    A batch of the training loader is one optimizer step: a sequence of micro-batches, whose gradients ranks
+    average with the last of them. Lightning's counters therefore count optimizer steps.
 
     Args:
         gpt: architecture of the model.
@@ -50,10 +49,9 @@ class GolfModule(ScoringModule):
         schedule: factor on all learning rates over the run; null for ``Warmdown`` over 3000 steps.
         compile: compile the model with ``torch.compile`` (one graph, static shapes).
         gradient_clip_norm: scale gradients with a larger norm down to this norm; null for no clipping.
-        nonfinite: what to do when a loss or gradient is NaN or infinite. ``stop`` ends the run with a
-            RunError that names step, rank and batch, before any checkpoint of that step; ``skip`` leaves
-            weights and optimizer as they are and continues with the next batch, at most 10 times in a row,
-            and waits for the device before each step to know.
+        nonfinite: for a loss or gradient that is NaN or infinite: ``stop`` ends the run with an error that
+            names step, rank and batch, before any checkpoint of that step; ``skip`` waits for the device
+            before each step, and skips at most 10 steps in a row.
     """
 
     def __init__(

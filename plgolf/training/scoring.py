@@ -80,6 +80,11 @@ class ScoringModule(LightningModule):
         logits: Tensor = self.gpt(input_ids.long())
         return logits
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        # Lightning calls this after it has installed its signal handlers, before any hook of a fit.
+        self.run.clock.signals.reinstall()
+        super().zero_grad(set_to_none)
+
     def on_validation_epoch_start(self) -> None:
         data = getattr(self.trainer, "datamodule", None)
         counts = getattr(data, "byte_counts", None)

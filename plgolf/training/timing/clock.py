@@ -169,9 +169,6 @@ class TrainClock(Callback):
             self.step_seconds = []
             self.phase_seconds = dict.fromkeys(self.phase_seconds, 0.0)
 
-    def on_sanity_check_start(self, *_: Any) -> None:
-        self.signals.install()
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.signals.install()
         if self._reached_steps is not None:

@@ -51,6 +51,11 @@ class StopSignals:
             self._previous.setdefault(signum, handler)
             signal.signal(signum, self._note)
 
+    def reinstall(self) -> None:
+        """Installs the handlers again, unless they were never installed or are restored."""
+        if self._active:
+            self.install()
+
     def restore(self) -> None:
         """Puts back the handlers that ``install`` replaced first."""
         self._active = False

@@ -82,7 +82,7 @@ class ScoringModule(LightningModule):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         # Lightning calls this after it has installed its signal handlers, before any hook of a fit.
-        self.run.clock.signals.reinstall()
+        self.run.clock.signals.install_if_expected()
         super().zero_grad(set_to_none)
 
     def on_validation_epoch_start(self) -> None:

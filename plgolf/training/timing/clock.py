@@ -162,7 +162,7 @@ class TrainClock(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             self.check(trainer)
-            self.signals.start(loud=trainer.is_global_zero)
+            self.signals.expect(loud=trainer.is_global_zero)
             # Values of an earlier fit. Those of a checkpoint are restored later.
             self.stopped_by, self._reached_steps, self._started = 0, None, None
             self.elapsed_seconds = self._banked_seconds = 0.0
@@ -170,7 +170,6 @@ class TrainClock(Callback):
             self.phase_seconds = dict.fromkeys(self.phase_seconds, 0.0)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.signals.install()
         if self._reached_steps is not None:
             trainer.fit_loop.epoch_loop.max_steps = self._reached_steps
         if self._is_over or self._reached_steps is not None:

@@ -21,26 +21,29 @@ class StopSignals:
     def __init__(self) -> None:
         self.received = 0
         """Number of the first signal; 0 before."""
-        self._active, self._loud = False, True
+        self._expected, self._loud = False, True
         self._terminals: set[int] = set()
         self._previous: dict[int, Any] = {}
 
-    def start(self, *, loud: bool) -> None:
-        """Forgets earlier signals and installs the handlers.
+    def expect(self, *, loud: bool) -> None:
+        """Forgets earlier signals, and lets ``install_if_expected`` install the handlers.
 
         Args:
             loud: answer a signal with a line at once.
         """
-        self.received, self._loud = 0, loud
-        self.install()
+        self.received, self._loud, self._expected = 0, loud, True
+
+    def install_if_expected(self) -> None:
+        """Installs the handlers in a fit, once Lightning has installed its own and noted those before.
+
+        Lightning's handler of SIGTERM talks to other ranks at once, in the middle of whatever they exchange.
+        When a fit ends or fails, Lightning puts back the handlers that it noted.
+        """
+        if self._expected:
+            self.install()
 
     def install(self) -> None:
-        """Replaces the current handlers; call it again after another library has replaced them.
-
-        Lightning installs a handler of SIGTERM before it trains. It talks to other ranks at once, in the
-        middle of whatever they exchange.
-        """
-        self._active = True
+        """Replaces the current handlers."""
         if threading.current_thread() is not threading.main_thread():
             return  # Python allows handlers only in the main thread.
         self._terminals |= {fd for fd in _OUTPUTS if os.isatty(fd)}
@@ -51,31 +54,15 @@ class StopSignals:
             self._previous.setdefault(signum, handler)
             signal.signal(signum, self._note)
 
-    def reinstall(self) -> None:
-        """Installs the handlers again, unless they were never installed or are restored."""
-        if self._active:
-            self.install()
-
     def restore(self) -> None:
-        """Puts back the handlers that ``install`` replaced first."""
-        self._active = False
-        if threading.current_thread() is threading.main_thread():
-            for signum, handler in self._previous.items():
+        """Puts back the handlers that ``install`` replaced, where no one else has replaced them since."""
+        self._expected = False
+        for signum, handler in self._previous.items():
+            if signal.getsignal(signum) == self._note:
                 signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
-
-    def _pass_on(self, signum: int, frame: FrameType | None) -> None:
-        """Does what the handler before ``install`` would have done."""
-        handler = self._previous.get(signum)
-        if callable(handler):
-            handler(signum, frame)
-        elif handler != signal.SIG_IGN:
-            signal.signal(signum, signal.SIG_DFL)
-            signal.raise_signal(signum)
+        self._previous = {}
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if not self._active:  # When a fit fails, Lightning puts the handlers of its start back after restore.
-            self._pass_on(signum, frame)
-            return
         if signum == signal.SIGHUP:
             self._leave_closed_terminal()
         if self.received and signum == signal.SIGINT:

@@ -41,6 +41,7 @@ class GolfCLI(LightningCLI):
     """Parses, checks and runs one of the two commands."""
 
     def __init__(self, args: list[str], *, parent_pid: int) -> None:
+        self.files = CheckpointFiles()
         self.arguments = args
         self.parent_pid = parent_pid
         self.saved: Saved | None = None
@@ -119,7 +120,7 @@ class GolfCLI(LightningCLI):
                     "ckpt_path must name the checkpoint or artifact to validate, such as "
                     f"--ckpt_path={folder / 'model.int8.ptz'}"
                 )
-            self.saved = take_model(settings, path, flags=overrides(self.arguments))
+            self.saved = take_model(settings, path, self.files, flags=overrides(self.arguments))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._get(self.config_init, "trainer")
@@ -128,7 +129,7 @@ class GolfCLI(LightningCLI):
         if isinstance(settings.profiler, str):
             kwargs["profiler"] = profiler_named(settings.profiler, settings.default_root_dir)
         plugins = settings.plugins or []
-        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), CheckpointFiles()]
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), self.files]
         try:
             return super().instantiate_trainer(**kwargs)
         except UserError:

@@ -16,7 +16,7 @@ _MODEL = "model.gpt."
 _DEFAULT_SEQ_LEN = inspect.signature(ShardDataModule).parameters["seq_len"].default
 
 
-def take_model(settings: Namespace, path: str, *, flags: Sequence[str]) -> Saved:
+def take_model(settings: Namespace, path: str, files: CheckpointFiles, *, flags: Sequence[str]) -> Saved:
     """Sets the architecture to that of a file, and the sequence length if nothing else sets it.
 
     A recipe may describe another model, since one recipe serves several files; a flag is a request, which
@@ -25,12 +25,13 @@ def take_model(settings: Namespace, path: str, *, flags: Sequence[str]) -> Saved
     Args:
         settings: of ``validate``; changed in place.
         path: a checkpoint or an artifact.
+        files: reads it, and keeps an artifact for the trainer.
         flags: the command line without configuration files.
 
     Raises:
         UserError: the file is malformed, or a flag asks for another architecture than it has.
     """
-    saved = CheckpointFiles().read_saved(path, config_from_dict(GPTConfig, settings.model.gpt.as_dict()))
+    saved = files.read_saved(path, config_from_dict(GPTConfig, settings.model.gpt.as_dict()))
     _check_flags(flags, settings.model.gpt, saved.config, path)
     settings.model.gpt = dict_to_namespace(config_to_dict(saved.config))
     settings.data.vocab_size = saved.config.vocab_size

@@ -11,11 +11,12 @@ import torch
 from golden_data import GOLDEN
 from golden_run import Record, golden_data, golden_module, trainer
 from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch.callbacks import LambdaCallback
 from runs import assert_same_end, fit, rows
 
 from plgolf.cli import main
 from plgolf.data.shards import ShardReader, find_shards, write_shard
-from plgolf.errors import UserError
+from plgolf.errors import StoppedBySignal, UserError
 from plgolf.files import lock_folder
 from plgolf.training import RunCheckpoint
 from plgolf.training.checkpoints.run_checkpoint import checkpoints
@@ -301,3 +302,12 @@ def test_handlers_are_given_back_after_a_failure_too(tmp_path):
     with pytest.raises(KeyError):
         trainer(tmp_path, Fails(), max_steps=1).fit(golden_module(), golden_data())
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_after_a_stop_by_signal_nothing_takes_the_handlers_again(tmp_path):
+    before, module = signal.getsignal(signal.SIGTERM), golden_module()
+    stop = LambdaCallback(on_train_batch_end=lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(StoppedBySignal):
+        trainer(tmp_path, stop, max_steps=3).fit(module, golden_data())
+    module.zero_grad()
+    assert signal.getsignal(signal.SIGTERM) == before

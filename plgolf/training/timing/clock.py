@@ -202,8 +202,11 @@ class TrainClock(Callback):
         self._pause()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        # After a signal the other callbacks still have work to do, which a second signal must not interrupt.
-        if not isinstance(exception, StoppedBySignal):
+        # After a signal the other callbacks still have work to do, which a second signal must not interrupt:
+        # the handlers stay until Lightning puts back those before the fit.
+        if isinstance(exception, StoppedBySignal):
+            self.signals.expected = False
+        else:
             self.signals.restore()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -21,7 +21,9 @@ class StopSignals:
     def __init__(self) -> None:
         self.received = 0
         """Number of the first signal; 0 before."""
-        self._expected, self._loud = False, True
+        self.expected = False
+        """True while a fit runs."""
+        self._loud = True
         self._terminals: set[int] = set()
         self._previous: dict[int, Any] = {}
 
@@ -31,7 +33,7 @@ class StopSignals:
         Args:
             loud: answer a signal with a line at once.
         """
-        self.received, self._loud, self._expected = 0, loud, True
+        self.received, self._loud, self.expected = 0, loud, True
 
     def install_if_expected(self) -> None:
         """Installs the handlers in a fit, once Lightning has installed its own and noted those before.
@@ -39,7 +41,7 @@ class StopSignals:
         Lightning's handler of SIGTERM talks to other ranks at once, in the middle of whatever they exchange.
         When a fit ends or fails, Lightning puts back the handlers that it noted.
         """
-        if self._expected:
+        if self.expected:
             self.install()
 
     def install(self) -> None:
@@ -56,7 +58,7 @@ class StopSignals:
 
     def restore(self) -> None:
         """Puts back the handlers that ``install`` replaced, where no one else has replaced them since."""
-        self._expected = False
+        self.expected = False
         for signum, handler in self._previous.items():
             if signal.getsignal(signum) == self._note:
                 signal.signal(signum, handler if handler is not None else signal.SIG_DFL)

@@ -13,8 +13,9 @@ from hypothesis import settings
 
 from plgolf.cli import main
 
-# Shells start background jobs with SIGINT ignored, and the processes that tests interrupt would inherit that.
+# Background jobs start with SIGINT ignored, under nohup with SIGHUP too: processes of tests would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # One thread for each process: tests run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from plgolf.cli import main
 
-# Background jobs ignore SIGINT, and under nohup SIGHUP too: processes that tests interrupt would inherit that.
+# Background jobs ignore SIGINT, and under nohup SIGHUP: processes that tests interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

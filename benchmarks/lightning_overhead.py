@@ -2,16 +2,18 @@
 
     python benchmarks/lightning_overhead.py [--rounds 150] [--steps 10] [--accumulation 2] [--profile]
     python benchmarks/lightning_overhead.py --size baseline --rounds 5 --steps 5
+    python benchmarks/lightning_overhead.py --stock
 
 All have the same model (one small layer, so that there is little else; or a size of ``step.py``, compiled,
 with its own micro-batches), MuonAdam and BatchLoader. The bare loop does nothing else. The loop by hand also
 does what every run needs, with plgolf's own parts: seeds, checks for NaN, clock and learning rates; what the
 Trainer takes more is Lightning's loop, hooks and loggers. The Trainer has what ``plgolf fit`` gives it:
 GolfModule, ShardDataModule, TrainClock, CompileWarmup, RunCheckpoint, PeerWatch, ConsoleLog and the CSV
-logger, 50 steps to a row. The loops take turns in the middle of the fit, so that all have the same process
-and the same state of the machine. Where other processes disturb that, the difference of the two quickest
-turns says most. ``--profile`` slows everything, and lists the functions that took the most time of a step
-under the Trainer, on the main thread.
+logger, 50 steps to a row. With ``--stock`` it has a minimal LightningModule with manual optimization, and no
+callbacks and loggers: what Lightning itself takes. The loops take turns in the middle of the fit, so that all
+have the same process and the same state of the machine. Where other processes disturb that, the difference
+of the two quickest turns says most. ``--profile`` slows everything, and lists the functions that took the
+most time of a step under the Trainer, on the main thread.
 """
 
 import cProfile
@@ -19,7 +21,8 @@ import dataclasses
 import pstats
 import tempfile
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +33,12 @@ from rounds import finish, parser, spread, synchronize
 from shipped import data_of, fit_silently, module_of, trainer_of
 from torch.optim.lr_scheduler import LambdaLR
 
+from plgolf.data.stream import Batch
 from plgolf.data.tokenizer import ByteTokenizer
 from plgolf.distributed import all_gather_floats
 from plgolf.model import GPT
-from plgolf.optim import Warmdown
+from plgolf.optim import MuonAdam, Warmdown
+from plgolf.roles import param_groups
 from plgolf.training import TrainClock
 from plgolf.training.health.nonfinite import StepStatistics
 from plgolf.training.randomness import seed_generators
@@ -91,6 +96,26 @@ class ByHand:
         self.rates.step()
 
 
+class StockModule(LightningModule):
+    """Makes the same steps as the bare loop, and nothing else."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.gpt, self.size = GPT(size.gpt), size
+
+    def configure_optimizers(self) -> MuonAdam:
+        return MuonAdam(param_groups(self.gpt), **self.size.optimizer)
+
+    def training_step(self, batch: Sequence[Batch]) -> None:
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        for part in batch:
+            loss = self.gpt(part.input_ids.long(), part.target_ids.long())
+            self.manual_backward(loss / len(batch))
+        optimizer.step()
+
+
 class Turns(Callback):
     """Times the steps of a fit, and those of other loops between them.
 
@@ -103,13 +128,15 @@ class Turns(Callback):
 
     def __init__(self, loop: PlgolfLoop, steps: int, rounds: int, profile: cProfile.Profile | None) -> None:
         self.loop, self.steps, self.rounds, self.profile = loop, steps, rounds, profile
-        self.seconds: dict[str, list[Seconds]] = {"bare": [], "by_hand": [], "shipped": []}
+        self.seconds: dict[str, list[Seconds]] = defaultdict(list)
         """Seconds of a step in each turn, by loop."""
         self._others: dict[str, Callable[[int], object]] = {}
         self._began: Seconds | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._others = {"bare": self.loop.run, "by_hand": ByHand(self.loop, trainer, pl_module).run}
+        self._others = {"bare": self.loop.run}
+        if not isinstance(pl_module, StockModule):
+            self._others["by_hand"] = ByHand(self.loop, trainer, pl_module).run
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         step = trainer.global_step - WARM_UP
@@ -140,6 +167,22 @@ class Turns(Callback):
         return (wall - began[0]) / self.steps, (processor - began[1]) / self.steps
 
 
+def stock_trainer(turns: Turns, max_steps: int) -> Trainer:
+    return Trainer(
+        accelerator="auto",
+        devices=1,
+        callbacks=[turns],
+        max_steps=max_steps,
+        max_epochs=-1,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
 def now() -> Seconds:
     synchronize()
     return time.perf_counter(), time.process_time()
@@ -160,6 +203,7 @@ def fit(
     rounds: int,
     *,
     compiled: bool,
+    stock: bool = False,
     profile: cProfile.Profile | None = None,
 ) -> Turns:
     """Trains with all loops, in turns."""
@@ -169,9 +213,13 @@ def fit(
     turns = Turns(loop, steps, rounds, profile)
     with tempfile.TemporaryDirectory() as folder:
         # One step more than the turns have, because a checkpoint follows the last.
-        trainer = trainer_of(Path(folder), turns, max_steps=WARM_UP + (steps + 1) * rounds + 1)
-        module = module_of(size, compiled=compiled)
-        fit_silently(trainer, module, data_of(size, root, val_max_tokens=size.seq_len))
+        max_steps = WARM_UP + (steps + 1) * rounds + 1
+        data = data_of(size, root, val_max_tokens=size.seq_len)
+        if stock:
+            stock_trainer(turns, max_steps).fit(StockModule(size), data)
+        else:
+            trainer = trainer_of(Path(folder), turns, max_steps=max_steps)
+            fit_silently(trainer, module_of(size, compiled=compiled), data)
     return turns
 
 
@@ -198,12 +246,13 @@ def main() -> None:
     arguments.add_argument(
         "--size", choices=SIZES, default=None, help="a size of step.py, compiled, with its own micro-batches"
     )
+    arguments.add_argument("--stock", action="store_true", help="a minimal module, to see Lightning alone")
     arguments.add_argument("--profile", action="store_true")
     settings = arguments.parse_args()
     torch.set_num_threads(settings.threads or 1)
     size, compiled = size_of(settings.size, settings.accumulation), settings.size is not None
     with shards(None, vocab_size=size.gpt.vocab_size, tokens=2**20) as root:
-        turns = fit(size, root, settings.steps, settings.rounds, compiled=compiled)
+        turns = fit(size, root, settings.steps, settings.rounds, compiled=compiled, stock=settings.stock)
         # By the processor: on a shared machine the wall clock would count other processes.
         profile = cProfile.Profile(time.thread_time) if settings.profile else None
         if profile:
@@ -218,7 +267,8 @@ def main() -> None:
                     **spread([a - b for a, b in zip(shipped, ms[name], strict=True)]),
                     "of_quickest": min(shipped) - min(ms[name]),
                 }
-                for name in ("bare", "by_hand")
+                for name in ms
+                if name != "shipped"
             }
         }
     if profile:

@@ -149,6 +149,8 @@ class GolfModule(ScoringModule):
         loss = self._backward(batch)
         optimizer.step()
         self._end_step()
+        if has_row(self.trainer):  # Before callbacks, which may save what a metric says.
+            record(self, training_row(self.trainer, self))
         return loss
 
     def micro_batch_loss(self, batch: Batch) -> Tensor:
@@ -198,8 +200,6 @@ class GolfModule(ScoringModule):
                 "training_step must call GolfModule.training_step, which makes the optimizer step "
                 "(override micro_batch_loss to change the loss)"
             )
-        if has_row(self.trainer):
-            record(self, training_row(self.trainer, self))
         # After all callbacks, RunCheckpoint among them.
         self.run.clock.end_if_stopped(self.trainer)
 

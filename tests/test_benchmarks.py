@@ -24,6 +24,7 @@ def run(*words: str, timeout: float = 120) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "found"),
     [
@@ -94,6 +95,7 @@ print([name for name in extras if name in sys.modules])
 """
 
 
+@pytest.mark.slow
 def test_gpu_training_needs_no_more_than_torch_lightning_sentencepiece_and_torchmetrics(tmp_path):
     words = ("train", "--tiny", "--eager", "--seconds", "1")
     paths = ("--folder", str(tmp_path), "--data", str(GOLDEN / "tied"))

@@ -37,6 +37,7 @@ def metrics(run: Path) -> list[dict[str, str]]:
     return [dict(zip(rows[0].split(","), row.split(","), strict=True)) for row in rows[1:]]
 
 
+@pytest.mark.slow
 def test_validate_gives_the_score_that_fit_wrote(golden_recipe, tmp_path):
     done = plgolf("fit", "-c", golden_recipe.name, "--trainer.max_steps=3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -153,6 +154,7 @@ def test_validate_scores_an_artifact_of_the_reference_program(golden_recipe, tmp
 
 
 @pytest.mark.parametrize("micro", [8, 16])
+@pytest.mark.slow
 def test_two_processes_train_as_one(micro, golden_recipe, tmp_path):
     """Two ranks give the same losses and weights as one, and a checkpoint that one rank continues from."""
     runs = {}
@@ -212,6 +214,7 @@ def test_two_processes_train_as_one(micro, golden_recipe, tmp_path):
     assert result["val_loss"] == pytest.approx(runs[1][0]["val_loss"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_ranks_end_bit_identical_and_agree_on_time(tmp_path):
     """Runs two gloo processes whose clocks differ on purpose, and compares their results."""
     script = tmp_path / "rank.py"
@@ -311,6 +314,7 @@ def test_broken_shards_give_one_line(golden_recipe, tmp_path, capfd, monkeypatch
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_more_ranks_than_validation_sequences_give_one_line(golden_recipe, tmp_path):
     done = plgolf(
         *("fit", "-c", golden_recipe.name, "--trainer.devices=2", "--trainer.strategy=ddp"),
@@ -363,6 +367,7 @@ def test_overlays_merge_in_order(golden_recipe, tmp_path, capfd, monkeypatch):
 
 
 @pytest.mark.parametrize("logger", ["CSVLogger", "TensorBoardLogger"])
+@pytest.mark.slow
 def test_a_recipe_can_name_any_logger(logger, golden_recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     overlay = {
@@ -383,6 +388,7 @@ def test_a_recipe_can_name_any_logger(logger, golden_recipe, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("optimizer", ["torch.optim.AdamW", "torch.optim.SGD"])
+@pytest.mark.slow
 def test_other_optimizers_take_the_same_groups(optimizer, golden_recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     overlay = {

@@ -154,6 +154,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize("files", WITH_OVERLAYS, ids=names)
+@pytest.mark.slow
 def test_two_steps_of_a_recipe_end_with_an_artifact(files, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text(yaml.safe_dump(SMALL))
@@ -167,6 +168,7 @@ def test_two_steps_of_a_recipe_end_with_an_artifact(files, tmp_path, monkeypatch
     assert result["roundtrip_val_loss"] == pytest.approx(result["val_loss"], rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_baseline_trains_on_a_cpu(tmp_path, monkeypatch):
     """The real model in its real dtypes, on other data and short sequences.
 

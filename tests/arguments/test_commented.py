@@ -38,6 +38,7 @@ def printed(tmp_path, monkeypatch, capfd):
     return printed
 
 
+@pytest.mark.slow
 def test_the_printed_recipe_gives_the_same_configuration(printed, tmp_path, golden_recipe):
     (tmp_path / "more.yaml").write_text(yaml.safe_dump(MORE))
     for words in (["-c", golden_recipe.name], ["-c", golden_recipe.name, "-c", "more.yaml"], []):

@@ -29,6 +29,7 @@ def plgolf(*words, cwd, **how):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "file"])
+@pytest.mark.slow
 def test_a_recipe_comes_from_stdin(kind, tmp_path):
     text = "model: {gpt: {dim: 96}}\ndata: {root: '1e3'}\n"
     (tmp_path / "recipe.yaml").write_text(text)
@@ -43,6 +44,7 @@ def test_a_recipe_comes_from_stdin(kind, tmp_path):
     assert config["data"]["root"] == "1e3"
 
 
+@pytest.mark.slow
 def test_a_wrong_recipe_on_stdin_gives_one_line(tmp_path):
     for text, message in [
         ("clock: {max_second: 3}", "stdin: plgolf fit has no setting clock.max_second (did you mean"),
@@ -70,6 +72,7 @@ def test_validate_passes_over_what_only_fit_uses(golden_recipe, tmp_path, monkey
     assert "resume" not in wanted
 
 
+@pytest.mark.slow
 def test_validate_takes_the_configuration_of_a_run(golden_recipe, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     assert main(["fit", "-c", golden_recipe.name, "--trainer.max_steps=1", "--resume=auto"]) == 0

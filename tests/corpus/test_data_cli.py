@@ -28,6 +28,7 @@ def start(*arguments, cwd):
     return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_from_text_to_a_verified_dataset(tmp_path):
     for index, text in enumerate(some_texts()):
         (tmp_path / "books" / f"{index}.txt").parent.mkdir(exist_ok=True)
@@ -118,6 +119,7 @@ def test_a_folder_of_books_makes_a_dataset(tmp_path):
     assert data("verify", "books/set", cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 def test_shards_without_a_tokenizer_need_their_bos_id(tmp_path):
     tokens = np.array([50256, 5, 6, 50256, 7, 1, 9], dtype=np.uint16)
     write_shard(tmp_path / "x_val_000000.bin", tokens)
@@ -240,6 +242,7 @@ def wait_until_it_writes(tmp_path, process):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.slow
 def test_after_an_interrupt_the_old_dataset_is_there_and_the_next_run_finishes(tmp_path, much, number):
     small = write_jsonl(tmp_path / "small.jsonl", ["a", "b"])
     old = data("prepare", small, "--root", "set", "--model_type", "byte", "--val_documents", 1, cwd=tmp_path)
@@ -286,6 +289,7 @@ def test_an_interrupt_need_not_wait_for_a_large_file_to_be_hashed(tmp_path):
     assert time.monotonic() - begun < 5
 
 
+@pytest.mark.slow
 def test_two_processes_that_make_one_dataset_wait_for_each_other(tmp_path, much):
     processes = [start(*much, cwd=tmp_path) for _ in range(2)]
     outputs = [process.communicate(timeout=60) for process in processes]
@@ -316,6 +320,7 @@ def test_a_full_disk_prints_one_line(tmp_path, much):
     assert [path.name for path in tmp_path.iterdir()] == ["much.jsonl"]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_input(tmp_path):
     """Peak memory of a process; benchmarks/prepare.py measures it with 1 GB and a trained tokenizer."""
     if not os.path.exists("/proc/self/status"):

@@ -88,6 +88,7 @@ def test_shards_without_any_separator_fail(shards, tmp_path):
     assert detail.count("does not start with a begin-of-sequence") == 2
 
 
+@pytest.mark.slow
 def test_a_run_on_shards_of_llm_c_is_scored_in_bits_per_byte_and_generates(
     shards, tmp_path, golden_recipe_file, capsys
 ):

@@ -672,6 +672,7 @@ def test_a_module_always_belongs_to_the_same_split(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_the_embedded_dataset_is_made_once_and_whole(tmp_path):
     root, console = tmp_path / "data" / "set", Lines()
     prepare_stdlib(root, vocab_size=512, console=console)

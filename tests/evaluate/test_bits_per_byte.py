@@ -117,6 +117,7 @@ def sum_up(folder):
     (folder / f"{rank}.json").write_text(json.dumps(found))
 
 
+@pytest.mark.slow
 def test_ranks_add_up_in_one_collective_and_keep_their_own_sums(tmp_path):
     succeed(ranks(sum_up, 2, tmp_path, folder=tmp_path))
     for rank in range(2):

@@ -64,6 +64,7 @@ def test_the_tokenizer_is_inside_and_beside_and_the_ledger_shows_it(run, artifac
     assert load_artifact(alone).seq_len == 64
 
 
+@pytest.mark.slow
 def test_text_is_written_as_python_gives_it(artifact):
     words = ("--artifact", artifact, "--prompt", "docu", "--max_tokens=80", "--seed=4", "--temperature=0.7")
     done = generate(*words)
@@ -81,6 +82,7 @@ def printable(text):
     return "".join(c if is_shown else "\ufffd" for c, is_shown in zip(text, shown, strict=True))
 
 
+@pytest.mark.slow
 def test_what_could_steer_a_terminal_is_not_written(artifact):
     prompt = "\x1b[2Jred\x9b31m\r\a\ttab\nline é"
     done = generate("--artifact", artifact, "--prompt", prompt, "--max_tokens=100", "--temperature=9")
@@ -100,6 +102,7 @@ def test_a_prompt_is_taken_as_it_is(artifact, prompt, capfd):
     assert capfd.readouterr().out == once
 
 
+@pytest.mark.slow
 def test_the_prompt_comes_from_stdin(artifact):
     words = ("--artifact", artifact, "--max_tokens=9")
     done = generate(*words, "--prompt", "-", input="two\nlines é".encode())
@@ -108,6 +111,7 @@ def test_the_prompt_comes_from_stdin(artifact):
     assert done.returncode == 2 and done.stderr == b"plgolf: error: stdin must be UTF-8, got 0xff at 2\n"
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_after_a_whole_line(artifact):
     words = ["--artifact", artifact, "--samples=100000", "--prompt=begin"]
     process = subprocess.Popen(
@@ -120,6 +124,7 @@ def test_ctrl_c_ends_it_after_a_whole_line(artifact):
     assert error == b"plgolf: interrupted\n" and (said + rest).endswith(b"\n")
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_it(artifact):
     command = " ".join([*COMMAND, "--artifact", artifact, "--samples=1000", "--prompt=begin"])
     done = subprocess.run(

@@ -239,6 +239,7 @@ def test_files_of_another_kind_cost_one_line(whole, refused, tmp_path):
             load_gpt(path)
 
 
+@pytest.mark.slow
 def test_a_carried_file_that_is_no_tokenizer_costs_one_line(obj, tmp_path):
     path = tmp_path / "a.ptz"
     model = (GOLDEN / "tied" / "tokenizer.model").read_bytes()
@@ -288,6 +289,7 @@ def byte_artifact(tmp_path_factory):
     return content, unpack(path.read_bytes())
 
 
+@pytest.mark.slow
 def test_a_great_length_takes_no_memory_and_one_of_billions_is_refused(obj, tmp_path):
     def write(seq_len):
         change = with_header(lambda header: {**header, "seq_len": seq_len})
@@ -411,6 +413,7 @@ def load_or_refuse(data: bytes) -> None:
     assert message.startswith(f"{path}: ") and "\n" not in message
 
 
+@pytest.mark.slow
 def test_bombs_are_refused_in_bounded_memory(tmp_path, obj):
     bomb = zlib.compressobj(9)
     data = b"".join(bomb.compress(bytes(2**20)) for _ in range(256)) + bomb.flush()

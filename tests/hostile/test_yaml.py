@@ -160,6 +160,7 @@ def test_long_paths_are_accepted(fit, path):
     assert parser.parse([f"--root={path}"]).root == path == parser.parse(["--root", path]).root
 
 
+@pytest.mark.slow
 def test_values_on_the_command_line_are_bounded_too(fit, capsys):
     for value in ("[" * 200_000, "[" * 2000, "{a: " * 60, LAUGHS):
         assert main(["fit", "--trainer.callbacks", value]) == main(["fit", f"--model={value}"]) == 2

@@ -87,6 +87,7 @@ def test_one_run_becomes_a_page_in_its_folder(tmp_path, capsys):
         assert matplotlib.image.imread(path)[..., :3].std() > 0.02
 
 
+@pytest.mark.slow
 def test_a_report_is_the_same_each_time(tmp_path):
     folder = write_run(tmp_path, every=500)
     first = write_report([str(folder)]).page.read_bytes()
@@ -231,6 +232,7 @@ def test_extreme_logged_values_become_a_page(tmp_path, cell, is_finished):
     assert ("Bytes by part" in page.figures) == is_finished
 
 
+@pytest.mark.slow
 def test_odd_names_are_drawn_without_control_characters(tmp_path):
     odd = "\udcff\u202e\x1b[31m\n_$x^2$ <b>&amp; 東京"  # A folder's name need not be UTF-8.
     folders = [
@@ -323,6 +325,7 @@ def test_a_long_run_takes_seconds(tmp_path):
     assert time.process_time() - start < 15  # The whole command takes 2.9 s of CPU time, imports and all.
 
 
+@pytest.mark.slow
 def test_many_groups_leave_room_for_their_curves(tmp_path):
     folders = [write_run(tmp_path / f"r{i}x", seed=i, lr=i + 1, steps=400, num_layers=2) for i in range(25)]
     text = write_report([str(folder) for folder in folders], tmp_path / "x.html").page.read_text()

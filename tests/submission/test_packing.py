@@ -59,6 +59,7 @@ def result(run) -> dict:
     return json.loads((run / "result.json").read_text())
 
 
+@pytest.mark.slow
 def test_packed_code_trains_and_exports_the_same_in_a_bare_process(run, result, tmp_path):
     extract_files((run / "code.tar.bz2").read_bytes(), tmp_path)
     output = bare("fit", "-c", "config.yaml", "--trainer.default_root_dir=again", folder=tmp_path)
@@ -74,6 +75,7 @@ def test_packed_code_trains_and_exports_the_same_in_a_bare_process(run, result, 
     assert all(packed[name] == text for name, text in ours.items() if name != "config.yaml")
 
 
+@pytest.mark.slow
 def test_packed_code_scores_the_artifact_the_same_in_a_bare_process(run, result, tmp_path):
     extract_files((run / "code.tar.bz2").read_bytes(), tmp_path)
     path = run / "model.int8.ptz"
@@ -119,6 +121,7 @@ def test_an_archive_holds_sources_without_docstrings_comments_and_traces_of_this
         ("plgolf/model/head.py", "torch.tanh(", "1.01*torch.tanh(", "its score of a sample differs by"),
     ],
 )
+@pytest.mark.slow
 def test_packed_code_that_does_not_work_fails_the_check(run, capsys, name, old, new, message):
     files = sources((run / "code.tar.bz2").read_bytes())
     assert files[name].count(old) == 1
@@ -132,6 +135,7 @@ def test_packed_code_that_does_not_work_fails_the_check(run, capsys, name, old, 
     assert f"the packed code failed its check: {found['error']}" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 def test_a_run_whose_packed_code_fails_writes_everything_and_exits_with_1(
     golden_recipe, tmp_path, capfd, monkeypatch
 ):
@@ -173,6 +177,7 @@ def recipes() -> tuple[dict[str, int], bool, int]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_the_code_of_quickstart_and_baseline_has_at_most_45000_bytes(recipes):
     assert max(recipes[0].values()) <= 45_000, recipes[0]
 

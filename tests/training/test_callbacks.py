@@ -64,6 +64,7 @@ def test_early_stopping_ends_the_run_and_its_artifact_is_there(plgolf, caplog):
     assert "did not improve in the last 1 records" in caplog.text
 
 
+@pytest.mark.slow
 def test_model_checkpoint_keeps_the_best_to_validate_and_to_go_on_from(plgolf, capfd):
     assert plgolf("fit", "--trainer.max_steps=6", page=["ModelCheckpoint"]) == 0
     scores = csv_series(RUN)["val/bpb"]
@@ -119,6 +120,7 @@ def test_a_profilers_report_is_in_the_runs_folder(profiler, row, plgolf):
     assert result()["steps"] == 6
 
 
+@pytest.mark.slow
 def test_bars_and_a_summary_are_there_when_asked_for(plgolf, capfd):
     pytest.importorskip("tqdm")
     assert plgolf("fit", "--trainer.max_steps=2", page=["TQDMProgressBar"]) == 0
@@ -135,6 +137,7 @@ def test_device_stats_are_logged(plgolf):
     assert any("cpu_percent" in name for name in names)
 
 
+@pytest.mark.slow
 def test_timer_ends_a_run_by_its_wall_time(plgolf):
     timer = from_page("Timer")["trainer"]["callbacks"]
     assert plgolf("fit", "--trainer.max_steps=2", page=["Timer"]) == 0

@@ -52,7 +52,12 @@ def whole(tmp_path_factory, golden_recipe_file) -> dict[int, Path]:
 
 @pytest.mark.parametrize(
     ("world_size", "signum", "code"),
-    [(1, signal.SIGTERM, 143), (1, signal.SIGINT, 130), (2, signal.SIGTERM, 143), (2, signal.SIGINT, 130)],
+    [
+        (1, signal.SIGINT, 130),
+        pytest.param(1, signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(2, signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(2, signal.SIGTERM, 143, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_ends_the_run_after_the_step_on_every_rank(
     world_size, signum, code, whole, golden_recipe, tmp_path
@@ -102,6 +107,7 @@ time.sleep(9)
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.slow
 def test_a_signal_within_validation_ends_the_run_after_it(world_size, whole, golden_recipe, tmp_path):
     """Also in the last one, after which there would be the export alone: resuming does just that."""
     signalling = {"class_path": "runs.SignalInValidation"}
@@ -115,6 +121,7 @@ def test_a_signal_within_validation_ends_the_run_after_it(world_size, whole, gol
 
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize(("when", "expected_step"), [("Export", 30), ("AtStart", 0)])
+@pytest.mark.slow
 def test_a_signal_outside_of_steps_is_answered_too(
     when, expected_step, world_size, whole, golden_recipe, tmp_path
 ):
@@ -164,6 +171,7 @@ def test_a_rank_that_freezes_takes_the_others_down_by_name(victim, golden_recipe
     started[victim].process.kill()
 
 
+@pytest.mark.slow
 def test_lightnings_own_launcher_names_the_dead_rank_too(golden_recipe, tmp_path):
     command = [sys.executable, "-m", "plgolf", "fit", "-c", str(golden_recipe), *ENDLESS]
     command += ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.default_root_dir=run"]
@@ -308,6 +316,7 @@ def test_kill_9_within_the_writing_of_a_checkpoint_leaves_the_one_before(tmp_pat
     assert True in seen, "never killed within one"
 
 
+@pytest.mark.slow
 def test_a_broken_newest_checkpoint_is_passed_over_and_halves_go(golden_recipe, tmp_path, capfd):
     steps = ("--trainer.max_steps=3", "--checkpoint.every_steps=1")
     fit(golden_recipe, 1, *steps, folder=tmp_path)
@@ -346,6 +355,7 @@ NEEDS_MOUNT = pytest.mark.skipif(
 
 
 @NEEDS_MOUNT
+@pytest.mark.slow
 def test_a_full_disk_at_a_checkpoint_keeps_the_ones_before_and_the_run(golden_recipe, tmp_path):
     words = ("--trainer.max_steps=6", "--checkpoint.every_steps=2", "--checkpoint.keep=9")
     done = on_small_disk(tmp_path, "3500k", golden_recipe, *words)
@@ -359,6 +369,7 @@ def test_a_full_disk_at_a_checkpoint_keeps_the_ones_before_and_the_run(golden_re
 
 
 @NEEDS_MOUNT
+@pytest.mark.slow
 def test_a_full_disk_at_the_export_keeps_what_was_there(golden_recipe, tmp_path):
     (tmp_path / "old").mkdir()
     for name in ("result.json", "model.int8.ptz"):

@@ -84,11 +84,13 @@ def test_early_stopping_by_the_training_loss_sees_the_loss_of_the_step(fit):
     assert 5.5 < float(stopping["best_score"]) < 6.3  # ln 512 = 6.24 at the start.
 
 
+@pytest.mark.slow
 def test_the_learning_rate_of_a_monitor_can_be_monitored(fit):
     watching = {"EarlyStopping": {"monitor": "lr/matrix"}, "LearningRateMonitor": {}}
     assert fit("--trainer.log_every_n_steps=1", **watching)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_metric_of_ones_own_callback_can_be_monitored(fit):
     own = "own_callbacks.LogsOwn"
     code, said = fit(**{own: {}, "EarlyStopping": {"monitor": "mine/metric", "mode": "max"}})
@@ -97,6 +99,7 @@ def test_a_metric_of_ones_own_callback_can_be_monitored(fit):
 
 @pytest.mark.parametrize("hook", ["on_train_end", "on_validation_end", "on_train_epoch_end", "on_fit_end"])
 @pytest.mark.parametrize("place", ["first", "last"])
+@pytest.mark.slow
 def test_a_callback_that_fails_at_the_end_does_not_cost_the_export(hook, place, tmp_path):
     callbacks = [FailAt(hook), ArtifactExport()]
     run = trainer(tmp_path, *(callbacks if place == "first" else callbacks[::-1]), max_steps=4)
@@ -126,6 +129,7 @@ def test_a_failure_within_the_run_exports_nothing(tmp_path):
     assert not (tmp_path / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_the_export_after_a_failure_is_of_the_averaged_weights(tmp_path):
     average = {"decay": 0.9}
     quiet_libraries()

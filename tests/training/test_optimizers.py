@@ -99,6 +99,7 @@ def test_a_checkpoint_without_settings_keeps_progress_and_takes_what_the_constru
 
 
 @pytest.mark.parametrize("warmup", [0, 1])
+@pytest.mark.slow
 def test_schedule_free_weights_are_validated_and_exported(warmup, tmp_path):
     """The weights that it trains are others, and the next step starts from those."""
     seen = {}

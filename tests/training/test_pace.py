@@ -85,6 +85,7 @@ def test_the_pace_is_the_mean_between_readings():
     assert abs(pace.seconds_per_step - 0.2) < 1e-9
 
 
+@pytest.mark.slow
 def test_ranks_that_agree_now_and_then_make_the_same_steps(tmp_path):
     ends = []
     for apart in (0.0, 3600.0):

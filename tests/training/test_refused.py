@@ -190,6 +190,7 @@ def test_a_run_that_waits_for_another_machine_names_what_it_waits_for(golden_rec
     assert f"waiting for 1 of 2 machines (trainer.num_nodes) at 127.0.0.1:{env['MASTER_PORT']}" in run.said
 
 
+@pytest.mark.slow
 def test_two_ranks_print_no_advice_for_developers(golden_recipe, tmp_path):
     words = ["fit", "-c", str(golden_recipe), "--trainer.devices=2", "--trainer.strategy=ddp"]
     words += ["--trainer.max_steps=2", f"--trainer.default_root_dir={tmp_path / 'run'}"]

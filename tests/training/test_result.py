@@ -124,6 +124,7 @@ def test_the_hardest_documents_are_the_hardest(run):
         assert "".join(text for text, _ in document["tokens"]) == data.tokenizer.decode(ids)
 
 
+@pytest.mark.slow
 def test_the_analysis_keeps_no_more_than_a_document(run):
     _, _, data, _ = run
     tokens = np.random.default_rng(0).integers(3, data.vocab_size, 2**20 + 1, dtype=np.uint16)
@@ -208,6 +209,7 @@ def test_rows_say_where_the_run_was(run):
     assert sum(result["step_ms_histogram"]["counts"]) == 6
 
 
+@pytest.mark.slow
 def test_a_resumed_run_knows_the_metrics_of_before(golden_recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["fit", "-c", golden_recipe.name, "--trainer.max_steps=2"]) == 0

@@ -22,8 +22,16 @@ from plgolf.training import RunCheckpoint
 from plgolf.training.checkpoints.run_checkpoint import checkpoints
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize(
+    ("world_size", "dtype"),
+    [
+        (1, "float32"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((1, "bfloat16"), (2, "float32"), (2, "bfloat16"))
+        ),
+    ],
+)
 def test_a_resumed_run_is_the_uninterrupted_one(world_size, dtype, golden_recipe, tmp_path):
     words = (f"--model.gpt.compute_dtype={dtype}", "--data.val_every_steps=3", "--checkpoint.keep=100")
     words = (*words, "--checkpoint.every_steps=1", "--trainer.max_steps=7")
@@ -147,6 +155,7 @@ def test_a_change_that_is_asked_for_goes_on(words, allowed, three_steps, golden_
     assert checkpoints(folder / "run")[0].name == "step-000004.ckpt"
 
 
+@pytest.mark.slow
 def test_settings_of_the_optimizer_are_those_of_the_resumed_run(golden_recipe, tmp_path):
     words = ("--model.schedule.class_path=plgolf.optim.Constant", "--checkpoint.every_steps=1")
     fit(golden_recipe, 1, *words, "--trainer.max_steps=2", folder=tmp_path)

@@ -39,6 +39,7 @@ def test_sighup_ends_a_run_with_a_checkpoint(golden_recipe, tmp_path):
 
 
 @pytest.mark.parametrize("style", ["lines", "bar"])
+@pytest.mark.slow
 def test_a_closed_terminal_ends_a_run_with_a_checkpoint(style, golden_recipe, tmp_path):
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "plgolf", "fit", "-c", str(golden_recipe), f"--console={style}"]

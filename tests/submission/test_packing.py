@@ -150,7 +150,9 @@ def test_a_run_whose_packed_code_fails_writes_everything_and_exits_with_1(
 
 PACK = """
 import json, sys
+from pathlib import Path
 import plgolf.training.command.cli as cli
+from plgolf.data.tokenizer import load_tokenizer
 from plgolf.submission.packing import pack_code
 from plgolf.training.finish.packed_code import packed_config
 
@@ -159,6 +161,7 @@ def packed(path):
     settings = parser.parse_args(["--config", path])
     return pack_code(packed_config(parser.dump(settings, skip_none=False)))
 
+load_tokenizer(Path("tests/golden/tied/tokenizer.model"))  # As a run does.
 sizes = {path: len(packed(path).archive) for path in sys.argv[1:]}
 same = packed(sys.argv[1]).archive == packed(sys.argv[1]).archive
 before = packed(sys.argv[1]).num_modules

@@ -27,13 +27,16 @@ def load_tokenizer(path: Path) -> Tokenizer:
     Raises:
         UserError: the file is missing or malformed, or its package is not installed.
     """
-    from plgolf.data.tokenizer.tiktoken_bpe import TiktokenTokenizer  # noqa: PLC0415 (an extra)
-
+    is_ranks = path.suffix == ".tiktoken" and path.is_file()
+    is_name = not path.exists() and re.fullmatch(r"[a-z0-9_]+", str(path))
     try:
-        if path.suffix == ".tiktoken" and path.is_file():
+        if is_ranks or is_name:
+            # An extra, and packed with the code of a run only where the run has imported it.
+            from plgolf.data.tokenizer.tiktoken_bpe import TiktokenTokenizer  # noqa: PLC0415
+
+            if is_name:
+                return TiktokenTokenizer.named(str(path))
             return TiktokenTokenizer.from_ranks_file(path, max_bytes=MAX_FILE_BYTES)
-        if not path.exists() and re.fullmatch(r"[a-z0-9_]+", str(path)):
-            return TiktokenTokenizer.named(str(path))
         if not path.is_file():
             raise UserError("no tokenizer there")
         content = read_regular(path, max_bytes=MAX_FILE_BYTES)

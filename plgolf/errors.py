@@ -1,5 +1,7 @@
 """The exceptions that end with one line instead of a traceback, and checks that raise them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from numbers import Integral, Real
 from typing import Any
@@ -42,6 +44,21 @@ class StoppedBySignal(SystemExit):
         super().__init__(128 + signum)
         self.message = message
         self.silent = silent
+
+
+@contextmanager
+def under(path: str) -> Iterator[None]:
+    """Puts the path of a group of settings before the field that a UserError names.
+
+    >>> with under("head"):
+    ...     at_least("lr", -1, 0)
+    Traceback (most recent call last):
+    plgolf.errors.UserError: head.lr must be at least 0, got -1
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}.{error}") from error
 
 
 def at_least(name: str, value: Any, least: float) -> None:

@@ -38,17 +38,16 @@ class AttentionConfig:
     rope_base: float = 10000.0
 
     def __post_init__(self) -> None:
-        at_least("attention.num_heads", self.num_heads, 1)
-        at_least("attention.num_kv_heads", self.num_kv_heads, 1)
+        at_least("num_heads", self.num_heads, 1)
+        at_least("num_kv_heads", self.num_kv_heads, 1)
         if self.num_heads % self.num_kv_heads:
             raise UserError(
-                "attention.num_heads must be a multiple of attention.num_kv_heads "
-                f"({self.num_kv_heads}), got {self.num_heads}"
+                f"num_heads must be a multiple of num_kv_heads ({self.num_kv_heads}), got {self.num_heads}"
             )
         if not 0 < self.rope_base < math.inf:
-            raise UserError(f"attention.rope_base must be finite and positive, got {self.rope_base}")
+            raise UserError(f"rope_base must be finite and positive, got {self.rope_base}")
         if not math.isfinite(self.qk_gain):
-            raise UserError(f"attention.qk_gain must be finite, got {self.qk_gain}")
+            raise UserError(f"qk_gain must be finite, got {self.qk_gain}")
 
     def head_dim(self, dim: int) -> int:
         """Returns the channels of a head at model width ``dim``; raises a UserError if it does not fit."""

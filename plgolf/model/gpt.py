@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plgolf.errors import UserError, whole_number
+from plgolf.errors import UserError, under, whole_number
 from plgolf.hardware import resolve_dtype
 from plgolf.model.attention import AttentionConfig
 from plgolf.model.block import Block
@@ -62,7 +62,8 @@ class GPTConfig:
             raise UserError(f"embedding_std must be finite and at least 0, got {self.embedding_std}")
         object.__setattr__(self, "compute_dtype", resolve_dtype("compute_dtype", self.compute_dtype))
         self.attention.head_dim(self.dim)
-        self.mlp.hidden_dim(self.dim)
+        with under("mlp"):
+            self.mlp.hidden_dim(self.dim)
 
 
 class GPT(nn.Module):

@@ -29,7 +29,7 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.softcap < math.inf:
-            raise UserError(f"head.softcap must be finite and positive, got {self.softcap}")
+            raise UserError(f"softcap must be finite and positive, got {self.softcap}")
 
 
 class Head(nn.Module):

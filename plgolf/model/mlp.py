@@ -26,7 +26,7 @@ class MLPConfig:
         hidden = float(self.expansion * dim)
         if not (hidden.is_integer() and 1 <= hidden <= _MAX_HIDDEN_DIM):
             raise UserError(
-                f"mlp.expansion must give a whole hidden width, got {self.expansion} x {dim} = {hidden}"
+                f"expansion must give a whole hidden width, got {self.expansion} x {dim} = {hidden}"
             )
         return int(hidden)
 

@@ -32,12 +32,12 @@ class MuonConfig:
     newton_schulz_dtype: Literal["bfloat16", "float32", "auto"] = "bfloat16"
 
     def __post_init__(self) -> None:
-        _check_size("matrix.lr", self.lr)
-        _check_share("matrix.momentum", self.momentum)
-        _check_share("matrix.momentum_start", self.momentum_start)
-        whole_number("matrix.momentum_warmup_steps", self.momentum_warmup_steps, least=0)
-        whole_number("matrix.newton_schulz_steps", self.newton_schulz_steps, least=1)
-        dtype = resolve_dtype("matrix.newton_schulz_dtype", self.newton_schulz_dtype)
+        _check_size("lr", self.lr)
+        _check_share("momentum", self.momentum)
+        _check_share("momentum_start", self.momentum_start)
+        whole_number("momentum_warmup_steps", self.momentum_warmup_steps, least=0)
+        whole_number("newton_schulz_steps", self.newton_schulz_steps, least=1)
+        dtype = resolve_dtype("newton_schulz_dtype", self.newton_schulz_dtype)
         object.__setattr__(self, "newton_schulz_dtype", dtype)
 
 
@@ -59,11 +59,10 @@ class AdamConfig:
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        where = "of embedding, head or scalar"
-        _check_size(f"lr {where}", self.lr)
+        _check_size("lr", self.lr)
         for i, beta in enumerate(self.betas):
-            _check_share(f"betas[{i}] {where}", beta)
-        _check_size(f"eps {where}", self.eps)
+            _check_share(f"betas.{i}", beta)
+        _check_size("eps", self.eps)
 
 
 def _check_size(name: str, value: float) -> None:

@@ -48,9 +48,9 @@ class Warmdown(Schedule):
     """
 
     def __init__(self, steps: int = 3000, fraction: float | None = None) -> None:
-        at_least("schedule.steps", steps, 0)
+        at_least("steps", steps, 0)
         if fraction is not None and not 0 < fraction <= 1:
-            raise UserError(f"schedule.fraction must be above 0 and at most 1, got {fraction}")
+            raise UserError(f"fraction must be above 0 and at most 1, got {fraction}")
         self.steps, self.fraction = steps, fraction
 
     def factor(self, progress: RunProgress) -> float:

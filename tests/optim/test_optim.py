@@ -225,28 +225,28 @@ def test_other_dtypes_of_newton_schulz_are_refused():
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
-        ({"lr": -0.1}, "matrix.lr must be finite and at least 0, got -0.1"),
-        ({"lr": math.nan}, "matrix.lr must be finite and at least 0, got nan"),
-        ({"momentum": 1.0}, "matrix.momentum must be at least 0 and below 1, got 1.0"),
-        ({"momentum_start": -0.5}, "matrix.momentum_start must be at least 0 and below 1, got -0.5"),
-        ({"momentum_warmup_steps": -5}, "matrix.momentum_warmup_steps must be at least 0, got -5"),
-        ({"newton_schulz_steps": 0}, "matrix.newton_schulz_steps must be at least 1, got 0"),
-        ({"newton_schulz_steps": 2.5}, "matrix.newton_schulz_steps must be a whole number, got 2.5"),
+        ({"lr": -0.1}, "lr must be finite and at least 0, got -0.1"),
+        ({"lr": math.nan}, "lr must be finite and at least 0, got nan"),
+        ({"momentum": 1.0}, "momentum must be at least 0 and below 1, got 1.0"),
+        ({"momentum_start": -0.5}, "momentum_start must be at least 0 and below 1, got -0.5"),
+        ({"momentum_warmup_steps": -5}, "momentum_warmup_steps must be at least 0, got -5"),
+        ({"newton_schulz_steps": 0}, "newton_schulz_steps must be at least 1, got 0"),
+        ({"newton_schulz_steps": 2.5}, "newton_schulz_steps must be a whole number, got 2.5"),
         (
             {"lr": math.inf, "betas": (0.9, 0.95)},
-            "lr of embedding, head or scalar must be finite and at least 0, got inf",
+            "lr must be finite and at least 0, got inf",
         ),
         (
             {"lr": 0.1, "betas": (1.0, 0.95)},
-            r"betas\[0\] of embedding, head or scalar must be at least 0 and below 1, got 1.0",
+            r"betas\.0 must be at least 0 and below 1, got 1.0",
         ),
         (
             {"lr": 0.1, "betas": (0.9, math.nan)},
-            r"betas\[1\] of embedding, head or scalar must be at least 0 and below 1, got nan",
+            r"betas\.1 must be at least 0 and below 1, got nan",
         ),
         (
             {"lr": 0.1, "eps": -1e-8},
-            "eps of embedding, head or scalar must be finite and at least 0, got -1e-08",
+            "eps must be finite and at least 0, got -1e-08",
         ),
     ],
 )

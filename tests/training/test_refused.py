@@ -52,6 +52,18 @@ def test_a_seed_out_of_bounds_is_refused(seed, refused):
     assert refused(f"--seed_everything={seed}") == f"seed_everything must be from 0 to 4294967295, got {seed}"
 
 
+def test_a_value_that_its_class_refuses_is_named_by_its_whole_path(refused):
+    for key, value, rule in (
+        ("model.gpt.attention.num_heads", "0", "must be at least 1, got 0"),
+        ("model.gpt.mlp.expansion", "0.3", "must give a whole hidden width"),
+        ("model.optimizer.scalar.betas", "[0.9,1]", ".1 must be at least 0 and below 1, got 1.0"),
+        ("model.optimizer.matrix.lr", "-1", "must be finite and at least 0, got -1.0"),
+        ("model.schedule.steps", "-1", "must be at least 0, got -1"),
+        ("clock.max_seconds", "-1", "must be positive, got -1.0"),
+    ):
+        assert refused(f"--{key}={value}").replace(f"{key}.", f"{key} .").startswith(f"{key} {rule}"), key
+
+
 @pytest.mark.parametrize("name", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
 def test_strategies_that_pickle_the_module_are_refused(name, refused):
     said = refused(f"--trainer.strategy={name}")

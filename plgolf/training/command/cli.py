@@ -8,6 +8,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from plgolf.arguments import SettingsParser
 from plgolf.errors import RunError, UserError
+from plgolf.optim import Schedule
 from plgolf.training import (
     GolfModule,
     RunCheckpoint,
@@ -19,6 +20,7 @@ from plgolf.training.checkpoints.files import CheckpointFiles, Saved
 from plgolf.training.checkpoints.resume import check_resume
 from plgolf.training.checkpoints.run_checkpoint import find_checkpoint
 from plgolf.training.command.allowed_classes import check_allowed_classes
+from plgolf.training.command.leaves import check_leaves, mounted_at
 from plgolf.training.command.loggers import profiler_named, run_loggers
 from plgolf.training.command.one_line import one_line_errors
 from plgolf.training.command.packed import CALLBACKS
@@ -87,6 +89,7 @@ class GolfCLI(LightningCLI):
         for name, callback in {**CALLBACKS, "samples": SampleLog}.items():
             parser.add_lightning_class_args(callback, name)
         parser.link_arguments("model.gpt.vocab_size", "data.vocab_size")
+        parser.add_instantiator(mounted_at("model.schedule"), Schedule)
         # A default, so that the help lists its settings and flags set them without its name.
         parser.set_defaults({"model.schedule": {"class_path": "plgolf.optim.Warmdown"}})
 
@@ -95,6 +98,7 @@ class GolfCLI(LightningCLI):
         self.config = parser.parse(args)
         settings = with_plain_enums(self.config[self.config.subcommand])
         check_allowed_classes(settings)
+        check_leaves(settings, {"model": GolfModule, "data": ShardDataModule, **CALLBACKS})
         check_settings(settings)
 
     def _prepare_subcommand_parser(

@@ -48,7 +48,7 @@ def one_line_errors() -> Iterator[None]:
         message += next((step for pattern, step in _NEXT_STEPS if re.search(pattern, message)), "")
         raise UserError(f"rank {rank}: {message}" if rank else message) from error
     except (ModuleNotFoundError, ValueError) as error:  # Lightning raises either for a missing library.
-        message = _missing_library(error)
+        message = _mistake_within(error) or _missing_library(error)
         if not message:
             raise
         raise UserError(message) from error
@@ -77,6 +77,13 @@ def _runtime_failure(error: RuntimeError) -> RunError | UserError | None:
             "or add --model.compile=false)"
         )
     return None
+
+
+def _mistake_within(error: BaseException | None) -> str:
+    """Returns the message of a UserError that jsonargparse has wrapped; empty if there is no such error."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return str(error or "")
 
 
 def _missing_library(error: Exception) -> str:

@@ -139,18 +139,21 @@ class ShardReader:
     Args:
         shards: the files, in order.
         vocab_size: upper bound of the ids that are read; the default allows any uint16, as in byte side-cars.
+
+    Attributes:
+        starts: position of the first token of each shard, and the number of tokens in all.
     """
 
     def __init__(self, shards: Sequence[Shard], *, vocab_size: int = MAX_VOCAB_SIZE) -> None:
         self.shards = tuple(shards)
         self.vocab_size = vocab_size
-        self._starts = [0, *accumulate(shard.num_tokens for shard in self.shards)]
+        self.starts = [0, *accumulate(shard.num_tokens for shard in self.shards)]
         self._files: dict[int, int] = {}
 
     @property
     def num_tokens(self) -> int:
         """Number of tokens in all shards."""
-        return self._starts[-1]
+        return self.starts[-1]
 
     def read(self, start: int, count: int) -> Tokens:
         """Reads tokens, uint16 (count,), from a position on; after the last shard the first one follows.
@@ -164,15 +167,15 @@ class ShardReader:
         filled = 0
         while filled < count:
             position = (start + filled) % self.num_tokens
-            index = bisect_right(self._starts, position) - 1
-            end = min(filled + self._starts[index + 1] - position, count)
-            self._fill(index, position - self._starts[index], tokens[filled:end])
+            index = bisect_right(self.starts, position) - 1
+            end = min(filled + self.starts[index + 1] - position, count)
+            self._fill(index, position - self.starts[index], tokens[filled:end])
             filled = end
         return tokens.astype(np.uint16, copy=False)
 
     def path_at(self, position: int) -> Path:
         """Returns the file that holds the token at a position of ``read``."""
-        return self.shards[bisect_right(self._starts, position % self.num_tokens) - 1].path
+        return self.shards[bisect_right(self.starts, position % self.num_tokens) - 1].path
 
     def _fill(self, index: int, offset: int, into: Tokens) -> None:
         path = self.shards[index].path

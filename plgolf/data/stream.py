@@ -1,9 +1,9 @@
 """Batches of tokens for each rank: pure functions of the batch number, without state to save."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,12 +23,15 @@ class Batch(NamedTuple):
         target_ids: uint16 (sequences, seq_len).
         num_sequences: number of sequences that count; the others pad the batch to a fixed shape.
         raw_bytes: uint16 (sequences, seq_len); raw bytes of each target; None without byte side-cars.
+        cu_seqlens: int32 (borders,); the first token of each document in a single row, then its number of
+            tokens, repeated to a fixed number of borders; None if attention does not stop at documents.
     """
 
     input_ids: Tensor
     target_ids: Tensor
     num_sequences: int
     raw_bytes: Tensor | None = None
+    cu_seqlens: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Returns a copy on a device without waiting for the transfer; Lightning calls this."""
@@ -62,6 +65,10 @@ class BatchPlan:
     sequences: int
     accumulation: int
     world_size: int
+
+    def numbers_of(self, step: int) -> range:
+        """Returns the numbers of a rank's micro-batches in an optimizer step, both counted from 0."""
+        return range(step * self.accumulation, (step + 1) * self.accumulation)
 
 
 def plan_batches(
@@ -102,6 +109,21 @@ def plan_batches(
     return BatchPlan(span, micro, share // micro, world_size)
 
 
+class Stream(Protocol):
+    """Endless training batches of one rank, each a pure function of its number."""
+
+    reader: ShardReader
+
+    def batch(self, index: int) -> Batch:
+        """Returns micro-batch ``index`` of this rank."""
+
+    def step(self, index: int) -> tuple[Batch, ...]:
+        """Returns the micro-batches of this rank in optimizer step ``index``, counted from 0."""
+
+    def place_of(self, first: int, last: int, of_ranks: Sequence[int]) -> str:
+        """Describes where in the shards the micro-batches ``first`` to ``last`` of some ranks are."""
+
+
 class TrainStream:
     """Endless training batches, cut from the token stream as the reference program does.
 
@@ -127,8 +149,12 @@ class TrainStream:
 
     def step(self, index: int) -> tuple[Batch, ...]:
         """Returns the micro-batches of this rank in optimizer step ``index``, counted from 0."""
-        count = self.plan.accumulation
-        return tuple(self.batch(k) for k in range(index * count, (index + 1) * count))
+        return tuple(map(self.batch, self.plan.numbers_of(index)))
+
+    def place_of(self, first: int, last: int, of_ranks: Sequence[int]) -> str:
+        """Describes where in the shards the micro-batches ``first`` to ``last`` of some ranks are."""
+        start, end = self.range_of(first, of_ranks[0])[0], self.range_of(last, of_ranks[-1])[1]
+        return f"training tokens {start:,} to {end:,}, from {self.reader.path_at(start)} on"
 
 
 class ValidationSplit:

@@ -14,7 +14,7 @@ from plgolf.data.byte_counts import ByteCounts
 from plgolf.data.loader import BatchLoader
 from plgolf.data.manifest import MANIFEST, Manifest, find_tokenizer, hash_file, read_manifest
 from plgolf.data.shards import MAX_VOCAB_SIZE, ShardReader, find_shards, find_side_cars, fingerprint
-from plgolf.data.stream import Batch, BatchPlan, TrainStream, ValidationSplit, plan_batches
+from plgolf.data.stream import Batch, BatchPlan, Stream, TrainStream, ValidationSplit, plan_batches
 from plgolf.data.tokenizer import Tokenizer
 from plgolf.errors import UserError, at_least
 from plgolf.training.checkpoints import compare
@@ -81,7 +81,7 @@ class ShardDataModule(LightningDataModule):
         self.byte_counts: ByteCounts[NDArray[np.generic]]
         self.plan: BatchPlan
         self.tokenizer: Tokenizer
-        self.train_stream: TrainStream
+        self.train_stream: Stream
         self.val_split: ValidationSplit
 
     def prepare_data(self) -> None:
@@ -211,9 +211,7 @@ class ShardDataModule(LightningDataModule):
 
     def place_of(self, first: int, last: int, of_ranks: Sequence[int]) -> str:
         """Describes where in the shards the micro-batches ``first`` to ``last`` of some ranks are."""
-        stream = self.train_stream
-        start, end = stream.range_of(first, of_ranks[0])[0], stream.range_of(last, of_ranks[-1])[1]
-        return f"training tokens {start:,} to {end:,}, from {stream.reader.path_at(start)} on"
+        return self.train_stream.place_of(first, last, of_ranks)
 
     def identity(self) -> dict[str, str | None]:
         """Returns the folder and the hash of its manifest, None without one, for ``result.json``."""

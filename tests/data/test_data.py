@@ -7,13 +7,14 @@ from threading import Event, current_thread
 
 import numpy as np
 import pytest
+import torch
 from golden_data import GOLDEN, MODELS, VOCAB_SIZE, arrays, meta
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plgolf.data.loader import BatchLoader
 from plgolf.data.shards import ShardReader, find_shards, find_side_cars, open_shard, write_shard
-from plgolf.data.stream import BatchPlan, TrainStream, ValidationSplit, plan_batches
+from plgolf.data.stream import Batch, BatchPlan, TrainStream, ValidationSplit, plan_batches
 from plgolf.errors import UserError
 
 
@@ -127,6 +128,16 @@ def test_any_number_of_ranks_trains_on_the_same_tokens(micro):
         assert len(rows) == 3 * 16
         steps[world_size] = [set(rows[i : i + 16]) for i in (0, 16, 32)]
     assert all(step == steps[1] for step in steps.values())
+
+
+def test_a_batch_moves_with_its_borders_if_it_has_them():
+    ids = torch.zeros(1, 8, dtype=torch.uint16)
+    plain, packed = Batch(ids, ids, 1), Batch(ids, ids, 1, cu_seqlens=torch.tensor([0, 3, 8]).int())
+    moved = packed.to(torch.device("meta"))
+    assert moved.num_sequences == 1 and moved.raw_bytes is None
+    assert {part.device.type for part in (moved.input_ids, moved.target_ids, moved.cu_seqlens)} == {"meta"}
+    assert plain.to(torch.device("meta")).cu_seqlens is None
+    assert packed.to(ids.device) is packed
 
 
 def test_bad_splits_are_refused(tmp_path):

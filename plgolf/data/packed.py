@@ -1,0 +1,115 @@
+"""Batches of one row that documents fill, with their borders: the packing loader of the records."""
+
+from bisect import bisect_right
+from itertools import accumulate, pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from plgolf.data.shards import ShardReader, Tokens
+from plgolf.data.stream import Batch, BatchPlan, TrainStream
+from plgolf.errors import UserError
+
+_SAMPLED_ROWS = 64
+_SPARE = 1.5
+"""Number of borders of a batch, over the most that a sampled row has."""
+_MULTIPLE = 64
+
+
+class PackedStream(TrainStream):
+    """Endless training batches of one row, cut from each shard from its first document on.
+
+    A row is a span of sequences * seq_len + 1 tokens; inputs are all but the last token, targets all but the
+    first. The rows of a step are consecutive spans of one shard: what lies before its first document, and a
+    tail too short for a step, is left out, and after the last shard the first one follows. That is the loader
+    of openai/parameter-golf's records (PR #1855) on their eight GPUs, where each rank has one row of a step;
+    here the rows of a step follow from the recipe alone, and any number of ranks trains on the same ones.
+
+    Of the shards only the headers, the tokens before the first document and a sample of rows are read in
+    advance. The sample gives the number of borders of a batch. A row with more documents gets twice as many
+    borders, or four times, for which a compiled model needs another graph.
+
+    Args:
+        reader: the training shards.
+        plan: division of a step; a rank's micro-batch must be a whole span.
+        seq_len: tokens in a sequence.
+        rank: this rank.
+        bos_id: id of the first token of each document.
+        max_document_tokens: longer documents are cut into pieces of this length.
+
+    Raises:
+        UserError: there are more ranks than rows in a step, or no shard has the tokens of a step.
+    """
+
+    def __init__(
+        self,
+        reader: ShardReader,
+        plan: BatchPlan,
+        *,
+        seq_len: int,
+        rank: int,
+        bos_id: int,
+        max_document_tokens: int,
+    ) -> None:
+        super().__init__(reader, plan, seq_len=seq_len, rank=rank)
+        self.bos_id, self.max_document_tokens = bos_id, max_document_tokens
+        if plan.sequences != plan.span_sequences:
+            rule = f"must be at most {plan.sequences}, the share of each of {plan.world_size} ranks in a step"
+            raise UserError(f"data.micro_batch_sequences {rule}, got {plan.span_sequences}")
+        self.span = plan.sequences * seq_len + 1
+        self.rows_per_step = plan.accumulation * plan.world_size
+        self._first = [_find(reader, bos_id, *shard) for shard in pairwise(reader.starts)]
+        sizes = [end - first for first, end in zip(self._first, reader.starts[1:], strict=True)]
+        self._steps = [0, *accumulate(size // (self.rows_per_step * self.span) for size in sizes)]
+        if self._steps[-1] == 0:
+            rule = (
+                f"must fit a shard with {max(sizes)} tokens from its first document on, with one more per row"
+            )
+            found = self.rows_per_step * (self.span - 1)
+            raise UserError(f"data.global_batch_tokens {rule}, got {found} in {self.rows_per_step} rows")
+        self.num_borders = self._estimate()
+
+    def range_of(self, index: int, rank: int) -> tuple[int, int]:
+        """Returns start and end of micro-batch ``index`` of a rank, in tokens of all shards."""
+        step, within = divmod(index, self.plan.accumulation)
+        step %= self._steps[-1]
+        shard = bisect_right(self._steps, step) - 1
+        row = (step - self._steps[shard]) * self.rows_per_step + within * self.plan.world_size + rank
+        start = self._first[shard] + row * self.span
+        return start, start + self.span
+
+    def batch(self, index: int) -> Batch:
+        """Returns micro-batch ``index`` of this rank: ids (1, tokens), and the borders of the documents."""
+        ids = super().batch(index)
+        inputs, targets = ids.input_ids.view(1, -1), ids.target_ids.view(1, -1)
+        borders = self.borders_of(inputs[0].numpy())
+        number = self.num_borders
+        while number < borders.size:
+            number *= 2
+        padded = np.full(number, self.span - 1, dtype=np.int32)
+        padded[: borders.size] = borders
+        return Batch(inputs, targets, 1, cu_seqlens=torch.from_numpy(padded))
+
+    def borders_of(self, tokens: Tokens) -> NDArray[np.int64]:
+        """Returns the first token of each document or piece of one, and the number of tokens (n,)."""
+        documents = np.flatnonzero(tokens == self.bos_id)
+        ends = np.unique([0, *documents, tokens.size])
+        pieces = [np.arange(start, end, self.max_document_tokens) for start, end in pairwise(ends)]
+        return np.concatenate([*pieces, [tokens.size]])
+
+    def _estimate(self) -> int:
+        steps, most = self._steps[-1], 0
+        for step in sorted({steps * i // _SAMPLED_ROWS for i in range(_SAMPLED_ROWS)}):
+            start, _ = self.range_of(step * self.plan.accumulation, 0)
+            most = max(most, self.borders_of(self.reader.read(start, self.span - 1)).size)
+        return -(-int(_SPARE * most) // _MULTIPLE) * _MULTIPLE
+
+
+def _find(reader: ShardReader, token: int, start: int, end: int) -> int:
+    """Returns the position of the first such token in [start, end); ``end`` if there is none."""
+    for first in range(start, end, 2**16):
+        found = np.flatnonzero(reader.read(first, min(2**16, end - first)) == token)
+        if found.size:
+            return first + int(found[0])
+    return end

@@ -19,6 +19,9 @@ class MuonConfig:
         momentum_warmup_steps: number of steps over which momentum rises linearly; 0 for none.
         newton_schulz_steps: number of iterations of the orthogonalisation.
         newton_schulz_dtype: dtype of these iterations; ``auto`` for the dtype that is fast on this machine.
+        polynomial: polynomial of these iterations, from ``plgolf.optim.polynomials``: the same in each, or
+            one of its own for each of at most 5, which brings singular values nearer to 1.
+        equalize: ``rows`` to divide the rows of an update by their norms before these iterations.
 
     Raises:
         UserError: a value is out of range.
@@ -30,6 +33,8 @@ class MuonConfig:
     momentum_warmup_steps: int = 1500
     newton_schulz_steps: int = 5
     newton_schulz_dtype: Literal["bfloat16", "float32", "auto"] = "bfloat16"
+    polynomial: Literal["quintic", "polar_express"] = "quintic"
+    equalize: Literal["none", "rows"] = "none"
 
     def __post_init__(self) -> None:
         _check_size("matrix.lr", self.lr)
@@ -39,6 +44,14 @@ class MuonConfig:
         whole_number("matrix.newton_schulz_steps", self.newton_schulz_steps, least=1)
         dtype = resolve_dtype("matrix.newton_schulz_dtype", self.newton_schulz_dtype)
         object.__setattr__(self, "newton_schulz_dtype", dtype)
+        if self.polynomial != "quintic":
+            from plgolf.optim.polynomials import polynomial_settings  # noqa: PLC0415 (packed where it is used)
+
+            polynomial_settings(self.polynomial, self.newton_schulz_steps)
+        if self.equalize != "none":
+            from plgolf.optim.equalize import check_equalize  # noqa: PLC0415 (packed where it is used)
+
+            check_equalize(self.equalize)
 
 
 @dataclass(frozen=True, kw_only=True)

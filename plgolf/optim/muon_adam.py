@@ -14,7 +14,7 @@ from torch.optim.adam import adam
 from plgolf.distributed import ranks
 from plgolf.errors import UserError
 from plgolf.optim.config import AdamConfig, MuonConfig
-from plgolf.optim.muon import muon_updates
+from plgolf.optim.muon import direction, muon_updates
 from plgolf.optim.ownership import assign_owners, gather_updates
 from plgolf.optim.schedule import momentum_at
 from plgolf.roles import Role
@@ -119,15 +119,13 @@ class MuonAdam(torch.optim.Optimizer):
                 self.state.pop(p, None)
             elif "momentum_buffer" not in self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-        mine = {index: p for index, (p, owner) in enumerate(active) if owner == rank}
         device = active[0][0].device
+        mine = {index: p for index, (p, owner) in enumerate(active) if owner == rank}
         updates = muon_updates(
             {index: p.grad for index, p in mine.items() if p.grad is not None},
             {index: self.state[p]["momentum_buffer"] for index, p in mine.items()},
             momentum=group["momentum"],
-            steps=self.matrix.newton_schulz_steps,
-            dtype=dtype,
-            fused=device.type == "cuda",
+            stages=direction(self.matrix, dtype=dtype, fused=device.type == "cuda"),
         )
         shapes, owners = [p.shape for p, _ in active], [owner for _, owner in active]
         wait = gather_updates(updates, shapes, owners, dtype=dtype, device=device)

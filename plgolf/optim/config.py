@@ -22,6 +22,7 @@ class MuonConfig:
         polynomial: polynomial of these iterations, from ``plgolf.optim.polynomials``: the same in each, or
             one of its own for each of at most 5, which brings singular values nearer to 1.
         equalize: ``rows`` to divide the rows of an update by their norms before these iterations.
+        weight_decay: share of a weight that a step takes away, times the learning rate of the step.
 
     Raises:
         UserError: a value is out of range.
@@ -35,9 +36,11 @@ class MuonConfig:
     newton_schulz_dtype: Literal["bfloat16", "float32", "auto"] = "bfloat16"
     polynomial: Literal["quintic", "polar_express"] = "quintic"
     equalize: Literal["none", "rows"] = "none"
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         _check_size("matrix.lr", self.lr)
+        _check_size("matrix.weight_decay", self.weight_decay)
         _check_share("matrix.momentum", self.momentum)
         _check_share("matrix.momentum_start", self.momentum_start)
         whole_number("matrix.momentum_warmup_steps", self.momentum_warmup_steps, least=0)
@@ -62,6 +65,8 @@ class AdamConfig:
         lr: base learning rate.
         betas: decay of the first and second moments.
         eps: added to the square root of the second moment.
+        weight_decay: share of a weight that a step takes away, times the learning rate of the step
+            (https://arxiv.org/abs/1711.05101).
 
     Raises:
         UserError: a value is out of range.
@@ -70,6 +75,7 @@ class AdamConfig:
     lr: float
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         where = "of embedding, head or scalar"
@@ -77,6 +83,7 @@ class AdamConfig:
         for i, beta in enumerate(self.betas):
             _check_share(f"betas[{i}] {where}", beta)
         _check_size(f"eps {where}", self.eps)
+        _check_size(f"weight_decay {where}", self.weight_decay)
 
 
 def _check_size(name: str, value: float) -> None:

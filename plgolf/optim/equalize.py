@@ -27,4 +27,4 @@ def equalized(stack: Tensor, *, dtype: torch.dtype) -> Tensor:
     stack = stack.to(dtype)
     # Norms of bfloat16 are summed in float32.
     norms = torch.linalg.vector_norm(stack, dim=-1, keepdim=True)
-    return stack / norms.clamp_min(1e-7)
+    return stack.div(norms.clamp_min(1e-7))

@@ -5,6 +5,7 @@ Everything here is a pure function but for the momentum buffers (https://kellerj
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,8 @@ def direction(config: MuonConfig, *, dtype: torch.dtype, fused: bool) -> list[St
             of the parameters, which lets one kernel apply all of them; False for what suits the cache of a
             CPU. The two round differently.
     """
-    stages, polynomial = [], {}
+    stages: list[Stage] = []
+    polynomial: dict[str, Any] = {}
     if config.equalize != "none":
         from plgolf.optim.equalize import equalized  # noqa: PLC0415 (packed where it is used)
 

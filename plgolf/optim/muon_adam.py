@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.optim.adam import adam
 
 from plgolf.distributed import ranks
@@ -78,6 +79,7 @@ class MuonAdam(torch.optim.Optimizer):
                     "exp_avg": torch.zeros_like(p),
                     "exp_avg_sq": torch.zeros_like(p),
                 }
+        _decay(params, group)
         states = [self.state[p] for p in params]
         adam(
             params,
@@ -129,8 +131,14 @@ class MuonAdam(torch.optim.Optimizer):
         )
         shapes, owners = [p.shape for p, _ in active], [owner for _, owner in active]
         wait = gather_updates(updates, shapes, owners, dtype=dtype, device=device)
-        # One kernel on a GPU, as all updates have the dtype and layout of the parameters.
-        return lambda: torch._foreach_add_([p for p, _ in active], wait(), alpha=-group["lr"])
+        params = [p for p, _ in active]
+
+        def apply() -> None:
+            _decay(params, group)
+            # One kernel on a GPU, as all updates have the dtype and layout of the parameters.
+            torch._foreach_add_(params, wait(), alpha=-group["lr"])
+
+        return apply
 
     @torch.no_grad()
     def consolidate_state_dict(self) -> None:
@@ -152,6 +160,13 @@ class MuonAdam(torch.optim.Optimizer):
                     self.state[p]["momentum_buffer"] = buffer
 
 
+def _decay(params: list[Tensor], group: dict[str, Any]) -> None:
+    """Multiplies parameters by 1 - learning rate * weight decay, which older checkpoints do not have."""
+    weight_decay = group.get("weight_decay", 0.0)
+    if weight_decay and params:
+        torch._foreach_mul_(params, 1.0 - group["lr"] * weight_decay)
+
+
 def _owners(group: dict[str, Any], world_size: int) -> tuple[int, ...]:
     return assign_owners(tuple(p.shape for p in group["params"]), world_size)
 
@@ -164,7 +179,10 @@ def _with_settings(
     if group["role"] not in tuple(Role):
         raise UserError(f"role must be one of {', '.join(Role)}, got {group['role']!r:.100}")
     role = Role(group["role"])
-    if role is Role.MATRIX:
-        return {"lr": matrix.lr, "momentum": matrix.momentum_start, "step": 0, **group}
-    adam_config = adam_configs[role]
-    return {"lr": adam_config.lr, "betas": adam_config.betas, "eps": adam_config.eps, "fused": True, **group}
+    settings: dict[str, Any]
+    config = matrix if role is Role.MATRIX else adam_configs[role]
+    if isinstance(config, MuonConfig):
+        settings = {"momentum": matrix.momentum_start, "step": 0}
+    else:
+        settings = {"betas": config.betas, "eps": config.eps, "fused": True}
+    return {"lr": config.lr, "weight_decay": config.weight_decay, **settings, **group}

@@ -13,7 +13,7 @@ from plgolf.model import GPT
 from plgolf.roles import param_groups
 from plgolf.training.requirements import check_optimizer
 
-_OF_MUON_ADAM = {"betas", "eps"}
+_OF_MUON_ADAM = {"betas", "eps", "weight_decay"}
 """Group settings of ``MuonAdam`` that come from the configurations its constructor takes."""
 
 

@@ -109,7 +109,7 @@ class MuonAdam(torch.optim.Optimizer):
             start=self.matrix.momentum_start,
             end=self.matrix.momentum,
             warmup_steps=self.matrix.momentum_warmup_steps,
-        )
+        ) * group.get("momentum_factor", 1.0)
         group["step"] += 1
         rank, world_size = ranks()
         dtype = getattr(torch, self.matrix.newton_schulz_dtype)
@@ -182,7 +182,7 @@ def _with_settings(
     settings: dict[str, Any]
     config = matrix if role is Role.MATRIX else adam_configs[role]
     if isinstance(config, MuonConfig):
-        settings = {"momentum": matrix.momentum_start, "step": 0}
+        settings = {"momentum": matrix.momentum_start, "momentum_factor": 1.0, "step": 0}
     else:
         settings = {"betas": config.betas, "eps": config.eps, "fused": True}
     return {"lr": config.lr, "weight_decay": config.weight_decay, **settings, **group}

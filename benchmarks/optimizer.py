@@ -10,6 +10,7 @@ Also prints how far stacked is from one by one (equal on a CPU), and each from f
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 
 from plgolf.model import GPT
 from plgolf.optim import MuonAdam
-from plgolf.optim.orthogonalize import orthogonalize, orthogonalize_all
+from plgolf.optim.muon import in_stacks
+from plgolf.optim.orthogonalize import orthogonalize
 from plgolf.roles import Role, param_groups
 
 STEPS = 5
@@ -44,7 +46,7 @@ def newton_schulz_variants(model: nn.Module, dtype: torch.dtype) -> dict[str, Ca
     compiled = torch.compile(newton_schulz, dynamic=False)
 
     def stacked(*, fused: bool = torch.cuda.is_available()) -> list[Tensor]:
-        done = orthogonalize_all(matrices, **settings, fused=fused)
+        done = in_stacks(matrices, [partial(orthogonalize, **settings, fused=fused)])
         return [done[index] for index in matrices]
 
     def stacked_in_seven() -> list[Tensor]:

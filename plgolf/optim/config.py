@@ -19,6 +19,10 @@ class MuonConfig:
         momentum_warmup_steps: number of steps over which momentum rises linearly; 0 for none.
         newton_schulz_steps: number of iterations of the orthogonalisation.
         newton_schulz_dtype: dtype of these iterations; ``auto`` for the dtype that is fast on this machine.
+        polynomial: polynomial of these iterations, from ``plgolf.optim.polynomials``: the same in each, or
+            one of its own for each of at most 5, which brings singular values nearer to 1.
+        equalize: ``rows`` to divide the rows of an update by their norms before these iterations.
+        weight_decay: share of a weight that a step takes away, times the learning rate of the step.
 
     Raises:
         UserError: a value is out of range.
@@ -30,15 +34,27 @@ class MuonConfig:
     momentum_warmup_steps: int = 1500
     newton_schulz_steps: int = 5
     newton_schulz_dtype: Literal["bfloat16", "float32", "auto"] = "bfloat16"
+    polynomial: Literal["quintic", "polar_express"] = "quintic"
+    equalize: Literal["none", "rows"] = "none"
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         _check_size("lr", self.lr)
+        _check_size("weight_decay", self.weight_decay)
         _check_share("momentum", self.momentum)
         _check_share("momentum_start", self.momentum_start)
         whole_number("momentum_warmup_steps", self.momentum_warmup_steps, least=0)
         whole_number("newton_schulz_steps", self.newton_schulz_steps, least=1)
         dtype = resolve_dtype("newton_schulz_dtype", self.newton_schulz_dtype)
         object.__setattr__(self, "newton_schulz_dtype", dtype)
+        if self.polynomial != "quintic":
+            from plgolf.optim.polynomials import polynomial_settings  # noqa: PLC0415 (packed where it is used)
+
+            polynomial_settings(self.polynomial, self.newton_schulz_steps)
+        if self.equalize != "none":
+            from plgolf.optim.equalize import check_equalize  # noqa: PLC0415 (packed where it is used)
+
+            check_equalize(self.equalize)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +65,8 @@ class AdamConfig:
         lr: base learning rate.
         betas: decay of the first and second moments.
         eps: added to the square root of the second moment.
+        weight_decay: share of a weight that a step takes away, times the learning rate of the step
+            (https://arxiv.org/abs/1711.05101).
 
     Raises:
         UserError: a value is out of range.
@@ -57,12 +75,14 @@ class AdamConfig:
     lr: float
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         _check_size("lr", self.lr)
         for i, beta in enumerate(self.betas):
             _check_share(f"betas.{i}", beta)
         _check_size("eps", self.eps)
+        _check_size("weight_decay", self.weight_decay)
 
 
 def _check_size(name: str, value: float) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.optim.adam import adam
 
 from plgolf.distributed import ranks
 from plgolf.errors import UserError
 from plgolf.optim.config import AdamConfig, MuonConfig
-from plgolf.optim.muon import muon_updates
+from plgolf.optim.muon import direction, muon_updates
 from plgolf.optim.ownership import assign_owners, gather_updates
 from plgolf.optim.schedule import momentum_at
 from plgolf.roles import Role
@@ -78,6 +79,7 @@ class MuonAdam(torch.optim.Optimizer):
                     "exp_avg": torch.zeros_like(p),
                     "exp_avg_sq": torch.zeros_like(p),
                 }
+        _decay(params, group)
         states = [self.state[p] for p in params]
         adam(
             params,
@@ -107,7 +109,7 @@ class MuonAdam(torch.optim.Optimizer):
             start=self.matrix.momentum_start,
             end=self.matrix.momentum,
             warmup_steps=self.matrix.momentum_warmup_steps,
-        )
+        ) * group.get("momentum_factor", 1.0)
         group["step"] += 1
         rank, world_size = ranks()
         dtype = getattr(torch, self.matrix.newton_schulz_dtype)
@@ -119,20 +121,24 @@ class MuonAdam(torch.optim.Optimizer):
                 self.state.pop(p, None)
             elif "momentum_buffer" not in self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-        mine = {index: p for index, (p, owner) in enumerate(active) if owner == rank}
         device = active[0][0].device
+        mine = {index: p for index, (p, owner) in enumerate(active) if owner == rank}
         updates = muon_updates(
             {index: p.grad for index, p in mine.items() if p.grad is not None},
             {index: self.state[p]["momentum_buffer"] for index, p in mine.items()},
             momentum=group["momentum"],
-            steps=self.matrix.newton_schulz_steps,
-            dtype=dtype,
-            fused=device.type == "cuda",
+            stages=direction(self.matrix, dtype=dtype, fused=device.type == "cuda"),
         )
         shapes, owners = [p.shape for p, _ in active], [owner for _, owner in active]
         wait = gather_updates(updates, shapes, owners, dtype=dtype, device=device)
-        # One kernel on a GPU, as all updates have the dtype and layout of the parameters.
-        return lambda: torch._foreach_add_([p for p, _ in active], wait(), alpha=-group["lr"])
+        params = [p for p, _ in active]
+
+        def apply() -> None:
+            _decay(params, group)
+            # One kernel on a GPU, as all updates have the dtype and layout of the parameters.
+            torch._foreach_add_(params, wait(), alpha=-group["lr"])
+
+        return apply
 
     @torch.no_grad()
     def consolidate_state_dict(self) -> None:
@@ -154,6 +160,13 @@ class MuonAdam(torch.optim.Optimizer):
                     self.state[p]["momentum_buffer"] = buffer
 
 
+def _decay(params: list[Tensor], group: dict[str, Any]) -> None:
+    """Multiplies parameters by 1 - learning rate * weight decay, which older checkpoints do not have."""
+    weight_decay = group.get("weight_decay", 0.0)
+    if weight_decay and params:
+        torch._foreach_mul_(params, 1.0 - group["lr"] * weight_decay)
+
+
 def _owners(group: dict[str, Any], world_size: int) -> tuple[int, ...]:
     return assign_owners(tuple(p.shape for p in group["params"]), world_size)
 
@@ -166,7 +179,10 @@ def _with_settings(
     if group["role"] not in tuple(Role):
         raise UserError(f"role must be one of {', '.join(Role)}, got {group['role']!r:.100}")
     role = Role(group["role"])
-    if role is Role.MATRIX:
-        return {"lr": matrix.lr, "momentum": matrix.momentum_start, "step": 0, **group}
-    adam_config = adam_configs[role]
-    return {"lr": adam_config.lr, "betas": adam_config.betas, "eps": adam_config.eps, "fused": True, **group}
+    settings: dict[str, Any]
+    config = matrix if role is Role.MATRIX else adam_configs[role]
+    if isinstance(config, MuonConfig):
+        settings = {"momentum": matrix.momentum_start, "momentum_factor": 1.0, "step": 0}
+    else:
+        settings = {"betas": config.betas, "eps": config.eps, "fused": True}
+    return {"lr": config.lr, "weight_decay": config.weight_decay, **settings, **group}

@@ -1,4 +1,4 @@
-"""Learning rate and momentum over a run, as pure functions of a run's progress."""
+"""Learning rate, weight decay and momentum over a run, as pure functions of a run's progress."""
 
 from abc import ABC, abstractmethod
 
@@ -7,7 +7,7 @@ from plgolf.progress import RunProgress
 
 
 class Schedule(ABC):
-    """Multiplies the base learning rate of every group; subclass it for your own schedule."""
+    """Multiplies a number of every group, such as the learning rate; subclass it for your own schedule."""
 
     @abstractmethod
     def factor(self, progress: RunProgress) -> float:
@@ -15,14 +15,14 @@ class Schedule(ABC):
 
 
 class Constant(Schedule):
-    """Keeps the base learning rates."""
+    """Keeps the base values."""
 
     def factor(self, progress: RunProgress) -> float:  # noqa: ARG002
         return 1.0
 
 
 class Warmdown(Schedule):
-    """Constant, then linear to zero at the end of the run (https://github.com/openai/parameter-golf).
+    """Constant, then linear to 0 at the end of the run (https://github.com/openai/parameter-golf).
 
     With a time limit the warm-down starts when the time left equals the time of ``steps`` steps at the mean
     pace so far; without one, ``steps`` steps before the last. With both limits only the time counts: a run
@@ -32,9 +32,10 @@ class Warmdown(Schedule):
         steps: length of the warm-down in optimizer steps; 0 for none.
         fraction: length as a share of the run instead, by whichever limit is nearer: 1 for the whole run, so
             that it is independent of the machine's speed; null for ``steps``.
+        floor: smallest factor, at which the warm-down ends.
 
     Raises:
-        UserError: the length is negative, or the share not between 0 and 1.
+        UserError: the length is negative, the share not between 0 and 1, or the floor not.
 
     >>> [
     ...     Warmdown(4).factor(RunProgress(step=step, elapsed_seconds=0.0, max_steps=10))
@@ -45,15 +46,22 @@ class Warmdown(Schedule):
     0.5
     >>> Warmdown(fraction=0.5).factor(RunProgress(step=9, elapsed_seconds=75.0, max_seconds=100.0))
     0.5
+    >>> Warmdown(4, floor=0.4).factor(RunProgress(step=9, elapsed_seconds=0.0, max_steps=10))
+    0.4
     """
 
-    def __init__(self, steps: int = 3000, fraction: float | None = None) -> None:
+    def __init__(self, steps: int = 3000, fraction: float | None = None, floor: float = 0.0) -> None:
         at_least("steps", steps, 0)
         if fraction is not None and not 0 < fraction <= 1:
             raise UserError(f"fraction must be above 0 and at most 1, got {fraction}")
-        self.steps, self.fraction = steps, fraction
+        if not 0 <= floor <= 1:
+            raise UserError(f"floor must be at least 0 and at most 1, got {floor}")
+        self.steps, self.fraction, self.floor = steps, fraction, floor
 
     def factor(self, progress: RunProgress) -> float:
+        return max(self._linear(progress), self.floor)
+
+    def _linear(self, progress: RunProgress) -> float:
         if self.fraction is not None:
             return min((1.0 - (progress.fraction or 0.0)) / self.fraction, 1.0)
         if self.steps <= 0 or (progress.max_seconds is None and progress.max_steps is None):

@@ -10,7 +10,6 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from plgolf.data.stream import Batch
 from plgolf.distributed import all_gather_floats
@@ -27,6 +26,7 @@ from plgolf.training.optimizer_settings import (
     factor_of,
     group_settings,
     make_optimizer,
+    make_scheduler,
     set_learning_rates,
     set_mode,
 )
@@ -47,6 +47,8 @@ class GolfModule(ScoringModule):
         gpt: architecture of the model.
         optimizer: makes the optimizer from groups of parameters by role.
         schedule: factor on all learning rates over the run; null for ``Warmdown`` over 3000 steps.
+        other_schedules: factors on other numbers: ``weight_decay``, besides the learning rate's, or
+            ``momentum`` of the matrices, besides its warm-up; null for none.
         compile: compile the model with ``torch.compile`` (one graph, static shapes).
         gradient_clip_norm: scale gradients with a larger norm down to this norm; null for no clipping.
         nonfinite: for a loss or gradient that is NaN or infinite: ``stop`` ends the run with an error that
@@ -59,6 +61,7 @@ class GolfModule(ScoringModule):
         gpt: GPTConfig = GPTConfig(),  # noqa: B008 (frozen)
         optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer] = MuonAdam,
         schedule: Schedule | None = None,
+        other_schedules: dict[str, Schedule] | None = None,
         compile: bool = False,  # noqa: A002
         gradient_clip_norm: float | None = None,
         nonfinite: Literal["stop", "skip"] = "stop",
@@ -68,10 +71,9 @@ class GolfModule(ScoringModule):
             raise UserError(f"model.gradient_clip_norm must be positive, got {gradient_clip_norm}")
         self.automatic_optimization = False
         self.optimizer = optimizer
-        self.schedule = schedule or Warmdown()
+        self.schedule, self.other_schedules = schedule or Warmdown(), other_schedules
         self.gradient_clip_norm = gradient_clip_norm
         self.nonfinite = nonfinite
-        self._factor: Callable[[int], float] = lambda step: 1.0  # noqa: ARG005
         self._group_settings: list[dict[str, Any]] = []
         self._resumed = False
         self._seed: int | None = None
@@ -92,14 +94,12 @@ class GolfModule(ScoringModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = make_optimizer(self.optimizer, self.gpt)
-        clock, trainer, schedule = self.run.clock, self.trainer, self.schedule
-
-        def factor(step: int) -> float:
-            return schedule.factor(clock.progress(step, trainer.max_steps))
-
-        self._factor, self._group_settings = factor, group_settings(optimizer)
+        self._group_settings = group_settings(optimizer)
+        clock, trainer, schedules = self.run.clock, self.trainer, (self.schedule, self.other_schedules)
+        scheduler = make_scheduler(
+            optimizer, lambda step: clock.progress(step, trainer.max_steps), *schedules
+        )
         # LearningRateMonitor appends each group's name: lr/matrix, lr/embedding and so on.
-        scheduler = LambdaLR(optimizer, factor)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
@@ -125,7 +125,9 @@ class GolfModule(ScoringModule):
     def on_train_start(self) -> None:
         resume.check_same_start(self.trainer)
         if self._resumed:  # The checkpoint holds those of its own schedule.
-            set_learning_rates(self.trainer.optimizers[0], self._factor(self.trainer.global_step))
+            [config] = self.trainer.lr_scheduler_configs
+            factor = config.scheduler.lr_lambdas[0]  # type: ignore[union-attr]
+            set_learning_rates(self.trainer.optimizers[0], factor(self.trainer.global_step))
 
     def on_train_epoch_start(self) -> None:
         check_optimization(self.trainer)  # Callbacks may have changed what configure_optimizers made.

@@ -1,19 +1,22 @@
 """An optimizer's groups and mode: what the schedule sets, and what a resumed run takes from where."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from plgolf.errors import UserError
 from plgolf.model import GPT
+from plgolf.optim import Schedule
+from plgolf.progress import RunProgress
 from plgolf.roles import param_groups
 from plgolf.training.requirements import check_optimizer
 
-_OF_MUON_ADAM = {"betas", "eps"}
+_OF_MUON_ADAM = {"betas", "eps", "weight_decay"}
 """Group settings of ``MuonAdam`` that come from the configurations its constructor takes."""
 
 
@@ -50,6 +53,30 @@ def make_optimizer(make: Callable[[Any], Optimizer], gpt: GPT) -> Optimizer:
         raise UserError(f"model.optimizer: {' '.join(str(error).split())}") from error
     check_optimizer(optimizer)
     return optimizer
+
+
+def make_scheduler(
+    optimizer: Optimizer,
+    progress: Callable[[int], RunProgress],
+    schedule: Schedule,
+    others: Mapping[str, Schedule] | None,
+) -> LambdaLR:
+    """Makes the scheduler that sets the numbers of each step.
+
+    Args:
+        optimizer: newly made.
+        progress: returns how far the run is after a number of steps.
+        schedule: factor on the learning rates.
+        others: factors on other numbers, by name.
+
+    Raises:
+        UserError: the optimizer does not have one of the other numbers.
+    """
+    if others:
+        from plgolf.optim.group_schedules import GroupSchedules  # noqa: PLC0415 (packed where it is used)
+
+        return GroupSchedules(optimizer, progress, schedule, others)
+    return LambdaLR(optimizer, lambda step: schedule.factor(progress(step)))
 
 
 def set_mode(optimizers: Iterable[Optimizer], *, training: bool) -> None:

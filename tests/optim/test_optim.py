@@ -2,6 +2,7 @@ import json
 import math
 import pickle
 from copy import deepcopy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from plgolf import GPT, GPTConfig, MuonAdam
 from plgolf.errors import UserError
 from plgolf.model import HeadConfig
 from plgolf.optim import AdamConfig, Constant, MuonConfig, Warmdown
-from plgolf.optim.muon import muon_updates, nesterov
-from plgolf.optim.orthogonalize import orthogonalize, orthogonalize_all
+from plgolf.optim.muon import direction, in_stacks, muon_updates, nesterov
+from plgolf.optim.orthogonalize import orthogonalize
 from plgolf.optim.ownership import assign_owners
 from plgolf.optim.schedule import momentum_at
 from plgolf.progress import RunProgress
@@ -50,8 +51,8 @@ def test_stack_and_loop_agree_to_the_bit_on_cpu(dtype):
     torch.manual_seed(0)
     shapes = [(64, 64), (32, 64), (64, 128), (128, 64)] * 3
     matrices = {i: torch.randn(s) * 10.0 ** (i - 6) for i, s in enumerate(shapes)}
-    loop = {i: orthogonalize(x, steps=5, dtype=dtype) for i, x in matrices.items()}
-    stack = orthogonalize_all(matrices, steps=5, dtype=dtype)
+    loop = {i: orthogonalize(x, dtype=dtype) for i, x in matrices.items()}
+    stack = in_stacks(matrices, [partial(orthogonalize, dtype=dtype)])
     assert set(loop) == set(stack) == set(matrices)
     assert all(torch.equal(loop[i], stack[i]) for i in matrices)
 
@@ -181,7 +182,8 @@ def test_the_updates_of_many_matrices_follow_the_formula(fused):
         grads = {
             i: torch.randn(shape, dtype=torch.float64, generator=generator) for i, shape in enumerate(shapes)
         }
-        updates = muon_updates(grads, buffers, momentum=momentum, steps=5, dtype=torch.float64, fused=fused)
+        stages = direction(MuonConfig(), dtype=torch.float64, fused=fused)
+        updates = muon_updates(grads, buffers, momentum=momentum, stages=stages)
         for i, (rows, cols) in enumerate(shapes):
             expected_buffers[i] = momentum * expected_buffers[i] + grads[i]
             x = grads[i] + momentum * expected_buffers[i]
@@ -198,7 +200,8 @@ def test_fused_updates_have_the_dtype_and_layout_of_the_parameters():
     """One kernel then applies all of them; others would take a kernel each."""
     params = {i: torch.randn(shape) for i, shape in enumerate([(48, 16), (16, 48), (48, 16)])}
     buffers = {i: torch.zeros_like(p) for i, p in params.items()}
-    updates = muon_updates(params, buffers, momentum=0.9, steps=2, dtype=torch.bfloat16, fused=True)
+    stages = direction(MuonConfig(newton_schulz_steps=2), dtype=torch.bfloat16, fused=True)
+    updates = muon_updates(params, buffers, momentum=0.9, stages=stages)
     for i, p in params.items():
         assert (updates[i].dtype, updates[i].shape, updates[i].stride()) == (p.dtype, p.shape, p.stride())
 

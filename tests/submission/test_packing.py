@@ -319,6 +319,40 @@ def test_the_packed_configuration_leaves_out_what_packed_code_does_not_use():
     assert packed_config("") == ""
 
 
+def test_the_packed_configuration_leaves_out_defaults_at_every_depth():
+    config = (
+        "model:\n"
+        "  gpt: {dim: 64, num_layers: 9, attention: {num_heads: 8, qk_gain: 2.0}, mlp: {expansion: 2.0}}\n"
+        "  optimizer:\n"
+        "    class_path: plgolf.MuonAdam\n"
+        "    init_args: {matrix: {lr: 0.02, momentum: 0.9}, embedding: {lr: 0.03, betas: [0.9, 0.95]}}\n"
+        "  nonfinite: stop\n"
+        "clock: {max_seconds: 9.0, agree_seconds: null}\n"
+        "checkpoint: {every_seconds: 60.0}\n"
+        "trainer: {callbacks: [{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, "
+        "init_args: {decay: 0.9, use_buffers: true}}]}\n"
+    )
+    assert yaml.safe_load(packed_config(config)) == {
+        "model": {
+            "gpt": {"dim": 64, "attention": {"qk_gain": 2.0}},
+            "optimizer": {
+                "class_path": "plgolf.MuonAdam",
+                "init_args": {"matrix": {"momentum": 0.9}, "embedding": {"lr": 0.03}},
+            },
+        },
+        "clock": {"max_seconds": 9.0},
+        "trainer": {
+            "callbacks": [
+                {
+                    "class_path": "lightning.pytorch.callbacks.EMAWeightAveraging",
+                    "init_args": {"decay": 0.9},
+                }
+            ]
+        },
+        "console": {"style": "reference"},
+    }
+
+
 def test_a_source_with_a_syntax_error_is_named(tmp_path, monkeypatch):
     (tmp_path / "my_whole.py").write_text("class Part:\n    def use(self):\n        import my_broken\n")
     (tmp_path / "my_broken.py").write_text("def f(:\n")

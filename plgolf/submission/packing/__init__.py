@@ -25,7 +25,7 @@ _NOT_NEEDED = (
 )
 """Imported inside functions to prepare a dataset, to log samples, pictures and details, to check callbacks,
 and for progress in styles that packed code does not use."""
-_IF_IMPORTED = "plgolf.data."
+_IF_IMPORTED = ("plgolf.data.", "plgolf.optim.")
 """Room whose functions import the modules of one kind of dataset, such as a kind of tokenizer."""
 
 

@@ -2,8 +2,9 @@
 
 import inspect
 import math
+import pydoc
 import time
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from lightning.pytorch import Trainer
 from plgolf.artifact import Artifact
 from plgolf.submission.packing import pack_code
 from plgolf.submission.packing.check import score_with
+from plgolf.training.command.packed import CALLBACKS
 from plgolf.training.datamodule import ShardDataModule
 from plgolf.training.logs.screen import say
+from plgolf.training.module import GolfModule
 
 _MAX_SAMPLE_TOKENS = 1024
 _MAX_DIFFERENCE = 1e-6
@@ -33,20 +36,45 @@ def pack_run(config: str) -> tuple[bytes, dict[str, Any]]:
 
 
 def packed_config(config: str) -> str:
-    """Leaves out what packed code does not use: the Trainer's defaults, a corpus to prepare, samples, styles.
+    """Leaves out what packed code does not use: defaults, a corpus to prepare, samples, styles.
 
     An empty configuration stays empty.
     """
     settings = yaml.safe_load(config)
     if not settings:
         return ""
-    defaults = inspect.signature(Trainer).parameters
-    trainer = {k: v for k, v in settings.get("trainer", {}).items() if v != defaults[k].default}
-    console = {**settings.get("console", {}), "style": "reference"}
-    data = {name: value for name, value in settings.get("data", {}).items() if name != "corpus"}
-    kept = {**settings, "trainer": trainer, "data": data, "console": console}
-    kept = {name: value for name, value in kept.items() if value is not None and name != "samples"}
+    kinds = {"trainer": Trainer, "model": GolfModule, "data": ShardDataModule, **CALLBACKS}
+    settings["console"] = {**(settings.get("console") or {}), "style": "reference"}
+    kept = {name: _changed(value, kinds.get(name)) for name, value in settings.items() if name != "samples"}
+    kept.get("data", {}).pop("corpus", None)
+    kept = {name: value for name, value in kept.items() if value not in (None, {})}
     return str(yaml.safe_dump(kept, sort_keys=False, default_flow_style=None))
+
+
+def _changed(value: Any, kind: Any) -> Any:
+    """Leaves out settings with the default of the class that they are for; ``kind`` is None if unknown."""
+    if isinstance(value, list):
+        return [_changed(item, None) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "class_path" in value:
+        kind = pydoc.locate(value["class_path"])
+        return {**value, "init_args": _changed(value.get("init_args") or {}, kind)}
+    parameters = inspect.signature(kind).parameters if kind else {}
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    if is_dataclass(kind):
+        defaults |= {f.name: f.default_factory() for f in fields(kind) if f.default_factory is not MISSING}
+    parts = {name: type(default) for name, default in defaults.items() if is_dataclass(default)}
+    kept = {name: _changed(item, parts.get(name)) for name, item in value.items()}
+    return {name: item for name, item in kept.items() if not _is_default(item, defaults.get(name, ...))}
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    if value == {} and is_dataclass(default):
+        kind: Any = type(default)
+        return bool(default == kind())  # The settings left out are the defaults of the class.
+    default = list(default) if isinstance(default, tuple) else default
+    return type(value) is type(default) and bool(value == default)
 
 
 def check_code(archive: bytes, path: Path, artifact: Artifact, data: ShardDataModule) -> dict[str, Any]:

@@ -34,16 +34,28 @@ class TrainClock(Callback):
 
     Args:
         max_seconds: training seconds after which the run ends; null for no limit.
+        reserve_seconds: share of ``max_seconds`` that is left for work after training, in seconds: training
+            ends that much earlier, and schedules count to that end.
         agree_seconds: training seconds between two shared readings; null for 2 on a GPU and every step on a
             CPU. There are at most 32 steps between two readings.
     """
 
-    def __init__(self, max_seconds: float | None = None, agree_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        max_seconds: float | None = None,
+        agree_seconds: float | None = None,
+        reserve_seconds: float = 0.0,
+    ) -> None:
         if max_seconds is not None and not max_seconds > 0:
             raise UserError(f"clock.max_seconds must be positive, got {max_seconds}")
         if agree_seconds is not None and not agree_seconds >= 0:
             raise UserError(f"clock.agree_seconds must be at least 0, got {agree_seconds}")
-        self.max_seconds = max_seconds
+        if reserve_seconds and not 0 < reserve_seconds < (max_seconds or 0):
+            raise UserError(
+                f"clock.reserve_seconds must be from 0 to clock.max_seconds, got {reserve_seconds}"
+            )
+        self.max_seconds = max_seconds and max_seconds - reserve_seconds
+        """Training seconds after which training ends; None for no limit."""
         self.agree_seconds = agree_seconds
         self.now: Callable[[], float] = time.perf_counter
         self.elapsed_seconds = 0.0

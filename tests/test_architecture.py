@@ -37,6 +37,7 @@ ALLOWED = {
     "tensor_file": {"errors"},
     "model": LEAVES,
     "optim": LEAVES,
+    "quantize": LEAVES,
     "data": LEAVES,
     "interop": set(),
     "reference": LEAVES | {"model"},

@@ -137,7 +137,7 @@ def _pack_int8_zlib(gpt: GPT, header: Header, tokenizer: bytes | None) -> tuple[
     if tokenizer is not None:
         obj[TOKENIZER_KEY] = torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8)
     check_quantized(obj)  # A file that cannot be read must not replace an earlier one.
-    return pack(obj), vars(stats)
+    return pack(obj), stats.__dict__
 
 
 def read_artifact(path: str | Path) -> Artifact:
@@ -152,7 +152,7 @@ def read_artifact(path: str | Path) -> Artifact:
             from plgolf.container import read_container  # noqa: PLC0415 (runs with the other format lack it)
 
             header, weights, tokenizer, stored, _ = read_container(data)
-            return Artifact(weights=weights, tokenizer=tokenizer, stored=stored, **vars(header))
+            return Artifact(weights=weights, tokenizer=tokenizer, stored=stored, **header.__dict__)
         return _read_int8_zlib(data)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -167,7 +167,7 @@ def _read_int8_zlib(data: bytes) -> Artifact:
         raise UserError("it must have a header, since it has a tokenizer")
     header = header_from_dict(_checked_header(obj[HEADER_KEY]))
     tokenizer = _carried_tokenizer(obj, header.tokenizer_sha256)
-    return Artifact(weights=weights, tokenizer=tokenizer, stored=obj, **vars(header))
+    return Artifact(weights=weights, tokenizer=tokenizer, stored=obj, **header.__dict__)
 
 
 def _checked_header(header: Any) -> dict[str, Any]:

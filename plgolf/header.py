@@ -44,7 +44,8 @@ class Header:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as plain values for JSON."""
-        return {**vars(self), "config": config_to_dict(self.config)}
+        # Not vars(): the minifier of packed code keeps every name of a module that calls it.
+        return {**self.__dict__, "config": config_to_dict(self.config)}
 
 
 def header_from_dict(values: Mapping[str, Any]) -> Header:

@@ -1,13 +1,13 @@
 """The artifact: one file with quantised weights, the configuration and, optionally, the tokenizer.
 
-It is a file of the reference program with one or two further keys, which that program ignores:
-``__plgolf__``, the configuration as JSON, and ``__plgolf_tokenizer__``, the bytes of the tokenizer's file.
-Reading never runs code from the file. docs/artifact.md describes it byte by byte.
+There are two formats, told apart by their first bytes: plgolf's own (``plgolf.container``), and that of the
+reference program with one or two further keys, which that program ignores: ``__plgolf__``, the configuration
+as JSON, and ``__plgolf_tokenizer__``, the bytes of the tokenizer's file. Reading never runs code from the
+file. docs/artifact.md describes both byte by byte.
 """
 
 import hashlib
 import json
-import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,28 +17,39 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plgolf.config import config_from_dict, config_to_dict
 from plgolf.errors import UserError
-from plgolf.files import write_atomically
+from plgolf.files import read_regular, write_atomically
+from plgolf.header import (
+    MAGIC,
+    MAX_TOKENIZER_BYTES,
+    ArtifactFormat,
+    Header,
+    check_tokenizer,
+    header_from_dict,
+)
 from plgolf.model import GPT, GPTConfig
 from plgolf.model.weights import check_weights_fit, gpt_with_weights
 from plgolf.reference import (
     gpt_config_from_weights,
-    read_artifact_dict,
     weight_name_from_reference,
     weights_from_reference,
     weights_to_reference,
 )
-from plgolf.reference.int8_zlib import QuantizeStats, dequantize_state_dict, pack, quantize_state_dict
+from plgolf.reference.int8_zlib import (
+    MAX_PAYLOAD_BYTES,
+    dequantize_state_dict,
+    pack,
+    quantize_state_dict,
+    unpack,
+)
 from plgolf.reference.validation import HEADER_KEY, TOKENIZER_KEY, check_quantized
 from plgolf.roles import Role, parameter_roles
 
-SUFFIX = ".ptz"
+SUFFIXES = (".ptz", ".plgolf")
+"""Ends of the names of artifacts; other files are taken for checkpoints."""
 _FIELDS = {1: {"version", "config"}, 2: {"version", "config", "seq_len", "tokenizer_sha256"}}
-"""Fields of the header, by version."""
+"""Fields of the header in the reference's format, by version."""
 _MAX_HEADER_CHARACTERS = 2**16
-_MAX_SEQ_LEN = 2**31 - 1
-_MAX_TOKENIZER_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,7 @@ class Artifact:
         seq_len: tokens in a training sequence; None if the file does not have it.
         tokenizer_sha256: SHA-256 of the tokenizer's file; None if the file does not have it.
         tokenizer: contents of the tokenizer's file; None if the artifact does not carry it.
-        stored: the file's dict as it was read: codes, scales and everything else.
+        stored: what the file has: the dict of the reference's format, or a ``StoredTensor`` by name.
     """
 
     config: GPTConfig | None
@@ -85,42 +96,48 @@ def save_artifact(
     seq_len: int | None = None,
     tokenizer: bytes | None = None,
     carry_tokenizer: bool = False,
-) -> QuantizeStats:
+    format: ArtifactFormat | None = None,  # noqa: A002
+) -> dict[str, Any]:
     """Quantises a model and writes it to a file, by renaming a temporary file when all is written.
 
     Args:
         gpt: the model; it is not changed.
-        path: the file, usually named ``*.int8.ptz``.
+        path: the file, named ``*.ptz`` or ``*.plgolf``.
         seq_len: tokens in a training sequence.
         tokenizer: contents of the tokenizer's file; the artifact stores their SHA-256.
         carry_tokenizer: also stores the contents, which count against the byte budget.
+        format: format of the file; by default the reference program's, int8 and zlib.
+
+    Returns:
+        Counters of the format, such as bytes before and after quantisation.
 
     Raises:
         UserError: the tokenizer or ``seq_len`` is out of bounds, or a weight is not finite, too large for
             float16, or of another dtype than the configuration says.
     """
     check_weights_fit(gpt.config, gpt.state_dict())  # A cast model could not be read again.
+    sha256 = None if tokenizer is None else hashlib.sha256(tokenizer).hexdigest()
+    header = Header(gpt.config, seq_len, sha256)
+    carried = (tokenizer or b"") if carry_tokenizer else None
+    if carried is not None and not 1 <= len(carried) <= MAX_TOKENIZER_BYTES:
+        most = MAX_TOKENIZER_BYTES
+        raise UserError(f"a tokenizer to carry must have from 1 to {most} bytes, got {len(carried)}")
+    data, stats = (format.pack if format else _pack_int8_zlib)(gpt, header, carried)
+    write_atomically(Path(path), data)
+    return stats
+
+
+def _pack_int8_zlib(gpt: GPT, header: Header, tokenizer: bytes | None) -> tuple[bytes, dict[str, Any]]:
     roles = parameter_roles(gpt)
     obj, stats = quantize_state_dict(
         weights_to_reference(gpt.state_dict()),
         is_control=lambda name: roles.get(weight_name_from_reference(name)) is Role.SCALAR,
     )
-    header = {
-        "version": max(_FIELDS),
-        "config": config_to_dict(gpt.config),
-        "seq_len": _checked_seq_len(seq_len),
-        "tokenizer_sha256": None if tokenizer is None else hashlib.sha256(tokenizer).hexdigest(),
-    }
-    obj[HEADER_KEY] = json.dumps(header, separators=(",", ":"))
-    if carry_tokenizer:
-        carried = tokenizer or b""
-        if not 1 <= len(carried) <= _MAX_TOKENIZER_BYTES:
-            most = _MAX_TOKENIZER_BYTES
-            raise UserError(f"a tokenizer to carry must have from 1 to {most} bytes, got {len(carried)}")
-        obj[TOKENIZER_KEY] = torch.frombuffer(bytearray(carried), dtype=torch.uint8)
+    obj[HEADER_KEY] = json.dumps({"version": max(_FIELDS), **header.to_dict()}, separators=(",", ":"))
+    if tokenizer is not None:
+        obj[TOKENIZER_KEY] = torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8)
     check_quantized(obj)  # A file that cannot be read must not replace an earlier one.
-    write_atomically(Path(path), pack(obj))
-    return stats
+    return pack(obj), stats.__dict__
 
 
 def read_artifact(path: str | Path) -> Artifact:
@@ -129,24 +146,28 @@ def read_artifact(path: str | Path) -> Artifact:
     Raises:
         UserError: the file cannot be read or is malformed.
     """
-    obj = read_artifact_dict(path)
+    data = read_regular(Path(path), max_bytes=MAX_PAYLOAD_BYTES)
     try:
-        weights = weights_from_reference(dequantize_state_dict(obj))
-        if HEADER_KEY not in obj and TOKENIZER_KEY not in obj:
-            return Artifact(config=None, weights=weights, stored=obj)
-        if HEADER_KEY not in obj:
-            raise UserError("it must have a header, since it has a tokenizer")
-        header = _checked_header(obj[HEADER_KEY])
-        return Artifact(
-            config=config_from_dict(GPTConfig, header["config"]),
-            weights=weights,
-            seq_len=_checked_seq_len(header.get("seq_len")),
-            tokenizer_sha256=_checked_sha256(header.get("tokenizer_sha256")),
-            tokenizer=_carried_tokenizer(obj, header.get("tokenizer_sha256")),
-            stored=obj,
-        )
+        if data.startswith(MAGIC):
+            from plgolf.container import read_container  # noqa: PLC0415 (runs with the other format lack it)
+
+            header, weights, tokenizer, stored, _ = read_container(data)
+            return Artifact(weights=weights, tokenizer=tokenizer, stored=stored, **header.__dict__)
+        return _read_int8_zlib(data)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def _read_int8_zlib(data: bytes) -> Artifact:
+    obj = unpack(data)
+    weights = weights_from_reference(dequantize_state_dict(obj))
+    if HEADER_KEY not in obj and TOKENIZER_KEY not in obj:
+        return Artifact(config=None, weights=weights, stored=obj)
+    if HEADER_KEY not in obj:
+        raise UserError("it must have a header, since it has a tokenizer")
+    header = header_from_dict(_checked_header(obj[HEADER_KEY]))
+    tokenizer = _carried_tokenizer(obj, header.tokenizer_sha256)
+    return Artifact(weights=weights, tokenizer=tokenizer, stored=obj, **header.__dict__)
 
 
 def _checked_header(header: Any) -> dict[str, Any]:
@@ -172,30 +193,14 @@ def _checked_header(header: Any) -> dict[str, Any]:
     return content
 
 
-def _checked_seq_len(seq_len: Any) -> int | None:
-    if seq_len is None or (type(seq_len) is int and 1 <= seq_len <= _MAX_SEQ_LEN):
-        return seq_len
-    raise UserError(f"seq_len must be a whole number from 1 to {_MAX_SEQ_LEN}, got {reprlib.repr(seq_len)}")
-
-
-def _checked_sha256(sha256: Any) -> str | None:
-    if sha256 is None or (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
-        return sha256
-    raise UserError(f"tokenizer_sha256 must be 64 hexadecimal digits, got {reprlib.repr(sha256)}")
-
-
 def _carried_tokenizer(obj: Mapping[str, Any], sha256: str | None) -> bytes | None:
     if TOKENIZER_KEY not in obj:
         return None
     carried = obj[TOKENIZER_KEY]
     plain = type(carried) is Tensor and carried.dtype is torch.uint8 and carried.ndim == 1
-    if not plain or not 1 <= len(carried) <= _MAX_TOKENIZER_BYTES:
-        raise UserError(f"its tokenizer must be a uint8 tensor of 1 to {_MAX_TOKENIZER_BYTES} bytes")
-    content: bytes = carried.numpy().tobytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise UserError(f"its tokenizer's sha256 must be {sha256}, as its header says, got {found}")
-    return content
+    if not plain or not 1 <= len(carried) <= MAX_TOKENIZER_BYTES:
+        raise UserError(f"its tokenizer must be a uint8 tensor of 1 to {MAX_TOKENIZER_BYTES} bytes")
+    return check_tokenizer(carried.numpy().tobytes(), sha256)
 
 
 def load_gpt(path: str | Path, *, config: GPTConfig | None = None) -> GPT:

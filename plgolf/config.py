@@ -85,7 +85,7 @@ def config_from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "c
     hints = {field.name: types[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(hints))
     if unknown:
-        raise UserError(f"{where}.{unknown[0]:.100} is not a setting of {cls.__name__}")
+        raise UserError(f"{where}.{ascii(unknown[0])[1:-1]:.100} is not a setting of {cls.__name__}")
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         required = field.default is field.default_factory is dataclasses.MISSING
         if required and field.name not in values:

@@ -37,17 +37,21 @@ ALLOWED = {
     "tensor_file": {"errors"},
     "model": LEAVES,
     "optim": LEAVES,
+    "quantize": LEAVES,
     "data": LEAVES,
     "interop": set(),
-    "reference": LEAVES | {"model"},
+    "reference": LEAVES | {"model", "quantize"},
+    "header": LEAVES | {"model"},
+    "container": LEAVES | {"model", "quantize", "header"},
     "evaluate": LEAVES | {"model", "data"},
-    "artifact": LEAVES | {"model", "reference"},
+    "artifact": LEAVES | {"model", "reference", "header", "container"},
     "submission": LEAVES,
     "corpus": LEAVES | {"data"},
     "generation": LEAVES | {"model", "data", "evaluate", "artifact"},
     "report": LEAVES,
     "training": LEAVES
     | {"model", "optim", "data", "corpus", "evaluate", "reference", "artifact", "submission"}
+    | {"header", "quantize"}
     | {"generation", "report"},
     "cli": LEAVES | {"corpus", "generation", "report", "training"},
     "__init__": LEAVES | {"model", "optim", "evaluate", "generation"},

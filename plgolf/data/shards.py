@@ -203,7 +203,7 @@ class ShardReader:
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy that shared these descriptors would close them for the original.
-        return {**vars(self), "_files": {}}
+        return {**self.__dict__, "_files": {}}
 
     def __del__(self) -> None:
         self.close()

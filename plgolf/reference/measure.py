@@ -1,77 +1,31 @@
-"""Bytes of every tensor in an artifact, and how far quantisation moved its values."""
+"""Codes, scales and values of an artifact in the reference's format, by plgolf's names."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from plgolf.reference.int8_zlib import compressed_bytes
+from plgolf.quantize.measure import StoredTensor
+from plgolf.reference.names import weight_name_from_reference
 from plgolf.reference.rounding import LEVELS
 
 
-@dataclass(frozen=True)
-class TensorEntry:
-    """Bytes and errors of one tensor.
+def stored_tensors(obj: Mapping[str, Any]) -> dict[str, StoredTensor]:
+    """Returns what the format's dict has of each tensor.
 
     Args:
-        name: the reference's name of the tensor.
-        shape: shape of the tensor.
-        num_params: number of elements.
-        kept: ``int8`` if it is quantised, else the dtype in which it is stored.
-        payload_bytes: bytes of codes and scales, or of the values that are stored as they are.
-        compressed_bytes: bytes of the payload when it is compressed alone.
-        relative_error: root mean square of the error, divided by that of the original; 0 for zeros.
-        clipped_fraction: fraction of values that are more than half a step away from their code.
+        obj: the format's dict, as read from a file.
     """
-
-    name: str
-    shape: list[int]
-    num_params: int
-    kept: str
-    payload_bytes: int
-    compressed_bytes: int
-    relative_error: float
-    clipped_fraction: float
-
-
-def measure_tensors(
-    stored: Mapping[str, Any], restored: Mapping[str, Tensor], originals: Mapping[str, Tensor]
-) -> list[TensorEntry]:
-    """Measures every tensor of an artifact and compares it with the original, in the order of ``originals``.
-
-    Args:
-        stored: the format's dict, as read from a file.
-        restored: the dequantised tensors of that dict, by the file's names.
-        originals: the tensors before quantisation, by the file's names.
-    """
-    entries = []
-    for name, original in originals.items():
-        was, now = original.detach().cpu().float(), restored[name].float()
-        codes, scale = stored["quantized"].get(name), stored["scales"].get(name)
-        values = stored["passthrough"][name] if codes is None else codes
-        payload = [values] if scale is None else [values, scale]
-        entries.append(
-            TensorEntry(
-                name=name,
-                shape=list(original.shape),
-                num_params=original.numel(),
-                kept=str(values.dtype).removeprefix("torch."),
-                payload_bytes=sum(tensor.numel() * tensor.element_size() for tensor in payload),
-                compressed_bytes=compressed_bytes(*payload),
-                relative_error=_relative_error(was, now),
-                clipped_fraction=0.0 if codes is None else _clipped_fraction(was, scale),
-            )
-        )
-    return entries
+    stored = {}
+    for name, codes in obj["quantized"].items():
+        scale = obj["scales"][name]
+        largest = (LEVELS + 0.5) * scale.float().view(-1, 1)
+        stored[weight_name_from_reference(name)] = StoredTensor("rows", "int8", (codes, scale), largest)
+    for name, values in obj["passthrough"].items():
+        stored[weight_name_from_reference(name)] = _kept(values)
+    return stored
 
 
-def _relative_error(was: Tensor, now: Tensor) -> float:
-    size, lost = (torch.linalg.vector_norm(t, dtype=torch.float64).item() for t in (was, was - now))
-    return lost / size if size > 0 else 0.0
-
-
-def _clipped_fraction(was: Tensor, scale: Tensor) -> float:
-    step = scale.float().view(-1, *[1] * (was.ndim - 1)) if scale.ndim else scale.float()
-    return int(torch.count_nonzero(was.abs() > (LEVELS + 0.5) * step)) / was.numel()
+def _kept(values: Tensor) -> StoredTensor:
+    kept = str(values.dtype).removeprefix("torch.")
+    return StoredTensor("float16" if kept == "float16" else "raw", kept, (values,), None)

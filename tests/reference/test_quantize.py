@@ -103,7 +103,7 @@ def test_artifact_rebuilds_the_model_alone_and_the_reference_can_read_it(tmp_pat
     before = {k: v.clone() for k, v in gpt.state_dict().items()}
     stats = save_artifact(gpt, path)
     assert all(torch.equal(v, before[k]) for k, v in gpt.state_dict().items())
-    assert stats.param_count == sum(p.numel() for p in gpt.parameters())
+    assert stats["param_count"] == sum(p.numel() for p in gpt.parameters())
     loaded = load_gpt(path)
     assert loaded.config == CONFIG
     names = reference.read_reference_artifact(path)

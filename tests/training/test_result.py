@@ -22,9 +22,10 @@ from plgolf.cli import main
 from plgolf.data.stream import ValidationSplit
 from plgolf.evaluate.analysis import ScoreAnalysis
 from plgolf.evaluate.score import ScoredBatch
+from plgolf.quantize.measure import measure_tensors
 from plgolf.reference import read_artifact_dict, weight_name_to_reference
-from plgolf.reference.int8_zlib import dequantize_state_dict
-from plgolf.reference.measure import measure_tensors
+from plgolf.reference.int8_zlib import compressed_bytes, dequantize_state_dict
+from plgolf.reference.measure import stored_tensors
 from plgolf.roles import parameter_roles
 from plgolf.training import ArtifactExport
 from plgolf.training.finish import provenance
@@ -76,7 +77,8 @@ def test_clipped_values_and_compressed_bytes_are_what_they_are():
         "passthrough": {},
         "qmeta": {"w": {"scheme": "per_row", "axis": 0}},
     }
-    (entry,) = measure_tensors(obj, dequantize_state_dict(obj), {"w": weights})
+    restored = dequantize_state_dict(obj)
+    (entry,) = measure_tensors(stored_tensors(obj), restored, {"w": weights}, compressed_bytes)
     assert entry.clipped_fraction == pytest.approx(1 / 40)
     payload = bytes([127] * 40) + obj["scales"]["w"].numpy().tobytes()
     assert (entry.payload_bytes, entry.compressed_bytes) == (48, len(zlib.compress(payload, 9)))

@@ -25,8 +25,10 @@ _NOT_NEEDED = (
 )
 """Imported inside functions to prepare a dataset, to log samples, pictures and details, to check callbacks,
 and for progress in styles that packed code does not use."""
+_IF_NAMED = ("plgolf.container", "plgolf.quantize")
+"""Imported inside functions for a format that is packed only if the configuration names its class."""
 _IF_IMPORTED = ("plgolf.data.", "plgolf.optim.")
-"""Room whose functions import the modules of one kind of dataset, such as a kind of tokenizer."""
+"""Rooms whose functions import a module only where it is used, such as a kind of tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,11 @@ def _pack_modules(
     class_paths: tuple[str, ...], imported: frozenset[str]
 ) -> tuple[dict[str, bytes], list[str]]:
     """Returns the sources to pack by path, and which of them the minifier failed on."""
+    named = any(path.startswith(_IF_NAMED) for path in class_paths)
 
     def is_needed(module: str) -> bool:
         missing = module.startswith(_IF_IMPORTED) and module not in imported
+        missing |= module.startswith(_IF_NAMED) and not named
         return not missing and not module.startswith(_NOT_NEEDED)
 
     entry = ast.parse(f"from {_ENTRY} import main\nmain()")

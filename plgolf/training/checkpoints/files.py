@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from plgolf.artifact import SUFFIX, Artifact, read_artifact
+from plgolf.artifact import SUFFIXES, Artifact, read_artifact
 from plgolf.config import config_from_dict
 from plgolf.errors import UserError
 from plgolf.files import atomic_file, open_regular
@@ -68,7 +68,7 @@ class CheckpointFiles(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: Any = None
     ) -> dict[str, Any]:
-        if str(path).endswith(SUFFIX):
+        if str(path).endswith(SUFFIXES):
             kept = str(path) in self._artifacts
             return _as_checkpoint(self._artifacts.pop(str(path)) if kept else read_artifact(path))
         try:
@@ -92,7 +92,7 @@ class CheckpointFiles(TorchCheckpointIO):
         Raises:
             UserError: the file is malformed or plgolf did not write it.
         """
-        if not path.endswith(SUFFIX):
+        if not path.endswith(SUFFIXES):
             return _saved_in_checkpoint(read_checkpoint(path), path)
         artifact = read_artifact(path)
         try:

@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from plgolf.artifact import SUFFIX
+from plgolf.artifact import SUFFIXES
 from plgolf.distributed import all_gather_floats
 from plgolf.errors import UserError
 from plgolf.model import GPTConfig
@@ -56,7 +56,7 @@ def check_resume(
         max_steps: step limit of the new fit; -1 for no limit.
         allowed: dotted names that may differ.
     """
-    if path.endswith(SUFFIX):
+    if path.endswith(SUFFIXES):
         raise UserError(f"{path}: fit cannot continue from an artifact, which has no optimizer state")
     checkpoint = read_checkpoint(path)
     try:

@@ -1,19 +1,22 @@
 """What reports and loggers show of a run besides its scores and bytes; packed code does without it."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 
 from plgolf.artifact import Artifact
 from plgolf.evaluate.analysis import ScoreAnalysis
 from plgolf.evaluate.compressors import compressor_bits_per_byte
 from plgolf.evaluate.score import Score
-from plgolf.reference import weight_name_from_reference, weights_to_reference
+from plgolf.quantize.coders import CoderName
+from plgolf.quantize.measure import measure_tensors
+from plgolf.quantize.streams import count_bytes
 from plgolf.reference.int8_zlib import compressed_bytes
-from plgolf.reference.measure import measure_tensors
-from plgolf.reference.validation import TOKENIZER_KEY
+from plgolf.reference.measure import stored_tensors
 from plgolf.roles import parameter_roles
 from plgolf.training.finish.packed_code import check_code, pack_run
 from plgolf.training.logs.run_config import log_ledger
@@ -22,19 +25,22 @@ from plgolf.training.module import GolfModule
 __all__ = ["ScoreAnalysis", "check_code", "compare_compressors", "describe_tensors", "log_ledger", "pack_run"]
 
 
-def describe_tensors(artifact: Artifact, module: GolfModule) -> dict[str, Any]:
-    """Returns the bytes and the error of each tensor of the artifact that was read back."""
+def describe_tensors(artifact: Artifact, module: GolfModule, coder: CoderName | None) -> dict[str, Any]:
+    """Returns codec, bytes and error of each tensor of the artifact that was read back.
+
+    Args:
+        artifact: the artifact.
+        module: has the original weights.
+        coder: coder of a container; None for the reference's format.
+    """
     roles = parameter_roles(module.gpt)
-    originals = weights_to_reference(module.gpt.state_dict())
-    restored = weights_to_reference(artifact.weights)
-    entries = [asdict(entry) for entry in measure_tensors(artifact.stored, restored, originals)]
-    for entry in entries:
-        entry["name"] = weight_name_from_reference(entry["name"])
-        entry["role"] = roles[entry["name"]].value
-    carried = artifact.stored.get(TOKENIZER_KEY)
+    stored = artifact.stored if coder else stored_tensors(artifact.stored)
+    count = functools.partial(count_bytes, coder) if coder else compressed_bytes
+    entries = measure_tensors(stored, artifact.weights, module.gpt.state_dict(), count)
+    carried = bytearray(artifact.tokenizer or b"")
     return {
-        "tokenizer_bytes": 0 if carried is None else compressed_bytes(carried),
-        "tensors": entries,
+        "tokenizer_bytes": count(torch.frombuffer(carried, dtype=torch.uint8)) if carried else 0,
+        "tensors": [{**asdict(entry), "role": roles[entry.name].value} for entry in entries],
     }
 
 

@@ -13,7 +13,7 @@ import plgolf
 from plgolf.artifact import Artifact, read_artifact, save_artifact
 from plgolf.errors import RunError, UserError, at_least
 from plgolf.files import write_atomically
-from plgolf.reference.int8_zlib import QuantizeStats
+from plgolf.header import ArtifactFormat
 from plgolf.submission import BUDGET_BYTES, Ledger
 from plgolf.submission.archive import CODE_FILE, archive_code
 from plgolf.training.datamodule import ShardDataModule
@@ -26,7 +26,7 @@ from plgolf.training.module import GolfModule
 
 
 class ArtifactExport(Callback):
-    """Writes ``model.int8.ptz``, ``code.tar.bz2`` and ``result.json`` at the end of a fit.
+    """Writes the artifact, ``code.tar.bz2`` and ``result.json`` at the end of a fit.
 
     The round-trip score is the score of the file on disk: its weights replace the trained ones during one
     validation on all ranks; then the trained weights are restored.
@@ -40,6 +40,8 @@ class ArtifactExport(Callback):
         tokenizer: place of the tokenizer's file: beside the artifact, or also inside it, where it counts
             against the budget.
         check_code: runs the packed code on the artifact in a process of its own, which takes some seconds.
+        format: format of the artifact, such as ``plgolf.container.Container``; by default that of the
+            reference program, int8 and zlib, in ``model.int8.ptz``.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class ArtifactExport(Callback):
         hardest_documents: int = 8,
         tokenizer: Literal["beside", "inside"] = "beside",
         check_code: bool = True,
+        format: ArtifactFormat | None = None,  # noqa: A002
     ) -> None:
         at_least("export.budget_bytes", budget_bytes, 1)
         at_least("export.hardest_documents", hardest_documents, 0)
@@ -59,6 +62,7 @@ class ArtifactExport(Callback):
         self.hardest_documents = hardest_documents
         self.tokenizer = tokenizer
         self.check_code = check_code
+        self.format = format
         self.provenance = Provenance()
         self.result: dict[str, Any] = {}
         """Contents of ``result.json`` on rank 0, after it is written."""
@@ -69,6 +73,10 @@ class ArtifactExport(Callback):
     def folder(self, trainer: Trainer) -> Path:
         """Returns the folder of the files."""
         return Path(self.dir or trainer.default_root_dir)
+
+    def path(self, trainer: Trainer) -> Path:
+        """Returns the path of the artifact."""
+        return self.folder(trainer) / (self.format.file_name if self.format else "model.int8.ptz")
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         if stage == "fit":
@@ -95,7 +103,7 @@ class ArtifactExport(Callback):
         assert isinstance(pl_module, GolfModule)
         self._began = True
         clock, data = pl_module.run.clock, trainer.datamodule  # type: ignore[attr-defined]
-        path = self.folder(trainer) / "model.int8.ptz"
+        path = self.path(trainer)
         with clock.phase("export"):
             saved = on_rank_zero(trainer, lambda: self._save(pl_module, data, path))
             say(f"export: wrote {path}, scoring what it holds")
@@ -125,7 +133,7 @@ class ArtifactExport(Callback):
                 "metrics": [_relative(Path(file), path.parent) for file in self._metrics],
             }
             if details:
-                self.result |= details.describe_tensors(artifact, pl_module)
+                self.result |= details.describe_tensors(artifact, pl_module, stats.get("coder"))
                 self.result["compressors_bpb"] = details.compare_compressors(trainer, self.compressors, after)
                 _write(path.parent / "analysis.json", f"{json.dumps(analysed)}\n".encode())
             _write(path.parent / "result.json", f"{json.dumps(self.result, indent=2)}\n".encode())
@@ -149,18 +157,23 @@ class ArtifactExport(Callback):
             if trainer.world_size == 1:
                 self.on_train_end(trainer, pl_module)
             elif trainer.is_global_zero:  # The other ranks may be anywhere, so nothing is scored.
-                path, data = self.folder(trainer) / "model.int8.ptz", trainer.datamodule  # type: ignore[attr-defined]
+                path, data = self.path(trainer), trainer.datamodule  # type: ignore[attr-defined]
                 self._pack(self._save(pl_module, data, path)[1], data, path)
                 say(f"export: wrote {path}; plgolf validate scores it")
         except Exception as error:
             say(f"export: {type(error).__name__}: {error}")
 
-    def _save(self, module: GolfModule, data: ShardDataModule, path: Path) -> tuple[QuantizeStats, Artifact]:
-        """Writes the artifact and the tokenizer; returns what was rounded, and the artifact read back."""
+    def _save(self, module: GolfModule, data: ShardDataModule, path: Path) -> tuple[dict[str, Any], Artifact]:
+        """Writes the artifact and the tokenizer; returns its counters, and the artifact read back."""
         content, inside = data.tokenizer.to_bytes(), self.tokenizer == "inside"
         try:
             stats = save_artifact(
-                module.gpt, path, seq_len=data.seq_len, tokenizer=content, carry_tokenizer=inside
+                module.gpt,
+                path,
+                seq_len=data.seq_len,
+                tokenizer=content,
+                carry_tokenizer=inside,
+                format=self.format,
             )
         except OSError as error:
             raise UserError(f"{path}: cannot be written: {error.strerror}") from error

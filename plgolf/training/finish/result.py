@@ -1,6 +1,6 @@
 """``result.json``: settings, scores and bytes of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from lightning.pytorch import Trainer
 
 from plgolf.evaluate.score import Score
 from plgolf.hardware import device_name
-from plgolf.reference.int8_zlib import QuantizeStats
 from plgolf.submission import Ledger
 from plgolf.training.finish.provenance import Provenance, git_commit, versions
 from plgolf.training.module import GolfModule
@@ -58,13 +57,13 @@ def describe_scores(before: Score, after: Score, share: float) -> dict[str, Any]
     }
 
 
-def describe_bytes(ledger: Ledger, stats: QuantizeStats) -> dict[str, Any]:
-    """Returns the bytes by part, and the quantiser's counters."""
+def describe_bytes(ledger: Ledger, stats: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the bytes by part, and the format's counters."""
     return {
         **asdict(ledger),
         "total_bytes": ledger.total_bytes,
         "within_budget": ledger.within_budget,
-        "quantize": asdict(stats),
+        "quantize": dict(stats),
     }
 
 

@@ -33,9 +33,9 @@ def pack_run(config: str) -> tuple[bytes, dict[str, Any]]:
 
 
 def packed_config(config: str) -> str:
-    """Leaves out what packed code does not use: the Trainer's defaults, a corpus to prepare, samples, styles.
+    """Leaves out what packed code does not use; an empty configuration stays empty.
 
-    An empty configuration stays empty.
+    That is the Trainer's defaults, a corpus to prepare, samples, styles, and parts of the model that are off.
     """
     settings = yaml.safe_load(config)
     if not settings:
@@ -44,6 +44,9 @@ def packed_config(config: str) -> str:
     trainer = {k: v for k, v in settings.get("trainer", {}).items() if v != defaults[k].default}
     console = {**settings.get("console", {}), "style": "reference"}
     data = {name: value for name, value in settings.get("data", {}).items() if name != "corpus"}
+    gpt = settings.get("model", {}).get("gpt", {})
+    if "parts" in gpt:
+        gpt["parts"] = {name: part for name, part in (gpt["parts"] or {}).items() if part is not None}
     kept = {**settings, "trainer": trainer, "data": data, "console": console}
     kept = {name: value for name, value in kept.items() if value is not None and name != "samples"}
     return str(yaml.safe_dump(kept, sort_keys=False, default_flow_style=None))

@@ -110,14 +110,18 @@ class SelfAttention(nn.Module):
         q, k, v = (each.transpose(1, 2) for each in (q, k, own_v))
         if context.memory is not None:
             k, v = context.memory.slots[slot].extend(k, v)
-        y = self._attend(q, k, v).transpose(1, 2)
+        y = self._attend(q, k, v, context.segments).transpose(1, 2)
         for part in self.head_parts.values():
             y = part(y, own_v, x)
         out: Tensor = self.out_proj(y.flatten(2), scale)
         return out
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None) -> Tensor:
         """Attends causally; the last query has the position of the last key."""
+        if segments is not None:
+            from plgolf.model.segments import segment_attention  # noqa: PLC0415 (few use it)
+
+            return segment_attention(q, k, v, segments)
         time, length = q.size(2), k.size(2)
         if time == 1:
             # The query heads of a group become rows of one product, so that their keys are read once.

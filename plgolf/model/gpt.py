@@ -12,14 +12,13 @@ from plgolf.errors import UserError, whole_number
 from plgolf.hardware import resolve_dtype
 from plgolf.model.attention import AttentionConfig
 from plgolf.model.block import Block
-from plgolf.model.context import Context
-from plgolf.model.depth import visits
+from plgolf.model.depth import LanesConfig, ParallelConfig, RecurrenceConfig, visits
 from plgolf.model.head import Head, HeadConfig
 from plgolf.model.initial import Matrices, initialise
 from plgolf.model.mlp import MLPConfig
-from plgolf.model.norm import rms_norm
 from plgolf.model.parts import PartsConfig
 from plgolf.model.rotary import Rotary
+from plgolf.model.stream import residual_stream
 from plgolf.model.token_ids import IGNORED, check_ids, check_targets, range_error
 
 if TYPE_CHECKING:
@@ -45,6 +44,11 @@ class GPTConfig:
         head: settings of the output layer.
         matrix_init: initial values of matrices that do not begin as 0, ``uniform`` or ``orthogonal``.
         norm_scale: ``depth`` multiplies the normalised inputs of layer i, from 0, by 1 / sqrt(i + 1).
+        skips: ``plain`` adds outputs of early layers to the input of late ones with a learned factor;
+            ``gated`` mixes them by a learned gate (record 2026-04-27).
+        recurrence: layers that run several times; null for none.
+        parallel: layers whose MLP does not wait for attention; null for none.
+        lanes: layers in which attention and MLP read two streams; null for none.
         parts: optional techniques.
 
     Raises:
@@ -61,6 +65,10 @@ class GPTConfig:
     head: HeadConfig = field(default_factory=HeadConfig)
     matrix_init: Matrices = "uniform"
     norm_scale: Literal["none", "depth"] = "none"
+    skips: Literal["plain", "gated"] = "plain"
+    recurrence: RecurrenceConfig | None = None
+    parallel: ParallelConfig | None = None
+    lanes: LanesConfig | None = None
     parts: PartsConfig = field(default_factory=PartsConfig)
 
     def __post_init__(self) -> None:
@@ -75,6 +83,11 @@ class GPTConfig:
         self.attention.head_dim(self.dim)
         for mlp in self.mlp.of_layers(self.num_layers):
             mlp.hidden_dim(self.dim)
+        visits(self)
+        if self.parallel or self.lanes:
+            from plgolf.model.residual import layers_of  # noqa: PLC0415 (few use it)
+
+            layers_of(self)
         if self.parts.in_use():
             from plgolf.model.parts.building import check_parts  # noqa: PLC0415 (few use it)
 
@@ -117,10 +130,18 @@ class GPT(nn.Module):
             Block(config.dim, config.attention, mlp, norm_scale=config.norm_scale_of(layer))
             for layer, mlp in enumerate(config.mlp.of_layers(config.num_layers))
         )
-        self.visits = visits(config.num_layers)
+        self.visits = visits(config)
         skips = sum(visit.skip is not None for visit in self.visits)
         # A single layer has no skips, and DDP would wait for the gradient of an empty parameter.
         self.skip_weights = nn.Parameter(torch.ones(skips, config.dim), requires_grad=skips > 0)
+        self.skip_gates = None
+        if config.skips == "gated":
+            self.skip_gates = nn.Parameter(torch.zeros(skips, config.dim), requires_grad=skips > 0)
+        self.residual = None
+        if config.parallel or config.lanes:
+            from plgolf.model.residual import Residual  # noqa: PLC0415 (few use it)
+
+            self.residual = Residual(config)
         self.head = Head(config.vocab_size, config.dim, config.head)
         self.input_parts = nn.ModuleDict()
         self.value_source: nn.Module | None = None
@@ -140,39 +161,17 @@ class GPT(nn.Module):
         attention = self.config.attention
         return Rotary(self.config.rotary_dims, base=attention.rope_base, length=attention.rope_length)
 
-    def _residual_stream(self, input_ids: Tensor, memory: "Memory | None" = None) -> Tensor:
-        try:
-            x = self.embedding(input_ids)
-        except IndexError as error:
-            raise range_error("input_ids", input_ids, self.config.vocab_size) from error
-        time = input_ids.size(1)
-        rotary = self.rotary(time, x.dtype) if memory is None else memory.rotary(time)
-        values = None if self.value_source is None else self.value_source(input_ids)
-        context = Context(input_ids, x, rotary, values, memory=memory)
-        x = self._inputs(x, context)
-        context = context._replace(x0=x)
-        skip_weights = iter(self.skip_weights.to(x.dtype))
-        outputs: list[Tensor] = []
-        for slot, (layer, skip) in enumerate(self.visits):
-            if skip is not None:
-                x = x + next(skip_weights) * outputs[skip]
-            x = self.blocks[layer](x, context, slot)
-            outputs.append(x)
-        return rms_norm(x)
-
-    def _inputs(self, x: Tensor, context: Context) -> Tensor:
-        for part in self.input_parts.values():
-            x = x if part.after_norm else part(x, context)
-        x = rms_norm(x)
-        for part in self.input_parts.values():
-            x = part(x, context) if part.after_norm else x
-        return x
+    def at(self, fraction: float) -> "GPT":
+        """Sets the order of layers to that at a fraction of the run, from 0 to 1; a new model is at 1."""
+        self.visits = visits(self.config, fraction)
+        return self
 
     def forward(
         self,
         input_ids: Tensor,
         target_ids: Tensor | None = None,
         reduction: Literal["mean", "none"] = "mean",
+        cu_seqlens: Tensor | None = None,
     ) -> Tensor:
         """Computes logits, or the losses of targets.
 
@@ -180,6 +179,8 @@ class GPT(nn.Module):
             input_ids: token ids, int64 (batch, time).
             target_ids: the next token of each position, int64 (batch, time); -100 to leave a position out.
             reduction: ``mean`` or ``none`` of the targets' losses.
+            cu_seqlens: borders of the documents in a packed row (1, time), int32 (borders,): attention stays
+                inside a document; see ``segment_attention``. None if each row is one text.
 
         Returns:
             Without targets, float32 logits (batch, time, vocab). With targets, float32 losses in nats: the
@@ -192,7 +193,7 @@ class GPT(nn.Module):
         check_ids("input_ids", input_ids)
         if target_ids is not None:
             check_targets(target_ids, input_ids, reduction)
-        logits: Tensor = self.head(self._residual_stream(input_ids), self.embedding.weight)
+        logits: Tensor = self.head(residual_stream(self, input_ids, cu_seqlens), self.embedding.weight)
         if target_ids is None:
             return logits
         try:
@@ -233,6 +234,6 @@ class GPT(nn.Module):
         """
         check_ids("input_ids", input_ids)
         memory.check_batch(input_ids.size(0))
-        x = self._residual_stream(input_ids, memory)[:, -1:]
+        x = residual_stream(self, input_ids, memory=memory)[:, -1:]
         logits: Tensor = self.head(x, self.embedding.weight)
         return logits[:, 0]

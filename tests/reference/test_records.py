@@ -1,6 +1,7 @@
 """The numbers that the programs of published records computed, read from ``tests/golden/records``."""
 
 import json
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from plgolf.errors import UserError
 from plgolf.model.rotary import Rotary
 from plgolf.reference.records import config_from_record, weights_from_record, weights_to_record
 
-MARCH = "2026-03-22"
+MARCH, APRIL = "2026-03-22", "2026-04-27"
 
 
+@cache
 def golden(file: str, record: str = MARCH) -> dict[str, np.ndarray]:
     return arrays(f"records/{record}", file)
 
@@ -38,6 +40,20 @@ def march(program: str = MARCH, *, weights: dict[str, np.ndarray] | None = None,
     named = weights_from_record({**golden("weights"), **(weights or {})}, program, config)
     gpt.load_state_dict({name: named[name] for name in gpt.state_dict()})
     return gpt
+
+
+def april(weights: dict[str, np.ndarray] | None = None, **changes: Any) -> GPT:
+    """The small model of April."""
+    config = config_from_record({**content("meta.json", APRIL)["model"], **changes}, APRIL)
+    gpt = GPT(config)
+    gpt.load_state_dict(weights_from_record({**golden("weights", APRIL), **(weights or {})}, APRIL, config))
+    return gpt
+
+
+def april_row() -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs and targets of a packed row, (1, tokens), and the borders of its documents."""
+    row = golden("forward_backward_loop_on", APRIL)
+    return ids(row["x"])[None], ids(row["y"])[None], torch.from_numpy(row["cu_seqlens"])
 
 
 @pytest.mark.parametrize(
@@ -201,3 +217,96 @@ def test_settings_that_are_not_built_are_refused(changes, record, message):
 def test_a_missing_setting_is_named():
     with pytest.raises(UserError, match="the record's settings must have tie_embeddings"):
         config_from_record({}, MARCH)
+
+
+@pytest.mark.parametrize(("fraction", "file"), [(0.0, "loop_off"), (0.34, "loop_off"), (1.0, "loop_on")])
+def test_loss_and_every_gradient_are_those_of_the_record_of_april(fraction, file):
+    expected, gpt = golden(f"forward_backward_{file}", APRIL), april().at(fraction)
+    inputs, targets, borders = april_row()
+    loss = gpt(inputs, targets, cu_seqlens=borders)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected["loss_float64"].item(), rel=1e-6)
+    found = weights_to_record({n: p.grad for n, p in gpt.named_parameters()}, APRIL, gpt.config)
+    gradients = {k.removeprefix("grad/"): v for k, v in expected.items() if k.startswith("grad/")}
+    assert found.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        assert off(found[name], gradient) < 2e-5, name
+
+
+def test_banks_are_stacked_as_they_were():
+    weights, config = golden("weights", APRIL), april().config
+    back = weights_to_record(weights_from_record(weights, APRIL, config), APRIL, config)
+    assert back.keys() == weights.keys()
+    assert all(np.array_equal(back[name], value) for name, value in weights.items())
+
+
+def test_every_use_of_a_layer_has_the_records_output():
+    stages, gpt, outputs, seen = golden("activations_loop_on", APRIL), april(), [], {}
+    for block in gpt.blocks:
+        block.register_forward_hook(lambda _m, _a, out: outputs.append(out))
+    first = gpt.blocks[0].attention
+    first.register_forward_pre_hook(lambda _, args: seen.update(x0=args[1].x0, slot0_attn_in=args[0]))
+    first.out_proj.register_forward_pre_hook(lambda _, args: seen.update(slot0_attn_gated=args[0]))
+    gpt.head.register_forward_pre_hook(lambda _, args: seen.update(final_hidden=args[0]))
+    inputs, _, borders = april_row()
+    seen["logits"] = gpt(inputs, cu_seqlens=borders)
+    names = [name for name in stages if "layer" in name]
+    assert len(outputs) == len(names) == 9  # The layers with two lanes come after them.
+    seen |= dict(zip(sorted(names), outputs, strict=True))
+    assert seen.keys() | {"slot0_attn_out"} == stages.keys()
+    for name, value in seen.items():
+        assert off(value[0].detach(), stages[name]) < 1e-5, name
+
+
+IN_PROSE = {
+    *("smear_without_bos_mask", "q_gain_1", "no_document_mask", "no_max_doc_len", "loop_two_passes"),
+    "rope_frequencies_rounded_to_bfloat16",
+}
+"""Ablations that change something else than a setting, or weights besides."""
+
+
+@pytest.mark.parametrize(
+    "row", content("ablations.json", APRIL), ids=lambda row: f"{row['name']}-{row['loop']}"
+)
+def test_a_model_with_one_change_has_the_loss_of_the_record_of_april(row):
+    name, weights, changes = row["name"], {}, row["overrides"]
+    inputs, targets, borders = april_row()
+    if name == "loop_two_passes":
+        weights = {n: w[:4] for n, w in golden("weights", APRIL).items() if n.startswith("skip_")}
+    if name == "q_gain_1":
+        weights = {n: np.ones_like(w) for n, w in golden("weights", APRIL).items() if n.endswith("q_gain")}
+    if name == "no_document_mask":
+        borders = None
+    if name == "no_max_doc_len":
+        starts = {0, *torch.nonzero(inputs[0] == 1).flatten().tolist(), inputs.size(1)}
+        borders = torch.tensor(sorted(starts), dtype=torch.int32)
+    gpt = april(weights, **changes).at(float(row["loop"]))
+    if name == "smear_without_bos_mask":
+        gpt.input_parts["smear_gate"].bos_id = None
+    if name == "rope_frequencies_rounded_to_bfloat16":
+        gpt.rotary.inverse_frequency = gpt.rotary.inverse_frequency.bfloat16().float()
+    assert changes or name in IN_PROSE | {"all_on"}
+    with torch.no_grad():
+        loss = gpt(inputs, targets, cu_seqlens=borders)
+    assert loss.item() == pytest.approx(row["loss"], rel=2e-6)
+
+
+def test_the_model_of_april_has_the_records_parameters():
+    expected = content("params_full.json", APRIL)
+    settings = {
+        **content("meta.json", APRIL)["model"],
+        "vocab_size": 8192,
+        "num_layers": 11,
+        "model_dim": 512,
+    }
+    heads = {"num_heads": 8, "num_kv_heads": 4, "mlp_mult": 4.0, "rope_dims": 16, "xsa_last_n": 11}
+    order = {"loop_start": 3, "loop_end": 5, "parallel_start_layer": 8}
+    config = config_from_record(settings | heads | order, APRIL)
+    with torch.device("meta"):
+        gpt = GPT(config)
+    assert sum(p.numel() for p in gpt.parameters()) == expected["total"] == 35_945_671
+    found = weights_to_record(dict(gpt.named_parameters()), APRIL, config)
+    assert {n: list(p.shape) for n, p in found.items()} == {
+        r["name"]: r["shape"] for r in expected["tensors"]
+    }
+    assert [visit.layer for visit in gpt.visits[8:]] == [5, 3, 4, 5, 6, 7, 8, 9, 10]

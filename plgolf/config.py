@@ -23,7 +23,7 @@ _shown.maxstring = _shown.maxother = 100
 
 
 def newer(default: Any) -> Any:
-    """Adds a field to a dataclass that files of before lack.
+    """Adds a field to a dataclass that files of before lack, with its default.
 
     It is written only if it differs from its default: a file that does without it stays as it was, and
     programs of before can read it.

@@ -22,7 +22,7 @@ class Context:
 
     def __init__(self, gpt: GPT, *, seq_len: int, expected: int) -> None:
         self._gpt, self._seq_len = gpt, seq_len
-        self._cache = gpt.cache(min(seq_len, expected))
+        self._memory = gpt.memory(min(seq_len, expected))
         self._seen: list[int] = []
 
     def next_logits(self, ids: Sequence[int]) -> Tensor:
@@ -32,10 +32,10 @@ class Context:
             # A long prompt keeps all that fits; a text that grew keeps half, to leave room.
             room = self._seq_len if not self._seen else max(self._seq_len // 2, 1)
             new, self._seen = [*self._seen, *new][-room:], []
-            self._cache.clear()
+            self._memory.clear()
         self._seen += new
         device = self._gpt.embedding.weight.device
-        return self._gpt.next_logits(torch.tensor([new], device=device), self._cache)[0]
+        return self._gpt.next_logits(torch.tensor([new], device=device), self._memory)[0]
 
 
 def generate_ids(

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plgolf.config import newer
 from plgolf.errors import UserError, at_least
-from plgolf.model.cache import LayerCache
 from plgolf.model.causal import causal_attention
+from plgolf.model.context import Context
 from plgolf.model.linear import CastLinear
 from plgolf.model.norm import rms_norm
 from plgolf.model.rotary import rotate
@@ -27,6 +28,9 @@ class AttentionConfig:
         num_kv_heads: number of key and value heads; each serves num_heads / num_kv_heads query heads.
         qk_gain: initial value of the learned gain of each query head.
         rope_base: base of the rotary frequencies.
+        rotary_dims: channels of each head that turn with the position, an even number; null for all.
+        rope_length: longer sequences have a larger rotary base, with which their slowest pair turns as far as
+            in this length; null for the same base at every length.
 
     Raises:
         UserError: a value is out of range, or num_heads is not a multiple of num_kv_heads.
@@ -36,6 +40,8 @@ class AttentionConfig:
     num_kv_heads: int = 4
     qk_gain: float = 1.5
     rope_base: float = 10000.0
+    rotary_dims: int | None = newer(None)
+    rope_length: int | None = newer(None)
 
     def __post_init__(self) -> None:
         at_least("num_heads", self.num_heads, 1)
@@ -48,6 +54,10 @@ class AttentionConfig:
             raise UserError(f"rope_base must be finite and positive, got {self.rope_base}")
         if not math.isfinite(self.qk_gain):
             raise UserError(f"qk_gain must be finite, got {self.qk_gain}")
+        if self.rope_length is not None:
+            at_least("rope_length", self.rope_length, 1)
+            if self.rotary_dims == 2:
+                raise UserError("rotary_dims must be at least 4 with rope_length, got 2")
 
     def head_dim(self, dim: int) -> int:
         """Returns the channels of a head at model width ``dim``; raises a UserError if it does not fit."""
@@ -56,6 +66,9 @@ class AttentionConfig:
         head_dim = dim // self.num_heads
         if head_dim % 2:
             raise UserError(f"dim / attention.num_heads must be even for rotary pairs, got {head_dim}")
+        dims = self.rotary_dims
+        if dims is not None and (dims % 2 or not 2 <= dims <= head_dim):
+            raise UserError(f"rotary_dims must be an even number from 2 to {head_dim}, got {dims}")
         return head_dim
 
 
@@ -72,39 +85,43 @@ class SelfAttention(nn.Module):
         self.v_proj = CastLinear(dim, kv_dim)
         self.out_proj = CastLinear(dim, dim, zero_init=True)
         self.qk_gain = nn.Parameter(torch.full((config.num_heads,), config.qk_gain))
+        self.value_parts, self.head_parts = nn.ModuleDict(), nn.ModuleDict()
 
-    def forward(
-        self,
-        x: Tensor,
-        rotary: tuple[Tensor, Tensor],
-        cache: LayerCache | None = None,
-        *,
-        scale: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, context: Context, slot: int = 0, *, scale: Tensor | None = None) -> Tensor:
         """Computes the attention layer's output, of the shape and dtype of ``x``.
 
         Args:
             x: the normalised stream, (batch, time, dim).
-            rotary: cosines and sines of these positions, each (time, head_dim / 2), from ``Rotary``.
-            cache: keys and values of earlier positions, to attend to and to extend.
+            context: has the rotary tables and, in generation, the memory of earlier positions.
+            slot: number of the visit, whose keys and values are attended to and extended.
             scale: float32 (dim,), multiplies the output; None for 1.
         """
         # The heads of a position stay side by side in memory: attention's kernels then return their results
         # in the layout that out_proj reads.
-        cos, sin = (table[:, None] for table in rotary)
+        cos, sin = (table[:, None] for table in context.rotary)
         heads = (-1, self.head_dim)
         q = rotate(rms_norm(self.q_proj(x).unflatten(-1, heads)), cos, sin)
         k = rotate(rms_norm(self.k_proj(x).unflatten(-1, heads)), cos, sin)
-        v = self.v_proj(x).unflatten(-1, heads)
+        v = self.v_proj(x)
+        for part in self.value_parts.values():
+            v = part(v, context)
+        own_v = v.unflatten(-1, heads)
         q = q * self.qk_gain.to(q.dtype)[:, None]
-        q, k, v = (each.transpose(1, 2) for each in (q, k, v))
-        if cache is not None:
-            k, v = cache.extend(k, v)
-        y: Tensor = self.out_proj(self._attend(q, k, v).transpose(1, 2).flatten(2), scale)
-        return y
+        q, k, v = (each.transpose(1, 2) for each in (q, k, own_v))
+        if context.memory is not None:
+            k, v = context.memory.slots[slot].extend(k, v)
+        y = self._attend(q, k, v, context.segments).transpose(1, 2)
+        for part in self.head_parts.values():
+            y = part(y, own_v, x)
+        out: Tensor = self.out_proj(y.flatten(2), scale)
+        return out
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None) -> Tensor:
         """Attends causally; the last query has the position of the last key."""
+        if segments is not None:
+            from plgolf.model.segments import segment_attention  # noqa: PLC0415 (few use it)
+
+            return segment_attention(q, k, v, segments)
         time, length = q.size(2), k.size(2)
         if time == 1:
             # The query heads of a group become rows of one product, so that their keys are read once.

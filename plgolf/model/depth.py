@@ -1,15 +1,107 @@
-"""Skip connections over depth, as plain data: whose output is added to the input of each layer."""
+"""The order of the layers, as plain data: which layer comes when, and whose output is added to its input."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from plgolf.errors import UserError, whole_number
+
+if TYPE_CHECKING:
+    from plgolf.model.gpt import GPTConfig
+
+_MAX_TIMES = 16
 
 
-def skip_sources(num_layers: int) -> tuple[int | None, ...]:
-    """Pairs the layers like a U-Net (https://arxiv.org/abs/1505.04597), from the middle outwards.
+@dataclass(frozen=True, kw_only=True)
+class RecurrenceConfig:
+    """Settings of neighbouring layers that run several times (https://arxiv.org/abs/1807.03819).
 
-    Returns:
-        For each layer, the index of the earlier layer whose output is added to its input, or None. The last
-        of an odd number of layers has no skip.
+    Args:
+        layers: the layers, such as ``3-5``, which run in order and then again.
+        times: number of times that they run.
+        starts: fraction of the run from which they do so, from 0 to 1; before that they run once.
 
-    >>> skip_sources(5)
-    (None, None, 1, 0, None)
+    Raises:
+        UserError: a value is out of range.
     """
-    half = num_layers // 2
-    return (*[None] * half, *reversed(range(half)), *[None] * (num_layers % 2))
+
+    layers: str
+    times: int = 2
+    starts: float = 0.0
+
+    def __post_init__(self) -> None:
+        whole_number("times", self.times, least=1)
+        if self.times > _MAX_TIMES:
+            raise UserError(f"times must be at most {_MAX_TIMES}, got {self.times}")
+        if not 0 <= self.starts <= 1:
+            raise UserError(f"starts must be from 0 to 1, got {self.starts}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """Settings of layers whose MLP does not wait for attention (https://arxiv.org/abs/2204.06745).
+
+    Args:
+        layers: the layers.
+    """
+
+    layers: str = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanesConfig:
+    """Settings of the last layers, in which attention and MLP read two streams (record 2026-04-27).
+
+    Args:
+        layers: the layers, such as ``from 8``.
+        merge: what enters the head: the ``mean`` of both streams, or the stream that ``attention`` or ``mlp``
+            has read.
+    """
+
+    layers: str
+    merge: Literal["mean", "attention", "mlp"] = "mean"
+
+
+class Visit(NamedTuple):
+    """One use of a layer.
+
+    Args:
+        layer: index of the layer.
+        skip: the earlier visit whose output is added to the input of this one; None for none.
+    """
+
+    layer: int
+    skip: int | None
+
+
+def visits(config: "GPTConfig", fraction: float = 1.0) -> tuple[Visit, ...]:
+    """Returns the uses of layers in order, at a fraction of the run from 0 to 1.
+
+    Skips pair the uses like a U-Net (https://arxiv.org/abs/1505.04597), from the middle outwards. The last of
+    an odd number of uses has no skip.
+
+    Raises:
+        UserError: the layers of the recurrence are not neighbours, or not layers of the model.
+    """
+    order = _order(config, fraction)
+    half = len(order) // 2
+    skips = (*[None] * half, *reversed(range(half)), *[None] * (len(order) % 2))
+    return tuple(map(Visit, order, skips))
+
+
+def _order(config: "GPTConfig", fraction: float) -> list[int]:
+    order, recurrence = list(range(config.num_layers)), config.recurrence
+    if recurrence is None or fraction < recurrence.starts:
+        return order
+    from plgolf.model.layers import layer_indices  # noqa: PLC0415 (few use it)
+
+    layers = sorted(layer_indices(recurrence.layers, config.num_layers, name="recurrence.layers"))
+    first, last = layers[0], layers[-1]
+    if layers != order[first : last + 1]:
+        raise UserError(f"recurrence.layers must be neighbours, got {recurrence.layers!r:.100}")
+    return [*order[:first], *layers * recurrence.times, *order[last + 1 :]]
+
+
+def phases(config: "GPTConfig") -> tuple[float, ...]:
+    """Returns the fractions of the run at which the order of layers begins and changes."""
+    recurrence = config.recurrence
+    return (0.0,) if recurrence is None or not recurrence.starts else (0.0, recurrence.starts)

@@ -1,6 +1,9 @@
 """Counts the arithmetic of training, for comparison with the peak of a machine."""
 
-from plgolf.model.gpt import GPTConfig
+import torch
+
+from plgolf.model.gpt import GPT, GPTConfig
+from plgolf.model.linear import CastLinear
 
 
 def train_flops_per_token(config: GPTConfig, seq_len: int) -> int:
@@ -13,10 +16,15 @@ def train_flops_per_token(config: GPTConfig, seq_len: int) -> int:
     >>> train_flops_per_token(GPTConfig(), 4096) // 10**6
     215
     """
-    attention, dim = config.attention, config.dim
-    kv_dim = attention.num_kv_heads * attention.head_dim(dim)
-    weights_per_layer = 2 * dim * dim + 2 * dim * kv_dim + 2 * dim * config.mlp.hidden_dim(dim)
-    weights = config.num_layers * weights_per_layer + dim * config.vocab_size
+    with torch.device("meta"):
+        gpt = GPT(config)
+    in_layers = [_weights(gpt.blocks[visit.layer]) for visit in gpt.visits]
+    outside = _weights(gpt) - sum(map(_weights, gpt.blocks))
+    head = config.dim * config.vocab_size if config.head.tied else 0
     # Scores and weighted sums: a position attends to half of the sequence on average.
-    attended = config.num_layers * 2 * dim * (seq_len + 1) // 2
-    return 6 * (weights + attended)
+    attended = len(gpt.visits) * 2 * config.dim * (seq_len + 1) // 2
+    return 6 * (sum(in_layers) + outside + head + attended)
+
+
+def _weights(module: torch.nn.Module) -> int:
+    return sum(part.weight.numel() for part in module.modules() if isinstance(part, CastLinear))

@@ -2,23 +2,28 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plgolf.config import newer
 from plgolf.errors import UserError, under, whole_number
 from plgolf.hardware import resolve_dtype
 from plgolf.model.attention import AttentionConfig
 from plgolf.model.block import Block
-from plgolf.model.cache import Cache, LayerCache
-from plgolf.model.depth import skip_sources
+from plgolf.model.depth import LanesConfig, ParallelConfig, RecurrenceConfig, visits
 from plgolf.model.head import Head, HeadConfig
+from plgolf.model.initial import Matrices, initialise
 from plgolf.model.mlp import MLPConfig
-from plgolf.model.norm import rms_norm
+from plgolf.model.parts import PartsConfig
 from plgolf.model.rotary import Rotary
+from plgolf.model.stream import residual_stream
 from plgolf.model.token_ids import IGNORED, check_ids, check_targets, range_error
+
+if TYPE_CHECKING:
+    from plgolf.model.memory import Memory
 
 _AT_MOST = {"vocab_size": 2**20, "dim": 2**16, "num_layers": 512}
 """Larger values are mistakes, and would fill any memory."""
@@ -38,6 +43,14 @@ class GPTConfig:
         attention: settings of the attention layers.
         mlp: settings of the MLPs.
         head: settings of the output layer.
+        matrix_init: initial values of matrices that do not begin as 0, ``uniform`` or ``orthogonal``.
+        norm_scale: ``depth`` multiplies the normalised inputs of layer i, from 0, by 1 / sqrt(i + 1).
+        skips: ``plain`` adds outputs of early layers to the input of late ones with a learned factor;
+            ``gated`` mixes them by a learned gate (record 2026-04-27).
+        recurrence: layers that run several times; null for none.
+        parallel: layers whose MLP does not wait for attention; null for none.
+        lanes: layers in which attention and MLP read two streams; null for none.
+        parts: optional techniques.
 
     Raises:
         UserError: a value is out of range, or the width does not fit the heads or the MLP.
@@ -51,6 +64,13 @@ class GPTConfig:
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     mlp: MLPConfig = field(default_factory=MLPConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
+    matrix_init: Matrices = newer("uniform")
+    norm_scale: Literal["none", "depth"] = newer("none")
+    skips: Literal["plain", "gated"] = newer("plain")
+    recurrence: RecurrenceConfig | None = newer(None)
+    parallel: ParallelConfig | None = newer(None)
+    lanes: LanesConfig | None = newer(None)
+    parts: PartsConfig = newer(PartsConfig())
 
     def __post_init__(self) -> None:
         for name, most in _AT_MOST.items():
@@ -63,7 +83,26 @@ class GPTConfig:
         object.__setattr__(self, "compute_dtype", resolve_dtype("compute_dtype", self.compute_dtype))
         self.attention.head_dim(self.dim)
         with under("mlp"):
-            self.mlp.hidden_dim(self.dim)
+            for mlp in self.mlp.of_layers(self.num_layers):
+                mlp.hidden_dim(self.dim)
+        visits(self)
+        if self.parallel or self.lanes:
+            from plgolf.model.residual import layers_of  # noqa: PLC0415 (few use it)
+
+            layers_of(self)
+        if self.parts.in_use():
+            from plgolf.model.parts.building import check_parts  # noqa: PLC0415 (few use it)
+
+            check_parts(self)
+
+    @property
+    def rotary_dims(self) -> int:
+        """Channels of each head that turn with the position."""
+        return self.attention.rotary_dims or self.attention.head_dim(self.dim)
+
+    def norm_scale_of(self, layer: int) -> float:
+        """Returns what multiplies the normalised inputs of a layer."""
+        return (layer + 1) ** -0.5 if self.norm_scale == "depth" else 1.0
 
 
 class GPT(nn.Module):
@@ -84,40 +123,57 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
-        nn.init.normal_(self.embedding.weight, std=config.embedding_std)
-        self.embedding.to(getattr(torch, config.compute_dtype))
-        self.rotary = Rotary(config.attention.head_dim(config.dim), base=config.attention.rope_base)
+        initial: dict[str, Any] = {"embedding_std": config.embedding_std, "matrices": config.matrix_init}
+        initialise(
+            self.embedding, **initial
+        )  # At once: the order of random numbers is part of a seed's meaning.
+        self.rotary = self.new_rotary()
         self.blocks = nn.ModuleList(
-            Block(config.dim, config.attention, config.mlp) for _ in range(config.num_layers)
+            Block(config.dim, config.attention, mlp, norm_scale=config.norm_scale_of(layer))
+            for layer, mlp in enumerate(config.mlp.of_layers(config.num_layers))
         )
-        self._skip_sources = skip_sources(config.num_layers)
-        skips = config.num_layers // 2
+        self.visits = visits(config)
+        skips = sum(visit.skip is not None for visit in self.visits)
         # A single layer has no skips, and DDP would wait for the gradient of an empty parameter.
         self.skip_weights = nn.Parameter(torch.ones(skips, config.dim), requires_grad=skips > 0)
-        self.head = Head(config.vocab_size, config.dim, config.head)
+        self.skip_gates = None
+        if config.skips == "gated":
+            self.skip_gates = nn.Parameter(torch.zeros(skips, config.dim), requires_grad=skips > 0)
+        self.residual = None
+        if config.parallel or config.lanes:
+            from plgolf.model.residual import Residual  # noqa: PLC0415 (few use it)
 
-    def _residual_stream(self, input_ids: Tensor, cache: Cache | None = None) -> Tensor:
-        try:
-            x = x0 = rms_norm(self.embedding(input_ids))
-        except IndexError as error:
-            raise range_error("input_ids", input_ids, self.config.vocab_size) from error
-        time = input_ids.size(1)
-        rotary = self.rotary(time, x.dtype) if cache is None else cache.rotary(time)
-        layers = cache.layers if cache is not None else [None] * len(self.blocks)
-        skip_weights = iter(self.skip_weights.to(x.dtype))
-        outputs: list[Tensor] = []
-        for block, source, layer in zip(self.blocks, self._skip_sources, layers, strict=True):
-            if source is not None:
-                x = x + next(skip_weights) * outputs[source]
-            x = block(x, x0, rotary, layer)
-            outputs.append(x)
-        return rms_norm(x)
+            self.residual = Residual(config)
+        self.head = Head(config.vocab_size, config.dim, config.head)
+        self.input_parts = nn.ModuleDict()
+        self.value_source: nn.Module | None = None
+        if config.parts.in_use():
+            from plgolf.model.parts.building import add_parts  # noqa: PLC0415 (few use it)
+
+            add_parts(self)
+        for name, module in self.named_children():
+            if name != "embedding":
+                initialise(module, **initial)
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                module.to(getattr(torch, config.compute_dtype))
+
+    def new_rotary(self) -> Rotary:
+        """Returns the rotary tables of this architecture, on the current default device."""
+        attention = self.config.attention
+        return Rotary(self.config.rotary_dims, base=attention.rope_base, length=attention.rope_length)
+
+    def at(self, fraction: float) -> "GPT":
+        """Sets the order of layers to that at a fraction of the run, from 0 to 1; a new model is at 1."""
+        self.visits = visits(self.config, fraction)
+        return self
 
     def forward(
         self,
         input_ids: Tensor,
         target_ids: Tensor | None = None,
         reduction: Literal["mean", "none"] = "mean",
+        cu_seqlens: Tensor | None = None,
     ) -> Tensor:
         """Computes logits, or the losses of targets.
 
@@ -125,6 +181,8 @@ class GPT(nn.Module):
             input_ids: token ids, int64 (batch, time).
             target_ids: the next token of each position, int64 (batch, time); -100 to leave a position out.
             reduction: ``mean`` or ``none`` of the targets' losses.
+            cu_seqlens: borders of the documents in a packed row (1, time), int32 (borders,): attention stays
+                inside a document; see ``segment_attention``. None if each row is one text.
 
         Returns:
             Without targets, float32 logits (batch, time, vocab). With targets, float32 losses in nats: the
@@ -137,7 +195,7 @@ class GPT(nn.Module):
         check_ids("input_ids", input_ids)
         if target_ids is not None:
             check_targets(target_ids, input_ids, reduction)
-        logits: Tensor = self.head(self._residual_stream(input_ids), self.embedding.weight)
+        logits: Tensor = self.head(residual_stream(self, input_ids, cu_seqlens), self.embedding.weight)
         if target_ids is None:
             return logits
         try:
@@ -148,8 +206,8 @@ class GPT(nn.Module):
             raise range_error("target_ids", target_ids, self.config.vocab_size) from error
         return loss if reduction == "mean" else loss.view_as(target_ids)
 
-    def cache(self, capacity: int, *, batch: int = 1) -> Cache:
-        """Returns an empty cache for ``next_logits``.
+    def memory(self, capacity: int, *, batch: int = 1) -> "Memory":
+        """Returns an empty memory for ``next_logits``.
 
         Args:
             capacity: largest number of positions, at least 1.
@@ -157,25 +215,27 @@ class GPT(nn.Module):
         """
         whole_number("capacity", capacity, least=1)
         whole_number("batch", batch, least=1)
+        from plgolf.model.memory import Memory, Slot  # noqa: PLC0415 (training does not use it)
+
         attention, weight = self.config.attention, self.embedding.weight
         shape = (batch, attention.num_kv_heads, capacity, attention.head_dim(self.config.dim))
-        return Cache([LayerCache(shape, weight) for _ in self.blocks], self.rotary(capacity, weight.dtype))
+        return Memory([Slot(shape, weight) for _ in self.visits], self.rotary(capacity, weight.dtype))
 
-    def next_logits(self, input_ids: Tensor, cache: Cache) -> Tensor:
-        """Computes the logits of the next token after the cached positions and these, which it caches.
+    def next_logits(self, input_ids: Tensor, memory: "Memory") -> Tensor:
+        """Computes the logits of the next token after the positions in memory and these, which it adds.
 
         Args:
             input_ids: token ids, int64 (batch, time), at least one position.
-            cache: a cache of this model with room for them.
+            memory: a memory of this model with room for them.
 
         Returns:
             Float32 logits (batch, vocab), equal to those of ``forward`` at the last position.
 
         Raises:
-            UserError: ids have another type or shape, are out of range (on a CPU), or do not fit the cache.
+            UserError: ids have another type or shape, are out of range (on a CPU), or do not fit the memory.
         """
         check_ids("input_ids", input_ids)
-        cache.check_batch(input_ids.size(0))
-        x = self._residual_stream(input_ids, cache)[:, -1:]
+        memory.check_batch(input_ids.size(0))
+        x = residual_stream(self, input_ids, memory=memory)[:, -1:]
         logits: Tensor = self.head(x, self.embedding.weight)
         return logits[:, 0]

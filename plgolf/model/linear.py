@@ -8,12 +8,16 @@ class CastLinear(nn.Linear):
     """A linear map without bias that computes in the dtype of its input.
 
     The float32 weight is the optimizer's master copy; the cast costs one pass over the weight.
+
+    Args:
+        in_features: channels of the input.
+        out_features: channels of the output.
+        zero_init: True if ``initialise`` sets the weight to 0.
     """
 
     def __init__(self, in_features: int, out_features: int, *, zero_init: bool = False) -> None:
         super().__init__(in_features, out_features, bias=False)
-        if zero_init:
-            nn.init.zeros_(self.weight)
+        self.zero_init = zero_init
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         """Maps (..., positions, in_features) to (..., positions, out_features), in the dtype of ``x``.

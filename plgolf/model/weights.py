@@ -7,7 +7,6 @@ from torch import Tensor
 
 from plgolf.errors import UserError
 from plgolf.model.gpt import GPT, GPTConfig
-from plgolf.model.rotary import Rotary
 
 
 def check_weights_fit(config: GPTConfig, weights: Mapping[str, Tensor]) -> None:
@@ -27,7 +26,7 @@ def gpt_with_weights(config: GPTConfig, weights: Mapping[str, Tensor]) -> GPT:
     """
     gpt = _gpt_without_weights(config, weights)
     gpt.load_state_dict(weights, assign=True)
-    gpt.rotary = Rotary(config.attention.head_dim(config.dim), base=config.attention.rope_base)
+    gpt.rotary = gpt.new_rotary()
     return gpt
 
 
@@ -40,7 +39,10 @@ def _gpt_without_weights(config: GPTConfig, weights: Mapping[str, Tensor]) -> GP
     sizes = {
         "embedding.weight": (config.vocab_size, config.dim),
         "blocks.0.attention.qk_gain": (config.attention.num_heads,),
-        "blocks.0.mlp.up_proj.weight": (config.mlp.hidden_dim(config.dim), config.dim),
+        "blocks.0.mlp.up_proj.weight": (
+            config.mlp.of_layers(num_layers)[0].hidden_dim(config.dim),
+            config.dim,
+        ),
     }
     for name, shape in sizes.items():
         _check_tensor(name, weights.get(name), shape)

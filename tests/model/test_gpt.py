@@ -13,7 +13,8 @@ from plgolf.config import config_to_dict
 from plgolf.errors import UserError
 from plgolf.model import AttentionConfig, HeadConfig, MLPConfig
 from plgolf.model.causal import causal_attention
-from plgolf.model.depth import skip_sources
+from plgolf.model.context import Context
+from plgolf.model.depth import visits
 from plgolf.model.rotary import Rotary, rotate
 from plgolf.reference import weight_name_from_reference
 from plgolf.roles import Role, param_groups, parameter_roles
@@ -67,6 +68,16 @@ def test_initial_values_are_the_references():
     assert (gpt.skip_weights == 1).all()
 
 
+def test_orthogonal_matrices_keep_lengths_and_leave_output_projections_at_zero():
+    gpt = GPT(replace(TINY, matrix_init="orthogonal"))
+    for name, p in gpt.named_parameters():
+        if name.endswith(("out_proj.weight", "down_proj.weight")):
+            assert not p.any(), name
+        elif name.endswith("proj.weight"):
+            values = torch.linalg.svdvals(p.detach())
+            torch.testing.assert_close(values, torch.ones_like(values), msg=name)
+
+
 def test_auto_is_replaced_by_a_dtype_that_is_saved():
     config = GPTConfig(compute_dtype="auto")
     assert config.compute_dtype in ("bfloat16", "float32")
@@ -79,7 +90,7 @@ def test_the_stream_keeps_its_dtype_at_every_block_edge(dtype):
     gpt = GPT(GPTConfig(vocab_size=64, dim=32, num_layers=3, compute_dtype=dtype))
     seen = []
     for module in gpt.modules():
-        if module is not gpt and not isinstance(module, (Rotary, torch.nn.ModuleList)):
+        if module is not gpt and not isinstance(module, (Rotary, torch.nn.ModuleList, torch.nn.ModuleDict)):
             module.register_forward_hook(lambda m, _, out: seen.append((m, out.dtype)))
     logits = gpt(torch.zeros(2, 8, dtype=torch.long))
     assert logits.dtype is torch.float32 and logits.shape == (2, 8, 64)
@@ -92,6 +103,7 @@ def test_attention_equals_an_explicit_softmax_over_the_past():
     attention = gpt.blocks[0].attention
     x = torch.randn(2, 7, 32)
     tables = gpt.rotary(7, torch.float32)
+    context = Context(torch.zeros(2, 7), x, tables)
 
     def normalised(y):
         return y * (y.square().mean(-1, keepdim=True) + torch.finfo(torch.float32).eps).rsqrt()
@@ -104,7 +116,7 @@ def test_attention_equals_an_explicit_softmax_over_the_past():
     scores = scores.masked_fill(torch.ones(7, 7).triu(1).bool(), -torch.inf)
     expected = attention.out_proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(2, 7, 32))
     with sdpa_kernel(SDPBackend.MATH):
-        torch.testing.assert_close(attention(x, tables), expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(attention(x, context), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_rotation_is_multiplication_by_a_unit_complex_number():
@@ -159,7 +171,8 @@ def test_loss_is_the_mean_over_targets_that_are_not_ignored():
 
 @pytest.mark.parametrize("layers", range(1, 8))
 def test_skips_pair_layers_from_the_middle_outwards(layers):
-    sources = skip_sources(layers)
+    config = GPTConfig(num_layers=layers)
+    sources = [visit.skip for visit in visits(config)]
     pairs = [(i, s) for i, s in enumerate(sources) if s is not None]
     assert len(sources) == layers and len(pairs) == layers // 2
     assert all(i + s == 2 * (layers // 2) - 1 for i, s in pairs)
@@ -224,18 +237,18 @@ def test_bad_ids_are_refused_in_one_line(arguments, message):
 def test_generation_refuses_ids_and_caches_that_do_not_fit():
     gpt = GPT(TINY)
     with pytest.raises(UserError, match=r"input_ids must be int64 \(batch, time\), got float32 \(2, 9\)"):
-        gpt.next_logits(IDS.float(), gpt.cache(9, batch=2))
+        gpt.next_logits(IDS.float(), gpt.memory(9, batch=2))
     with pytest.raises(UserError, match="input_ids must be from 0 to 63, got 60 to 77"):
-        gpt.next_logits(IDS + 60, gpt.cache(9, batch=2))
-    with pytest.raises(UserError, match="input_ids must have the cache's 3 sequences, got 2"):
-        gpt.next_logits(IDS, gpt.cache(9, batch=3))
+        gpt.next_logits(IDS + 60, gpt.memory(9, batch=2))
+    with pytest.raises(UserError, match="input_ids must have the memory's 3 sequences, got 2"):
+        gpt.next_logits(IDS, gpt.memory(9, batch=3))
     for words, message in (
         ({"capacity": 0}, "capacity must be at least 1, got 0"),
         ({"capacity": 2.5}, "capacity must be a whole number, got 2.5"),
         ({"capacity": 4, "batch": -1}, "batch must be at least 1, got -1"),
     ):
         with pytest.raises(UserError, match=message):
-            gpt.cache(**words)
+            gpt.memory(**words)
 
 
 @pytest.mark.parametrize(
@@ -257,6 +270,13 @@ def test_generation_refuses_ids_and_caches_that_do_not_fit():
         (lambda: GPTConfig(mlp=MLPConfig(expansion=float("inf"))), "whole hidden width"),
         (lambda: HeadConfig(softcap=float("nan")), "softcap must be finite and positive, got nan"),
         (lambda: AttentionConfig(qk_gain=float("inf")), "qk_gain must be finite, got inf"),
+        (
+            lambda: GPTConfig(attention=AttentionConfig(rotary_dims=7)),
+            "rotary_dims must be an even number from",
+        ),
+        (lambda: GPTConfig(attention=AttentionConfig(rotary_dims=66)), "from 2 to 64, got 66"),
+        (lambda: AttentionConfig(rotary_dims=2, rope_length=9), "rotary_dims must be at least 4 with"),
+        (lambda: AttentionConfig(rope_length=0), "rope_length must be at least 1, got 0"),
         (lambda: AttentionConfig(rope_base=0.0), "rope_base must be finite and positive"),
     ],
 )

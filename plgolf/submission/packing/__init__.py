@@ -27,8 +27,9 @@ _NOT_NEEDED = (
 and for progress in styles that packed code does not use."""
 _IF_NAMED = ("plgolf.container", "plgolf.quantize")
 """Imported inside functions for a format that is packed only if the configuration names its class."""
-_IF_IMPORTED = ("plgolf.data.", "plgolf.optim.")
+_IF_IMPORTED = ("plgolf.data.", "plgolf.model.", "plgolf.optim.")
 """Rooms whose functions import a module only where it is used, such as a kind of tokenizer."""
+_PARTS = "plgolf.model.parts"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def pack_code(config: str = "") -> PackedCode:
 
     These are the modules that the entry point, ``plgolf.training.command.packed``, and the classes of the
     configuration import, also inside functions, except those that prepare datasets, generate text, draw
-    reports or pack, and those of ``plgolf.data`` that this process has not imported. What no packed module
+    reports or pack, and those of ``plgolf.data`` and ``plgolf.model`` that this process has not
+    imported, and parts of the model that the configuration does not use. What no packed module
     mentions is removed from plgolf's modules.
 
     Args:
@@ -67,15 +69,16 @@ def pack_code(config: str = "") -> PackedCode:
     Raises:
         UserError: the source of a module cannot be read.
     """
-    class_paths = tuple(sorted(set(_class_paths(yaml.safe_load(config))))) if config else ()
+    settings = yaml.safe_load(config) if config else {}
+    class_paths = tuple(sorted(set(_class_paths(settings))))
     imported = frozenset(name for name in sys.modules if name.startswith(_IF_IMPORTED))
-    files, failed = _pack_modules(class_paths, imported)
+    files, failed = _pack_modules(class_paths, imported, _parts(settings))
     return PackedCode(archive_code(files, config), len(files), MINIFIER, failed if MINIFIER else [])
 
 
 @functools.cache
 def _pack_modules(
-    class_paths: tuple[str, ...], imported: frozenset[str]
+    class_paths: tuple[str, ...], imported: frozenset[str], parts: frozenset[str] | None
 ) -> tuple[dict[str, bytes], list[str]]:
     """Returns the sources to pack by path, and which of them the minifier failed on."""
     named = any(path.startswith(_IF_NAMED) for path in class_paths)
@@ -90,6 +93,8 @@ def _pack_modules(
     homes = [str(getattr(pydoc.locate(path), "__module__", "")) for path in class_paths]
     roots = [_ENTRY, *(path.rpartition(".")[0] for path in class_paths), *homes]
     modules = find_modules(roots, is_needed, read_module)
+    if parts is not None:
+        _keep_parts(modules[_PARTS], parts)
     keep_used(modules, {"main", "read_artifact", *".".join(class_paths).split(".")})
     modules = {**find_modules(roots, is_needed, modules.get), _MAIN: Module(entry, "plgolf/__main__.py")}
     # An empty package is a namespace package, which needs no file.
@@ -108,3 +113,22 @@ def _class_paths(value: Any) -> Iterable[str]:
         value = list(value.values())
     for item in value if isinstance(value, list) else ():
         yield from _class_paths(item)
+
+
+def _parts(config: Any) -> frozenset[str] | None:
+    """Returns the names of the model's parts in use; None for a configuration that does not say."""
+    if not config:
+        return None
+    parts = ((config.get("model") or {}).get("gpt") or {}).get("parts") or {}
+    return frozenset(name for name, part in parts.items() if part is not None)
+
+
+def _keep_parts(module: Module, parts: frozenset[str]) -> None:
+    """Removes all other parts from the model's table of parts; their modules are then not imported."""
+    for node in module.tree.body:
+        if isinstance(node, ast.ClassDef):
+            node.body = [
+                item
+                for item in node.body
+                if not (isinstance(item, ast.AnnAssign) and getattr(item.target, "id", "") not in parts)
+            ]

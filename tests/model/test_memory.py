@@ -37,7 +37,7 @@ def test_cached_logits_equal_uncached_ones_for_any_cut_of_the_text(config, data,
     pieces = data.draw(st.lists(st.integers(1, 7), min_size=1, max_size=8))
     spare = data.draw(st.integers(0, 3))
     tokens = torch.randint(config.vocab_size, (batch, sum(pieces)))
-    cache = gpt.cache(sum(pieces) + spare, batch=batch)
+    cache = gpt.memory(sum(pieces) + spare, batch=batch)
     with torch.inference_mode():
         uncached = gpt(tokens)
         end = 0
@@ -55,16 +55,16 @@ def test_a_cached_position_never_sees_later_positions():
     changed[0, 7] = (changed[0, 7] + 1) % 64
     found = []
     for text in (tokens, changed):
-        cache = gpt.cache(12)
+        cache = gpt.memory(12)
         found.append([gpt.next_logits(text[:, i : i + 1], cache) for i in range(12)])
     for position, (before, after) in enumerate(zip(*found, strict=True)):
         assert torch.equal(before, after) == (position < 7)
     # The same within one piece: position 6 does not see position 7.
     pieces = []
     for text in (tokens, changed):
-        cache = gpt.cache(12)
+        cache = gpt.memory(12)
         gpt.next_logits(text[:, :8], cache)
-        pieces.append(kept(cache.layers[-1]))
+        pieces.append(kept(cache.slots[-1]))
     for before, after in zip(*pieces, strict=True):
         torch.testing.assert_close(before[:, :, :7], after[:, :, :7], rtol=0, atol=0)
         assert not torch.equal(before[:, :, 7], after[:, :, 7])
@@ -72,9 +72,9 @@ def test_a_cached_position_never_sees_later_positions():
 
 def test_a_cleared_cache_reuses_its_memory():
     gpt = lively(GPTConfig(vocab_size=64, dim=32, num_layers=2, compute_dtype="float32"))
-    cache = gpt.cache(8)
+    cache = gpt.memory(8)
     gpt.next_logits(torch.zeros(1, 8, dtype=torch.long), cache)
-    places = [kept(layer)[0].data_ptr() for layer in cache.layers]
+    places = [kept(layer)[0].data_ptr() for layer in cache.slots]
     texts = torch.randint(64, (2, 1, 8))
     for text in texts:
         cache.clear()
@@ -82,7 +82,7 @@ def test_a_cleared_cache_reuses_its_memory():
             gpt.next_logits(text[:, :5], cache)
             logits = gpt.next_logits(text[:, 5:], cache)
             torch.testing.assert_close(logits, gpt(text)[:, -1], rtol=1e-5, atol=1e-5)
-    assert [kept(layer)[0].data_ptr() for layer in cache.layers] == places
+    assert [kept(layer)[0].data_ptr() for layer in cache.slots] == places
     with pytest.raises(ValueError, match="room for 9 positions, got 8"):
         gpt.next_logits(texts[0, :, :1], cache)
 
@@ -90,12 +90,12 @@ def test_a_cleared_cache_reuses_its_memory():
 def test_a_bfloat16_model_has_a_bfloat16_cache_and_agrees_within_its_rounding():
     gpt = lively(GPTConfig(vocab_size=64, dim=32, num_layers=2))
     tokens = torch.randint(64, (1, 20))
-    cache = gpt.cache(20)
+    cache = gpt.memory(20)
     with torch.inference_mode():
         for i in range(20):
             logits = gpt.next_logits(tokens[:, i : i + 1], cache)
         torch.testing.assert_close(logits, gpt(tokens)[:, -1], rtol=0.05, atol=0.5)
-    assert kept(cache.layers[0])[0].dtype is torch.bfloat16 and logits.dtype is torch.float32
+    assert kept(cache.slots[0])[0].dtype is torch.bfloat16 and logits.dtype is torch.float32
 
 
 def test_cached_logits_do_not_depend_on_the_layout_of_a_kernels_results(monkeypatch):
@@ -110,7 +110,7 @@ def test_cached_logits_do_not_depend_on_the_layout_of_a_kernels_results(monkeypa
     for patched in (False, True):
         if patched:
             monkeypatch.setattr(F, "scaled_dot_product_attention", heads_side_by_side)
-        cache = gpt.cache(6)
+        cache = gpt.memory(6)
         with torch.inference_mode():
             found.append([gpt.next_logits(tokens[:, i : i + 1], cache) for i in range(6)])
     torch.testing.assert_close(*found)

@@ -1,0 +1,31 @@
+"""Initial values of embeddings and matrices; vectors and scales begin with values from their own settings."""
+
+from typing import Literal
+
+from torch import nn
+
+from plgolf.model.linear import CastLinear
+
+Matrices = Literal["uniform", "orthogonal"]
+
+
+def initialise(module: nn.Module, *, embedding_std: float, matrices: Matrices) -> None:
+    """Sets the initial values of embeddings and matrices below a module.
+
+    An embedding is normal, with its own ``initial_std`` if it has one. A matrix with ``zero_init`` is 0, so
+    that a layer begins without effect. Other matrices are ``uniform`` in +-1/sqrt(columns), PyTorch's own
+    values, which are kept, or ``orthogonal`` (https://arxiv.org/abs/1312.6120).
+
+    Args:
+        module: a module whose linear maps have just been made.
+        embedding_std: standard deviation of an embedding.
+        matrices: values of matrices that do not begin as 0.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Embedding):
+            nn.init.normal_(part.weight, std=getattr(part, "initial_std", embedding_std))
+        elif isinstance(part, CastLinear):
+            if part.zero_init:
+                nn.init.zeros_(part.weight)
+            elif matrices == "orthogonal" and not part.weight.is_meta:
+                nn.init.orthogonal_(part.weight)

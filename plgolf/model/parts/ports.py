@@ -1,0 +1,95 @@
+"""The places at which a part plugs into the model, and what a part's settings provide."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from plgolf.model.context import Context
+
+
+class Shape(NamedTuple):
+    """Sizes that a part may depend on.
+
+    Args:
+        vocab_size: number of token ids.
+        dim: width of the residual stream.
+        num_layers: number of layers.
+        num_heads: number of query heads.
+        num_kv_heads: number of key and value heads.
+        head_dim: channels of a head.
+    """
+
+    vocab_size: int
+    dim: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+
+class Table(nn.Embedding):
+    """An embedding with a standard deviation of its own at the start; see ``initialise``."""
+
+    def __init__(self, rows: int, dim: int, *, std: float) -> None:
+        super().__init__(rows, dim)
+        self.initial_std = std
+
+
+class InputPart(nn.Module, ABC):
+    """Changes the input of the first layer, before or after its norm."""
+
+    after_norm = False
+    """True if the part changes the normalised embedding."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """Returns the changed embedding, of the shape and dtype of ``x``, (batch, time, dim)."""
+
+
+class ValueSource(nn.Module, ABC):
+    """Computes ``Context.values`` once, for the parts of all layers."""
+
+    @abstractmethod
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Returns values, (batch, time, key-value width), of token ids (batch, time)."""
+
+
+class ValuePart(nn.Module, ABC):
+    """Changes the values of one attention layer before they are split into heads."""
+
+    @abstractmethod
+    def forward(self, v: Tensor, context: Context) -> Tensor:
+        """Returns changed values, of the shape and dtype of ``v``, (batch, time, key-value width)."""
+
+
+class HeadPart(nn.Module, ABC):
+    """Changes the outputs of the heads of one attention layer."""
+
+    @abstractmethod
+    def forward(self, y: Tensor, own_v: Tensor, x: Tensor) -> Tensor:
+        """Returns changed outputs of the heads.
+
+        Args:
+            y: outputs of the heads, (batch, time, heads, head_dim); the result has their shape and dtype.
+            own_v: values of the same positions, (batch, time, key-value heads, head_dim).
+            x: the input of the layer, normalised and scaled, (batch, time, dim).
+        """
+
+
+class PartConfig:
+    """Base of the settings of a part, which are frozen dataclasses."""
+
+    layers: str = "all"
+    """Layers that have the part, in words (``layer_indices``); for parts of attention layers."""
+
+    def check(self, shape: Shape) -> None:
+        """Raises a UserError that names the field if a setting does not fit the model."""
+
+    def build(self, shape: Shape) -> nn.Module:
+        """Returns a new part; its class says where it belongs."""
+        raise NotImplementedError
+
+    def source(self, shape: Shape) -> ValueSource | None:
+        """Returns what computes ``Context.values`` for this part, if anything."""
+        return None

@@ -1,0 +1,87 @@
+"""How attention and MLP of a layer read and write the residual stream, where not one after the other."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from plgolf.errors import UserError
+from plgolf.model.block import Block
+from plgolf.model.context import Context
+from plgolf.model.depth import phases, visits
+from plgolf.model.layers import layer_indices
+
+if TYPE_CHECKING:
+    from plgolf.model.gpt import GPTConfig
+
+Lanes = tuple[Tensor, ...]
+"""One or two residual streams, each (batch, time, dim)."""
+_KEEP = 1.1
+"""Initial factor of a stream in each layer of two lanes, as in the record."""
+
+
+def layers_of(config: "GPTConfig") -> tuple[frozenset[int], frozenset[int]]:
+    """Returns the layers in which attention and MLP are parallel, and those with two lanes.
+
+    Raises:
+        UserError: a layer is in both, or layers with two lanes are not the last of every phase.
+    """
+    count, parallel = config.num_layers, frozenset[int]()
+    if config.parallel:
+        parallel = layer_indices(config.parallel.layers, count, name="parallel.layers")
+    if config.lanes is None:
+        return parallel, frozenset()
+    two = layer_indices(config.lanes.layers, count, name="lanes.layers")
+    if parallel & two:
+        raise UserError(f"lanes.layers must not be in parallel.layers, got {config.lanes.layers!r:.100}")
+    for fraction in phases(config):
+        split = [visit.layer in two for visit in visits(config, fraction)]
+        if split != sorted(split):
+            raise UserError(f"lanes.layers must be the last to run, got {config.lanes.layers!r:.100}")
+    return parallel, two
+
+
+class Residual(nn.Module):
+    """The residual streams of a model that has parallel layers or two lanes.
+
+    With two lanes attention reads the first and the MLP the second, and both write to both with learned
+    factors (record 2026-04-27, section 1).
+
+    Args:
+        config: the architecture.
+    """
+
+    def __init__(self, config: "GPTConfig") -> None:
+        super().__init__()
+        self.parallel, self.two = layers_of(config)
+        self.result = config.lanes.merge if config.lanes else "mean"
+        if config.lanes:
+            # A row for each layer of the model, as in the record; those of other layers are not used.
+            self.keep = nn.Parameter(torch.full((config.num_layers, 2), _KEEP))
+            self.post = nn.Parameter(torch.ones(config.num_layers, 2, 2))
+
+    def enter(self, layer: int, lanes: Lanes) -> Lanes:
+        """Splits the stream before the first layer with two lanes."""
+        return lanes * 2 if layer in self.two and len(lanes) == 1 else lanes
+
+    def forward(self, layer: int, block: Block, lanes: Lanes, context: Context, slot: int) -> Lanes:
+        """Computes the streams after a layer; ``slot`` is the number of the visit."""
+        if layer in self.parallel:
+            x = block.mix(lanes[0], context.x0)
+            return (x + block.attend(x, context, slot) + block.feed(x),)
+        if layer not in self.two:
+            return (block(lanes[0], context, slot),)
+        first, second = lanes
+        attended = block.attend(block.mix(first, context.x0), context, slot)
+        fed = block.feed(second)
+        keep, post = self.keep[layer].to(first.dtype), self.post[layer].to(first.dtype)
+        return (
+            keep[0] * first + post[0, 0] * attended + post[1, 0] * fed,
+            keep[1] * second + post[0, 1] * attended + post[1, 1] * fed,
+        )
+
+    def merge(self, lanes: Lanes) -> Tensor:
+        """Returns the stream for the head."""
+        if self.result == "mean":
+            return lanes[0] if len(lanes) == 1 else (lanes[0] + lanes[1]) / 2
+        return lanes[0] if self.result == "attention" else lanes[-1]

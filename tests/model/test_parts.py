@@ -1,0 +1,291 @@
+"""The contract that every part keeps: a part that is added to the table is added to ``CASES``."""
+
+from dataclasses import fields, replace
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from lively import lively
+
+from plgolf import GPT, GPTConfig
+from plgolf.artifact import read_artifact, save_artifact
+from plgolf.config import config_from_dict, config_to_dict
+from plgolf.errors import UserError
+from plgolf.model import AttentionConfig
+from plgolf.model.context import Context
+from plgolf.model.parts import PartsConfig
+from plgolf.roles import Role, parameter_roles
+
+PLAIN = GPTConfig(
+    vocab_size=64,
+    dim=32,
+    num_layers=3,
+    compute_dtype="float32",
+    attention=AttentionConfig(num_heads=4, num_kv_heads=2),
+)
+TOKENS = torch.randint(64, (2, 12), generator=torch.Generator().manual_seed(0))
+TOKENS[:, 5] = 1
+
+
+class Case(NamedTuple):
+    """A part to test.
+
+    Args:
+        name: its field of ``PartsConfig``.
+        settings: its settings, as in a recipe.
+        roles: roles of its parameters, by the ends of their names.
+        transparent: True if it changes nothing at the start.
+        layers: layers that have it; None for a part of the input.
+        bad: settings that must be refused, and the message after the path.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    roles: dict[str, Role]
+    transparent: bool
+    layers: set[int] | None
+    bad: tuple[tuple[dict[str, Any], str], ...]
+
+
+CASES = [
+    Case(
+        "bigram_hash",
+        {"buckets": 50, "dim": 8},
+        {"embedding.weight": Role.EMBEDDING, "proj.weight": Role.MATRIX, "scale": Role.SCALAR},
+        True,
+        None,
+        (
+            ({"buckets": 1}, "buckets must be from 2 to 1048576, got 1"),
+            ({"dim": 33}, "dim must be from 1 to the model's width 32, got 33"),
+            ({"scale": 0.0}, "scale must not be 0"),
+        ),
+    ),
+    Case(
+        "bigram_hash",
+        {"buckets": 50, "dim": 32},
+        {"embedding.weight": Role.EMBEDDING, "scale": Role.SCALAR},
+        True,
+        None,
+        (),
+    ),
+    Case(
+        "smear_gate",
+        {},
+        {"gate": Role.SCALAR},
+        False,
+        None,
+        (({"bos_id": 64}, "bos_id must be from 0 to 63, got 64"),),
+    ),
+    Case(
+        "smear_gate",
+        {"window": 8, "bos_id": 1},
+        {"proj.weight": Role.SCALAR, "strength": Role.SCALAR},
+        True,
+        None,
+        (({"window": 33}, "window must be from 1 to the width 32, got 33"),),
+    ),
+    Case(
+        "value_embedding",
+        {"layers": "0, 2", "dim": 8},
+        {"embedding.weight": Role.EMBEDDING, "proj.weight": Role.MATRIX, "scale": Role.SCALAR},
+        False,
+        {0, 2},
+        (
+            ({"dim": 0}, "dim must be from 1 to the model's width 32, got 0"),
+            ({"std": 0.0}, "std must be finite and positive, got 0.0"),
+            ({"scale": 0.0}, "scale must not be 0"),
+            ({"layers": "3"}, "layers must be some of the layers 0 to 2, got '3'"),
+        ),
+    ),
+    Case(
+        "exclusive",
+        {"layers": "last 2"},
+        {},
+        False,
+        {1, 2},
+        (({"layers": "most"}, "layers must be like 'all'"),),
+    ),
+    Case(
+        "output_gate",
+        {"window": 8, "layers": "from 1"},
+        {"proj.weight": Role.SCALAR},
+        False,
+        {1, 2},
+        (
+            ({"window": 0}, "window must be from 1 to the width 32, got 0"),
+            ({"scale": 0.0}, "scale must be finite and not 0, got 0.0"),
+        ),
+    ),
+]
+EACH = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+def config_with(name: str, settings: dict[str, Any]) -> GPTConfig:
+    return config_from_dict(GPTConfig, {**config_to_dict(PLAIN), "parts": {name: settings}})
+
+
+def with_part(case: Case, *, new: bool = False) -> GPT:
+    """Returns a lively model with the part, whose own parameters are lively too unless they are new."""
+    config = config_with(case.name, case.settings)
+    gpt = lively(config, noise=0.5)
+    if new:
+        own = {n: p for n, p in GPT(config).state_dict().items() if case.name in n or "value_source" in n}
+        gpt.load_state_dict({**gpt.state_dict(), **own})
+    return gpt
+
+
+def without_part(gpt: GPT) -> GPT:
+    plain = GPT(PLAIN).eval()
+    weights = gpt.state_dict()
+    plain.load_state_dict({name: weights[name] for name in plain.state_dict()})
+    return plain
+
+
+def own_parameters(gpt: GPT) -> dict[str, torch.nn.Parameter]:
+    plain = {name for name, _ in GPT(PLAIN).named_parameters()}
+    return {name: p for name, p in gpt.named_parameters() if name not in plain}
+
+
+def test_every_part_has_a_case():
+    assert {case.name for case in CASES} == {field.name for field in fields(PartsConfig)}
+
+
+@EACH
+def test_a_new_part_changes_nothing_where_it_says_so(case):
+    gpt = with_part(case, new=True)
+    difference = (gpt(TOKENS) - without_part(gpt)(TOKENS)).abs().max().item()
+    assert (difference == 0) if case.transparent else (difference > 1e-4)
+
+
+@EACH
+def test_a_new_part_learns(case):
+    gpt = with_part(case, new=True)
+    gpt(TOKENS[:, :-1], TOKENS[:, 1:]).backward()
+    own = own_parameters(gpt)
+    assert not own or any(p.grad.any() for p in own.values())
+
+
+@EACH
+def test_a_part_has_an_effect_and_all_its_parameters_have_gradients(case):
+    gpt = with_part(case)
+    assert (gpt(TOKENS) - without_part(gpt)(TOKENS)).abs().max() > 1e-3
+    gpt(TOKENS[:, :-1], TOKENS[:, 1:]).backward()
+    for name, p in own_parameters(gpt).items():
+        assert p.grad is not None and p.grad.any(), name
+
+
+@pytest.mark.slow
+@EACH
+def test_a_part_is_alive_in_one_compiled_graph(case):
+    gpt, found = with_part(case), []
+    compiled = torch.compile(gpt, fullgraph=True, dynamic=False)
+    for model in (gpt, compiled):
+        gpt.zero_grad()
+        loss = model(TOKENS[:, :-1], TOKENS[:, 1:])
+        loss.backward()
+        found.append([loss.detach(), *(p.grad.clone() for p in gpt.parameters())])
+    for eager, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, eager, rtol=1e-4, atol=1e-5)
+    assert all(p.grad.any() for p in own_parameters(gpt).values())
+
+
+@EACH
+def test_a_position_never_sees_later_positions(case):
+    gpt, changed = with_part(case), TOKENS.clone()
+    changed[:, 7] = (changed[:, 7] + 1) % 64
+    before, after = gpt(TOKENS), gpt(changed)
+    torch.testing.assert_close(before[:, :7], after[:, :7], rtol=0, atol=0)
+    assert not torch.equal(before[:, 7], after[:, 7])
+
+
+@EACH
+@pytest.mark.parametrize("pieces", [[1] * 12, [5, 1, 6], [12]])
+def test_logits_from_memory_are_those_of_the_whole_text(case, pieces):
+    gpt = with_part(case)
+    memory = gpt.memory(12, batch=2)
+    with torch.inference_mode():
+        uncached = gpt(TOKENS)
+        for text in (TOKENS.flip(0), TOKENS):
+            memory.clear()
+            for piece in text.split(pieces, dim=1):
+                logits = gpt.next_logits(piece, memory)
+                at = memory.length - 1
+        torch.testing.assert_close(logits, uncached[:, at], rtol=1e-5, atol=1e-5)
+
+
+@EACH
+def test_a_part_survives_an_artifact_round_trip(case, tmp_path):
+    gpt = with_part(case)
+    save_artifact(gpt, tmp_path / "model.int8.ptz")
+    artifact = read_artifact(tmp_path / "model.int8.ptz")
+    assert artifact.config == gpt.config
+    assert artifact.weights.keys() == gpt.state_dict().keys()
+    torch.testing.assert_close(artifact.gpt()(TOKENS), gpt(TOKENS), rtol=0.02, atol=0.05)
+
+
+@EACH
+def test_every_parameter_of_a_part_has_its_role_and_dtype(case):
+    gpt = GPT(replace(with_part(case).config, compute_dtype="bfloat16"))
+    roles = parameter_roles(gpt)
+    own = own_parameters(gpt)
+    expected = {name: r for name in own for end, r in case.roles.items() if name.endswith(f".{end}")}
+    assert {name: roles[name] for name in own} == expected
+    assert {end for end in case.roles for name in own if name.endswith(f".{end}")} == set(case.roles)
+    for name, p in own.items():
+        assert p.dtype is (torch.bfloat16 if roles[name] is Role.EMBEDDING else torch.float32), name
+    assert gpt(TOKENS).isfinite().all()
+
+
+@EACH
+def test_a_part_is_in_the_layers_that_its_words_choose(case):
+    gpt = with_part(case)
+    ports = [{**b.attention.value_parts, **b.attention.head_parts} for b in gpt.blocks]
+    assert {layer for layer, parts in enumerate(ports) if case.name in parts} == (case.layers or set())
+    assert (case.name in gpt.input_parts) == (case.layers is None)
+
+
+@EACH
+def test_settings_that_do_not_fit_are_refused_by_their_path(case):
+    for changes, message in case.bad:
+        with pytest.raises(UserError) as error:
+            config_with(case.name, {**case.settings, **changes})
+        assert str(error.value).startswith(f"config.parts.{case.name}.{message}")
+
+
+def test_parts_work_together_in_a_compiled_graph():
+    parts = {case.name: case.settings for case in CASES}
+    config = config_from_dict(GPTConfig, {**config_to_dict(PLAIN), "norm_scale": "depth", "parts": parts})
+    gpt = lively(config)
+    compiled = torch.compile(gpt, fullgraph=True, dynamic=False, backend="aot_eager")
+    torch.testing.assert_close(compiled(TOKENS), gpt(TOKENS))
+    memory = gpt.memory(12, batch=2)
+    with torch.inference_mode():
+        for piece in TOKENS.split(5, dim=1):
+            logits = gpt.next_logits(piece, memory)
+        torch.testing.assert_close(logits, gpt(TOKENS)[:, -1], rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_of_the_previous_document_is_smeared_into_the_next():
+    case = next(case for case in CASES if case.settings.get("bos_id") == 1)
+    gpt, changed = with_part(case), TOKENS.clone()
+    changed[:, 4] = (changed[:, 4] + 1) % 64
+    seen = []
+    gpt.input_parts["smear_gate"].register_forward_hook(lambda _m, _a, out: seen.append(out))
+    gpt(TOKENS), gpt(changed)
+    assert TOKENS[0, 5] == 1 and torch.equal(seen[0][:, 5:], seen[1][:, 5:])
+    assert not torch.equal(seen[0][:, 4], seen[1][:, 4])
+
+
+def test_an_exclusive_head_is_orthogonal_to_its_own_value():
+    part = with_part(next(case for case in CASES if case.name == "exclusive")).blocks[2].attention.head_parts
+    y, v = torch.randn(2, 5, 4, 8, dtype=torch.float64), torch.randn(2, 5, 2, 8, dtype=torch.float64)
+    out = part["exclusive"](y, v, y)
+    along = (out.unflatten(2, (2, 2)) * v[:, :, :, None]).sum(-1)
+    assert along.abs().max() < 1e-12 and (out - y).abs().max() > 0.1
+
+
+def test_values_need_their_table():
+    part = with_part(next(case for case in CASES if case.name == "value_embedding")).blocks[0].attention
+    x = torch.zeros(1, 2, 16)
+    with pytest.raises(ValueError, match="must have the values of the table"):
+        part.value_parts["value_embedding"](x, Context(x, x, (x, x)))

@@ -1,6 +1,7 @@
 """The LightningDataModule: token shards to batches, on any number of ranks."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,6 @@ from plgolf.data.tokenizer import Tokenizer
 from plgolf.errors import UserError, at_least
 from plgolf.training.checkpoints import compare
 from plgolf.training.next_steps import how_to_get
-from plgolf.training.requirements import check_loops
 
 _ENDLESS = 2**40
 """Steps of a run: more than any clock allows. Lightning reads ahead of a loader without a length."""
@@ -155,7 +155,10 @@ class ShardDataModule(LightningDataModule):
         Raises:
             UserError: something does not divide, or the trainer sets what follows from these settings.
         """
-        check_loops(trainer, val_every_steps=self.val_every_steps or _ENDLESS)
+        with suppress(ImportError):  # Packed code leaves this check out.
+            from plgolf.training.requirements import check_loops  # noqa: PLC0415
+
+            check_loops(trainer, val_every_steps=self.val_every_steps or _ENDLESS)
         return self._plan(trainer.world_size)
 
     def _plan(self, world_size: int) -> BatchPlan:

@@ -31,7 +31,6 @@ from plgolf.training.optimizer_settings import (
     set_mode,
 )
 from plgolf.training.randomness import seed_generators
-from plgolf.training.requirements import check_module, check_optimization, check_trainer
 from plgolf.training.run import Run
 from plgolf.training.scoring import ScoringModule
 from plgolf.training.warmup import CompileWarmup
@@ -80,8 +79,11 @@ class GolfModule(ScoringModule):
 
     def check(self, trainer: Trainer) -> None:
         """Raises a UserError if the trainer asks for something that this module cannot do."""
-        check_trainer(trainer, self.gpt.config, compiled=self.compiled)
-        check_module(self)
+        with suppress(ImportError):  # Packed code leaves these checks out.
+            from plgolf.training.requirements import check_module, check_trainer  # noqa: PLC0415
+
+            check_trainer(trainer, self.gpt.config, compiled=self.compiled)
+            check_module(self)
 
     def configure_callbacks(self) -> list[Callback]:
         self.check(self.trainer)  # Before Lightning looks, which would name no setting of plgolf.
@@ -130,7 +132,10 @@ class GolfModule(ScoringModule):
             set_learning_rates(self.trainer.optimizers[0], factor(self.trainer.global_step))
 
     def on_train_epoch_start(self) -> None:
-        check_optimization(self.trainer)  # Callbacks may have changed what configure_optimizers made.
+        with suppress(ImportError):
+            from plgolf.training.requirements import check_optimization  # noqa: PLC0415
+
+            check_optimization(self.trainer)  # Callbacks may have changed what configure_optimizers made.
         set_mode(self.trainer.optimizers, training=True)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

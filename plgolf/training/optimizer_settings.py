@@ -1,7 +1,7 @@
 """An optimizer's groups and mode: what the schedule sets, and what a resumed run takes from where."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -14,7 +14,6 @@ from plgolf.model import GPT
 from plgolf.optim import Schedule
 from plgolf.progress import RunProgress
 from plgolf.roles import param_groups
-from plgolf.training.requirements import check_optimizer
 
 _OF_MUON_ADAM = {"betas", "eps", "weight_decay"}
 """Group settings of ``MuonAdam`` that come from the configurations its constructor takes."""
@@ -129,3 +128,13 @@ def _equal(left: Any, right: Any) -> bool:
     if isinstance(left, Tensor) and isinstance(right, Tensor):
         return torch.equal(left, right)
     return type(left) is type(right) and bool(left == right)
+
+
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Raises a UserError if an optimizer cannot step without a closure that recomputes the loss."""
+    closure = signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is Parameter.empty:
+        raise UserError(
+            f"model.optimizer must step without a closure, got {type(optimizer).__name__}, "
+            "which evaluates the loss several times in a step"
+        )

@@ -1,8 +1,5 @@
 """What ``GolfModule`` requires of its trainer, and of subclasses."""
 
-from contextlib import suppress
-from inspect import Parameter, signature
-
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     GradientAccumulationScheduler,
@@ -11,11 +8,12 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch.optim import Optimizer
 
 from plgolf.errors import UserError
 from plgolf.hardware import fast_dtype
 from plgolf.model import GPTConfig
+from plgolf.training.optimizer_settings import check_optimizer
+from plgolf.training.unsupported import check_parts
 
 _NEVER_CALLED = ("optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping", "lr_scheduler_step")
 """Hooks of automatic optimization."""
@@ -29,10 +27,7 @@ def check_trainer(trainer: Trainer, config: GPTConfig, *, compiled: bool) -> Non
         config: configuration of the model.
         compiled: True if the model is compiled.
     """
-    with suppress(ImportError):  # Packed code leaves these checks out.
-        from plgolf.training.unsupported import check_parts  # noqa: PLC0415
-
-        check_parts(trainer)
+    check_parts(trainer)
     if trainer.precision != "32-true":
         raise UserError(
             "trainer.precision must be left alone, model.gpt.compute_dtype decides what the model "
@@ -129,13 +124,3 @@ def check_optimization(trainer: Trainer) -> None:
                 f"{type(config.scheduler).__name__} with {config.interval} and {config.frequency}"
             )
     check_optimizer(trainer.optimizers[0])
-
-
-def check_optimizer(optimizer: Optimizer) -> None:
-    """Raises a UserError if an optimizer cannot step without a closure that recomputes the loss."""
-    closure = signature(optimizer.step).parameters.get("closure")
-    if closure is not None and closure.default is Parameter.empty:
-        raise UserError(
-            f"model.optimizer must step without a closure, got {type(optimizer).__name__}, "
-            "which evaluates the loss several times in a step"
-        )

@@ -21,13 +21,13 @@ _MAIN = "plgolf.__main__"
 _NOT_NEEDED = (
     *("plgolf.corpus", "plgolf.generation", "plgolf.report", "plgolf.training.finish.details"),
     *(f"plgolf.training.logs.console.{style}" for style in ("bar", "lines", "panel")),
-    *("plgolf.training.unsupported", "plgolf.training.health.monitors"),
+    *("plgolf.training.requirements", "plgolf.training.unsupported", "plgolf.training.health.monitors"),
 )
 """Imported inside functions to prepare a dataset, to log samples, pictures and details, to check callbacks,
 and for progress in styles that packed code does not use."""
 _IF_NAMED = ("plgolf.container", "plgolf.quantize")
 """Imported inside functions for a format that is packed only if the configuration names its class."""
-_IF_IMPORTED = ("plgolf.data.", "plgolf.model.", "plgolf.optim.")
+_IF_IMPORTED = ("plgolf.data.", "plgolf.model.", "plgolf.optim.", "plgolf.training.health.watch")
 """Rooms whose functions import a module only where it is used, such as a kind of tokenizer."""
 _PARTS = "plgolf.model.parts"
 

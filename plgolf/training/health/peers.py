@@ -1,25 +1,19 @@
 """Ends a run on every rank when one rank is gone, where the others would wait for it forever."""
 
 import os
-import secrets
-import signal
-import socket
-import sys
 import threading
 import time
-from contextlib import suppress
-from subprocess import Popen, TimeoutExpired
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from plgolf.errors import RunError, StoppedBySignal, UserError
 
-_MEET_SECONDS = 300.0
-"""Time for all ranks to open their data and connect."""
+if TYPE_CHECKING:
+    from plgolf.training.health.watch import Watch
 
-_BEAT_SECONDS = 1.0
-_GRACE_SECONDS = 10.0
+BEAT_SECONDS = 1.0
+GRACE_SECONDS = 10.0
 """Time for a rank to end in good order once another is gone, and for rank 0 to wait for the others."""
 
 
@@ -35,19 +29,16 @@ class PeerWatch(Callback):
     """
 
     def __init__(self, timeout_seconds: float = 30.0) -> None:
-        if not timeout_seconds > 2 * _BEAT_SECONDS:
+        if not timeout_seconds > 2 * BEAT_SECONDS:
             raise UserError(f"peers.timeout_seconds must be above 2, got {timeout_seconds}")
         self.timeout_seconds = timeout_seconds
-        self._watch: _Watch | None = None
+        self._watch: Watch | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.world_size > 1 and self._watch is None:
-            try:
-                peers = _meet(trainer)
-            except OSError as error:
-                reason = f"rank {trainer.global_rank} and the others cannot meet: {error}"
-                raise RunError(f"{reason} (does a firewall keep ranks from the ports of rank 0?)") from error
-            self._watch = _Watch(trainer.global_rank, peers, _take_children(trainer), self.timeout_seconds)
+            from plgolf.training.health.watch import watch_peers  # noqa: PLC0415 (packed where it is used)
+
+            self._watch = watch_peers(trainer, self.timeout_seconds)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._watch is not None:
@@ -62,7 +53,7 @@ class PeerWatch(Callback):
         all_of_us = isinstance(exception, StoppedBySignal | RunError)
         its_own = isinstance(exception, UserError)
         # If a collective failed here, the cause is another rank: wait until it is named.
-        if not all_of_us and not its_own and watch.concluded.wait(3 * _BEAT_SECONDS):
+        if not all_of_us and not its_own and watch.concluded.wait(3 * BEAT_SECONDS):
             watch.leave()
             for logger in trainer.loggers:  # Lightning does not get to it.
                 logger.finalize("failed")
@@ -72,126 +63,6 @@ class PeerWatch(Callback):
         watch.leave()
 
 
-class _Watch:
-    """Connections of one rank: from rank 0 to all others, or from another rank to rank 0."""
-
-    def __init__(
-        self,
-        rank: int,
-        peers: dict[int, socket.socket],
-        children: dict[int, "Popen[bytes]"],
-        timeout_seconds: float,
-    ) -> None:
-        self.rank, self.timeout_seconds = rank, timeout_seconds
-        self.verdict, self.speaks = "", True
-        """Why the run ends, and whether this rank prints it."""
-        self.concluded, self.main_is_ending = threading.Event(), threading.Event()
-        self._peers, self._children = peers, children
-        self._left, self._lock = threading.Event(), threading.Lock()
-        self._listeners = [
-            threading.Thread(target=self._listen, args=peer, name=f"peer-{peer[0]}", daemon=True)
-            for peer in peers.items()
-        ]
-        for thread in (*self._listeners, threading.Thread(target=self._beat, name="peer-beat", daemon=True)):
-            thread.start()
-
-    def _beat(self) -> None:
-        while not self._left.wait(_BEAT_SECONDS):
-            self._tell("beat")
-            # A collective may raise an error in the main thread, or wait forever.
-            if self.concluded.is_set() and not self.main_is_ending.wait(_GRACE_SECONDS):
-                for child in self._children.values():
-                    child.kill()
-                if self.speaks:
-                    sys.stderr.write(f"plgolf: error: {self.verdict}\n")
-                    sys.stderr.flush()
-                os._exit(1)
-
-    def _listen(self, rank: int, peer: socket.socket) -> None:
-        peer.settimeout(self.timeout_seconds)
-        try:
-            for line in peer.makefile(encoding="utf-8", errors="replace"):
-                word, _, text = line.strip().partition(" ")
-                if word == "left":
-                    return
-                if word in ("gone", "said"):
-                    self.conclude(text, said=word == "said")
-            reason = self._end_of(rank)
-        except TimeoutError:
-            reason = f"nothing was heard of it for {self.timeout_seconds:g} seconds"
-        except OSError:
-            reason = self._end_of(rank)
-        self.conclude(f"rank {rank} is gone: {reason}")
-
-    def _end_of(self, rank: int) -> str:
-        if rank in self._children:
-            with suppress(TimeoutExpired):
-                code = self._children[rank].wait(_BEAT_SECONDS)
-                return f"killed by {signal.Signals(-code).name}" if code < 0 else f"it ended with code {code}"
-        return "its connection has closed"
-
-    def conclude(self, verdict: str, *, said: bool = False) -> None:
-        """Tells every rank why the run ends; if ``said``, the rank that it is about prints its own error."""
-        with self._lock:
-            if self.verdict or self._left.is_set():
-                return  # The first verdict counts.
-            self.verdict = " ".join(verdict.split())
-        self.speaks = not said and (self.rank == 0 or self.verdict.startswith("rank 0 "))
-        self._tell(f"{'said' if said else 'gone'} {self.verdict}")
-        self.concluded.set()
-
-    def _tell(self, line: str) -> None:
-        for peer in self._peers.values():
-            with suppress(OSError):  # Its listener sees it, too.
-                peer.sendall(f"{line}\n".encode(errors="replace"))
-
-    def leave(self) -> None:
-        """Closes the connections; rank 0, which passes messages on, waits for the others first."""
-        self._left.set()
-        self._tell("left")
-        end = time.monotonic() + _GRACE_SECONDS
-        for thread in self._listeners if self.rank == 0 else ():
-            thread.join(max(0.0, end - time.monotonic()))
-        for peer in self._peers.values():
-            peer.close()
-
-
-def _meet(trainer: Trainer) -> dict[int, socket.socket]:
-    """Connects every rank to rank 0, with a secret word that only ranks know."""
-    environment: Any = trainer.strategy.cluster_environment  # type: ignore[attr-defined]
-    if trainer.is_global_zero:
-        dual = socket.has_dualstack_ipv6()
-        family = socket.AF_INET6 if dual else socket.AF_INET
-        with socket.create_server(("", 0), family=family, dualstack_ipv6=dual) as server:
-            server.settimeout(_MEET_SECONDS)
-            word = secrets.token_hex(16)
-            trainer.strategy.broadcast((server.getsockname()[1], word))
-            return _accept(server, word, trainer.world_size - 1)
-    port, word = trainer.strategy.broadcast((0, ""))
-    peer = socket.create_connection((environment.main_address, port), timeout=_MEET_SECONDS)
-    peer.sendall(f"{word} {trainer.global_rank:08}".encode())
-    return {0: peer}
-
-
-def _accept(server: socket.socket, word: str, count: int) -> dict[int, socket.socket]:
-    peers: dict[int, socket.socket] = {}
-    while len(peers) < count:
-        try:
-            peer, _ = server.accept()
-        except TimeoutError as error:
-            missing = min(set(range(1, count + 1)) - set(peers))
-            raise RunError(f"rank {missing} has not come within {_MEET_SECONDS:g} seconds") from error
-        peer.settimeout(_GRACE_SECONDS)
-        hello = b""
-        with suppress(OSError):
-            hello = peer.recv(len(word) + 9, socket.MSG_WAITALL)
-        if hello[:-9].decode(errors="replace") == word:
-            peers[int(hello[-8:])] = peer
-        else:
-            peer.close()
-    return peers
-
-
 def end_with_launcher(trainer: Trainer, parent_pid: int) -> None:
     """Ends a rank when its launcher, the parent process, is gone, also before the ranks have met."""
     if trainer.local_rank == 0:  # It may be the user's own process, which may outlive its shell.
@@ -199,21 +70,9 @@ def end_with_launcher(trainer: Trainer, parent_pid: int) -> None:
 
     def watch() -> None:
         while os.getppid() == parent_pid:
-            time.sleep(_BEAT_SECONDS)
+            time.sleep(BEAT_SECONDS)
         # PeerWatch, if it has begun, ends the rank with a better message.
-        time.sleep(2 * _GRACE_SECONDS)
+        time.sleep(2 * GRACE_SECONDS)
         os._exit(1)
 
     threading.Thread(target=watch, name="launcher-watch", daemon=True).start()
-
-
-def _take_children(trainer: Trainer) -> dict[int, "Popen[bytes]"]:
-    """Takes over the processes that this one has launched, by rank.
-
-    Lightning's own observer looks at them every five seconds; if one ended with another code than 0, it ends
-    all of them and this process with SIGKILL, without a message.
-    """
-    processes = getattr(trainer.strategy.launcher, "procs", [])
-    children = {trainer.global_rank + index: process for index, process in enumerate(processes, 1)}
-    processes.clear()
-    return children

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from plgolf.config import config_from_dict, config_to_dict
-from plgolf.data.shards import MAX_VOCAB_SIZE
+from plgolf.data.shards import MAX_VOCAB_SIZE, ShardReader, find_shards
 from plgolf.data.tokenizer import ByteTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 from plgolf.errors import UserError
 from plgolf.files import open_regular, read_regular, write_atomically
@@ -155,6 +155,21 @@ def _check_entries(manifest: Manifest, path: Path) -> None:
             raise UserError(f"{path}: splits.{name} must have counts of at least 0")
 
 
+def open_split(root: Path, split: str, manifest: Manifest | None, *, vocab_size: int) -> ShardReader:
+    """Opens the shards of ``train`` or ``val``.
+
+    Raises:
+        UserError: a shard is missing or damaged, or the split has another number of tokens than listed.
+    """
+    reader = ShardReader(find_shards(root, split), vocab_size=vocab_size)
+    if manifest is not None and reader.num_tokens != manifest.splits[split].tokens:
+        raise UserError(
+            f"{root}: the {split} split must have the {manifest.splits[split].tokens} tokens that "
+            f"{MANIFEST} says, got {reader.num_tokens}"
+        )
+    return reader
+
+
 def check_only_own_files(root: Path, manifest: Manifest) -> None:
     """Raises a UserError if a folder that would be replaced has files that the dataset does not list."""
     own = {MANIFEST, manifest.tokenizer.file, *(entry.file for entry in manifest.files)}
@@ -171,6 +186,12 @@ def hash_file(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def identity_of(root: Path) -> dict[str, str | None]:
+    """Returns the folder of a dataset and the hash of its manifest, None without one."""
+    path = root / MANIFEST
+    return {"root": str(root), "manifest_sha256": hash_file(path) if path.is_file() else None}
 
 
 def find_tokenizer(root: Path, manifest: Manifest | None, path: Path | None = None) -> Tokenizer:

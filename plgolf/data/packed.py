@@ -79,10 +79,10 @@ class PackedStream(TrainStream):
         start = self._first[shard] + row * self.span
         return start, start + self.span
 
-    def batch(self, index: int) -> Batch:
-        """Returns micro-batch ``index`` of this rank: ids (1, tokens), and the borders of the documents."""
-        ids = super().batch(index)
-        inputs, targets = ids.input_ids.view(1, -1), ids.target_ids.view(1, -1)
+    def batch_of(self, tokens: Tokens) -> Batch:
+        """Returns a micro-batch of tokens: ids (1, tokens), and the borders of its documents."""
+        cut = super().batch_of(tokens)
+        inputs, targets = cut.input_ids.view(1, -1), cut.target_ids.view(1, -1)
         borders = self.borders_of(inputs[0].numpy())
         number = self.num_borders
         while number < borders.size:

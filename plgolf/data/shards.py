@@ -173,6 +173,10 @@ class ShardReader:
             filled = end
         return tokens.astype(np.uint16, copy=False)
 
+    def fingerprints(self) -> dict[str, str]:
+        """Returns what tells the shards from others, by file name."""
+        return {shard.path.name: fingerprint(shard) for shard in self.shards}
+
     def path_at(self, position: int) -> Path:
         """Returns the file that holds the token at a position of ``read``."""
         return self.shards[bisect_right(self.starts, position % self.num_tokens) - 1].path

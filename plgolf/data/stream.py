@@ -1,9 +1,10 @@
 """Batches of tokens for each rank: pure functions of the batch number, without state to save."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -66,10 +67,6 @@ class BatchPlan:
     accumulation: int
     world_size: int
 
-    def numbers_of(self, step: int) -> range:
-        """Returns the numbers of a rank's micro-batches in an optimizer step, both counted from 0."""
-        return range(step * self.accumulation, (step + 1) * self.accumulation)
-
 
 def plan_batches(
     *, global_batch_tokens: int, seq_len: int, micro_batch_sequences: int, world_size: int
@@ -109,31 +106,37 @@ def plan_batches(
     return BatchPlan(span, micro, share // micro, world_size)
 
 
-class Stream(Protocol):
+class Stream(ABC):
     """Endless training batches of one rank, each a pure function of its number."""
 
-    reader: ShardReader
+    def __init__(self, reader: ShardReader, plan: BatchPlan, *, seq_len: int, rank: int) -> None:
+        self.reader, self.plan, self.seq_len, self.rank = reader, plan, seq_len, rank
 
+    @abstractmethod
     def batch(self, index: int) -> Batch:
         """Returns micro-batch ``index`` of this rank."""
 
-    def step(self, index: int) -> tuple[Batch, ...]:
-        """Returns the micro-batches of this rank in optimizer step ``index``, counted from 0."""
-
+    @abstractmethod
     def place_of(self, first: int, last: int, of_ranks: Sequence[int]) -> str:
         """Describes where in the shards the micro-batches ``first`` to ``last`` of some ranks are."""
 
+    def batch_of(self, tokens: Tokens) -> Batch:
+        """Returns a micro-batch of consecutive tokens, uint16 (sequences * seq_len + 1,)."""
+        return _cut(tokens, self.seq_len, self.plan.sequences)
 
-class TrainStream:
+    def step(self, index: int) -> tuple[Batch, ...]:
+        """Returns the micro-batches of this rank in optimizer step ``index``, counted from 0."""
+        count = self.plan.accumulation
+        return tuple(self.batch(k) for k in range(index * count, (index + 1) * count))
+
+
+class TrainStream(Stream):
     """Endless training batches, cut from the token stream as the reference program does.
 
     The tokens are cut into consecutive spans of (span_sequences * seq_len + 1); inputs are all but the last
     token of a span, targets all but the first. Micro-batch k takes world_size spans, and rank r owns span r;
     if there are more ranks than spans, several ranks share the sequences of a span.
     """
-
-    def __init__(self, reader: ShardReader, plan: BatchPlan, *, seq_len: int, rank: int) -> None:
-        self.reader, self.plan, self.seq_len, self.rank = reader, plan, seq_len, rank
 
     def range_of(self, index: int, rank: int) -> tuple[int, int]:
         """Returns start and end of micro-batch ``index`` of a rank, in tokens of the endless stream."""
@@ -143,16 +146,10 @@ class TrainStream:
         return start, start + self.plan.sequences * self.seq_len + 1
 
     def batch(self, index: int) -> Batch:
-        """Returns micro-batch ``index`` of this rank."""
         start, end = self.range_of(index, self.rank)
-        return _cut(self.reader.read(start, end - start), self.seq_len, self.plan.sequences)
-
-    def step(self, index: int) -> tuple[Batch, ...]:
-        """Returns the micro-batches of this rank in optimizer step ``index``, counted from 0."""
-        return tuple(map(self.batch, self.plan.numbers_of(index)))
+        return self.batch_of(self.reader.read(start, end - start))
 
     def place_of(self, first: int, last: int, of_ranks: Sequence[int]) -> str:
-        """Describes where in the shards the micro-batches ``first`` to ``last`` of some ranks are."""
         start, end = self.range_of(first, of_ranks[0])[0], self.range_of(last, of_ranks[-1])[1]
         return f"training tokens {start:,} to {end:,}, from {self.reader.path_at(start)} on"
 

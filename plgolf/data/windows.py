@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from plgolf.data.shards import ShardReader
-from plgolf.data.stream import Batch, BatchPlan
+from plgolf.data.stream import Batch, BatchPlan, Stream
 from plgolf.errors import UserError
 
 _SEED = 0
 
 
-class WindowStream:
+class WindowStream(Stream):
     """Endless training batches of windows, each cut from a shard that is drawn at random.
 
     Each pass cuts every shard into windows of seq_len tokens, from a random offset on, and draws all of them,
@@ -36,7 +36,7 @@ class WindowStream:
     """
 
     def __init__(self, reader: ShardReader, plan: BatchPlan, *, seq_len: int, rank: int) -> None:
-        self.reader, self.plan, self.seq_len, self.rank = reader, plan, seq_len, rank
+        super().__init__(reader, plan, seq_len=seq_len, rank=rank)
         if not any(end - start > seq_len for start, end in pairwise(reader.starts)):
             most = max(shard.num_tokens for shard in reader.shards)
             raise UserError(
@@ -61,17 +61,11 @@ class WindowStream:
         return starts
 
     def batch(self, index: int) -> Batch:
-        """Returns micro-batch ``index`` of this rank."""
         rows = np.stack([self.reader.read(s, self.seq_len + 1) for s in self.starts_of(index, self.rank)])
         inputs, targets = (torch.from_numpy(x.copy()) for x in (rows[:, :-1], rows[:, 1:]))
         return Batch(inputs, targets, len(rows))
 
-    def step(self, index: int) -> tuple[Batch, ...]:
-        """Returns the micro-batches of this rank in optimizer step ``index``, counted from 0."""
-        return tuple(map(self.batch, self.plan.numbers_of(index)))
-
     def place_of(self, first: int, last: int, of_ranks: Sequence[int]) -> str:
-        """Describes where in the shards the micro-batches ``first`` to ``last`` of some ranks are."""
         numbers = range(first, last + 1)
         starts = [start for k in numbers for rank in of_ranks for start in self.starts_of(k, rank)]
         shown = ", ".join(f"{start:,}" for start in starts[:4]) + (" and others" if len(starts) > 4 else "")

@@ -10,12 +10,14 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from numpy.typing import NDArray
 
+from plgolf.config import config_to_dict
 from plgolf.console import Terminal
 from plgolf.data.byte_counts import ByteCounts
 from plgolf.data.loader import BatchLoader
-from plgolf.data.manifest import MANIFEST, Manifest, find_tokenizer, hash_file, read_manifest
-from plgolf.data.shards import MAX_VOCAB_SIZE, ShardReader, find_shards, find_side_cars, fingerprint
-from plgolf.data.stream import Batch, BatchPlan, Stream, TrainStream, ValidationSplit, plan_batches
+from plgolf.data.manifest import find_tokenizer, identity_of, open_split, read_manifest
+from plgolf.data.shards import MAX_VOCAB_SIZE, ShardReader, find_side_cars
+from plgolf.data.stream import Batch, BatchPlan, Stream, ValidationSplit, plan_batches
+from plgolf.data.streams import StreamConfig, make_stream
 from plgolf.data.tokenizer import Tokenizer
 from plgolf.errors import UserError, at_least
 from plgolf.training.checkpoints import compare
@@ -41,12 +43,13 @@ class ShardDataModule(LightningDataModule):
         seq_len: tokens in a sequence.
         global_batch_tokens: tokens in an optimizer step, over all ranks.
         micro_batch_sequences: sequences that a rank processes at once.
+        stream: how training batches are cut from the shards.
         val_batch_sequences: largest number of sequences that a rank scores at once.
         val_every_steps: optimizer steps between validations; 0 for one validation, at the end.
         val_max_tokens: score about this many tokens from the start of the split; null for all of them.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 (settings)
         self,
         root: str = "data/datasets/fineweb10B_sp1024",
         tokenizer: str | None = None,
@@ -55,6 +58,7 @@ class ShardDataModule(LightningDataModule):
         seq_len: int = 4096,
         global_batch_tokens: int = 393_216,
         micro_batch_sequences: int = 12,
+        stream: StreamConfig = StreamConfig(),  # noqa: B008 (frozen)
         val_batch_sequences: int = 16,
         val_every_steps: int = 1000,
         val_max_tokens: int | None = None,
@@ -74,6 +78,7 @@ class ShardDataModule(LightningDataModule):
         self.seq_len = seq_len
         self.global_batch_tokens = global_batch_tokens
         self.micro_batch_sequences = micro_batch_sequences
+        self.stream = stream
         self.val_batch_sequences = val_batch_sequences
         self.val_every_steps = val_every_steps
         self.val_max_tokens = val_max_tokens
@@ -133,11 +138,11 @@ class ShardDataModule(LightningDataModule):
         self.byte_counts = self.tokenizer.byte_counts
         if training:
             self.plan = self._plan(world_size)
-            train = self._reader("train", manifest)
+            train = open_split(self.root, "train", manifest, vocab_size=self.vocab_size)
             if train.num_tokens == 0:
                 raise UserError(f"{train.shards[0].path}: holds no tokens")
-            self.train_stream = TrainStream(train, self.plan, seq_len=self.seq_len, rank=rank)
-        val = self._reader("val", manifest)
+            self.train_stream = make_stream(self.stream, train, self.plan, seq_len=self.seq_len, rank=rank)
+        val = open_split(self.root, "val", manifest, vocab_size=self.vocab_size)
         side_cars = find_side_cars(self.root, "val", val.shards)
         self.val_split = ValidationSplit(
             val,
@@ -168,15 +173,6 @@ class ShardDataModule(LightningDataModule):
             micro_batch_sequences=self.micro_batch_sequences,
             world_size=world_size,
         )
-
-    def _reader(self, split: str, manifest: Manifest | None) -> ShardReader:
-        reader = ShardReader(find_shards(self.root, split), vocab_size=self.vocab_size)
-        if manifest is not None and reader.num_tokens != manifest.splits[split].tokens:
-            raise UserError(
-                f"{self.root}: the {split} split must have the {manifest.splits[split].tokens} tokens that "
-                f"{MANIFEST} says, got {reader.num_tokens}"
-            )
-        return reader
 
     def train_dataloader(self) -> BatchLoader[tuple[Batch, ...]]:
         """Returns a loader of optimizer steps: the micro-batches of this rank."""
@@ -218,25 +214,19 @@ class ShardDataModule(LightningDataModule):
 
     def identity(self) -> dict[str, str | None]:
         """Returns the folder and the hash of its manifest, None without one, for ``result.json``."""
-        manifest = self.root / MANIFEST
-        return {
-            "root": str(self.root),
-            "manifest_sha256": hash_file(manifest) if manifest.is_file() else None,
-        }
+        return identity_of(self.root)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what must be the same in a resumed run; Lightning keeps it in checkpoints."""
-        readers = {"train_shards": self.train_stream.reader, "val_shards": self.val_split.reader}
         return {
             "seq_len": self.seq_len,
             "global_batch_tokens": self.global_batch_tokens,
             "micro_batch_sequences": self.plan.span_sequences,
+            "stream": config_to_dict(self.stream),
             "vocab_size": self.vocab_size,
             "tokenizer": self.tokenizer.sha256,
-            **{
-                name: {shard.path.name: fingerprint(shard) for shard in reader.shards}
-                for name, reader in readers.items()
-            },
+            "train_shards": self.train_stream.reader.fingerprints(),
+            "val_shards": self.val_split.reader.fingerprints(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -246,6 +236,7 @@ class ShardDataModule(LightningDataModule):
         module: Any = self.trainer.lightning_module
         allowed = module.run.allowed_changes
         if self.trainer.state.fn == "fit":
-            compare.check_same({"data": state_dict}, {"data": self.state_dict()}, allowed=allowed)
+            saved = {"stream": config_to_dict(StreamConfig()), **state_dict}  # What earlier versions had.
+            compare.check_same({"data": saved}, {"data": self.state_dict()}, allowed=allowed)
         else:
             compare.check_same_tokenizer(state_dict, self.tokenizer.sha256, allowed=allowed)

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from plgolf.data.stream import Batch
 from plgolf.errors import UserError
 from plgolf.training.datamodule import ShardDataModule
 from plgolf.training.logs.screen import progress, say
@@ -58,15 +57,15 @@ class CompileWarmup(Callback):
         state = copy.deepcopy(optimizer.state_dict())
         # A generator of its own leaves the run's random numbers as they are.
         generator = torch.Generator().manual_seed(trainer.global_rank)
-        shape = (data.plan.sequences, data.seq_len)
+        count = data.plan.sequences * data.seq_len + 1
         run: Run = pl_module.run
         with run.clock.phase("warmup"):
             shown = progress("warm-up", steps, "steps")
             run.warming_up = True
             for done in range(steps):
-                tokens = torch.randint(data.vocab_size, (2, *shape), generator=generator)
-                inputs, targets = tokens.to(torch.uint16).to(pl_module.device)
-                trainer.strategy.training_step((Batch(inputs, targets, shape[0]),), done)
+                tokens = torch.randint(data.vocab_size, (count,), generator=generator)
+                batch = data.train_stream.batch_of(tokens.to(torch.uint16).numpy())
+                trainer.strategy.training_step((batch.to(pl_module.device),), done)
                 optimizer.step()
                 optimizer.zero_grad()
                 shown.show(done + 1)

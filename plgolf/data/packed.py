@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from plgolf.data.shards import ShardReader, Tokens
 from plgolf.data.stream import Batch, BatchPlan, TrainStream
-from plgolf.errors import UserError
+from plgolf.errors import UserError, whole_number
 
 _SAMPLED_ROWS = 64
 _SPARE = 1.5
@@ -36,10 +36,10 @@ class PackedStream(TrainStream):
         seq_len: tokens in a sequence.
         rank: this rank.
         bos_id: id of the first token of each document.
-        max_document_tokens: longer documents are cut into pieces of this length.
+        max_document_tokens: longer documents are cut into pieces of this length; None for ``seq_len``.
 
     Raises:
-        UserError: there are more ranks than rows in a step, or no shard has the tokens of a step.
+        UserError: ``max_document_tokens`` is not positive, there are more ranks than rows in a step, or no shard has the tokens of a step.
     """
 
     def __init__(
@@ -50,10 +50,12 @@ class PackedStream(TrainStream):
         seq_len: int,
         rank: int,
         bos_id: int,
-        max_document_tokens: int,
+        max_document_tokens: int | None = None,
     ) -> None:
         super().__init__(reader, plan, seq_len=seq_len, rank=rank)
-        self.bos_id, self.max_document_tokens = bos_id, max_document_tokens
+        self.bos_id = bos_id
+        self.max_document_tokens = seq_len if max_document_tokens is None else max_document_tokens
+        whole_number("data.stream.max_document_tokens", self.max_document_tokens, least=1)
         if plan.sequences != plan.span_sequences:
             rule = f"must be at most {plan.sequences}, the share of each of {plan.world_size} ranks in a step"
             raise UserError(f"data.micro_batch_sequences {rule}, got {plan.span_sequences}")

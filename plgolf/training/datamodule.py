@@ -141,7 +141,10 @@ class ShardDataModule(LightningDataModule):
             train = open_split(self.root, "train", manifest, vocab_size=self.vocab_size)
             if train.num_tokens == 0:
                 raise UserError(f"{train.shards[0].path}: holds no tokens")
-            self.train_stream = make_stream(self.stream, train, self.plan, seq_len=self.seq_len, rank=rank)
+            bos_id = self.tokenizer.bos_id
+            self.train_stream = make_stream(
+                self.stream, train, self.plan, seq_len=self.seq_len, rank=rank, bos_id=bos_id
+            )
         val = open_split(self.root, "val", manifest, vocab_size=self.vocab_size)
         side_cars = find_side_cars(self.root, "val", val.shards)
         self.val_split = ValidationSplit(

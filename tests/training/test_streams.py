@@ -8,12 +8,13 @@ from lightning.pytorch.callbacks import LambdaCallback
 from runs import assert_same, fit, load, rows
 
 from plgolf.cli import main
+from plgolf.data.packed import PackedStream
 from plgolf.data.streams import StreamConfig
 from plgolf.data.windows import WindowStream
 from plgolf.errors import UserError
 from plgolf.training import CompileWarmup
 
-KINDS = pytest.mark.parametrize("kind", ["windows"])
+KINDS = pytest.mark.parametrize("kind", ["packed", "windows"])
 
 
 def data_of(kind="spans"):
@@ -57,15 +58,16 @@ def test_a_run_on_this_stream_begins_with_its_first_step(kind, tmp_path):
     data = data_of(kind)
     fit = trainer(tmp_path, Note(), CompileWarmup(steps=1), max_steps=2)
     fit.fit(golden_module(), data)
-    assert isinstance(data.train_stream, WindowStream)
+    assert isinstance(data.train_stream, {"packed": PackedStream, "windows": WindowStream}[kind])
     for step, batch in enumerate(seen):
         for part, expected in zip(batch, data.train_stream.step(step), strict=True):
             assert torch.equal(part.input_ids, expected.input_ids)
+            assert (part.cu_seqlens is None) == (kind == "windows")
     assert len(seen) == 2
 
 
 def test_a_warm_up_batch_has_the_shapes_of_all_others():
-    for kind in ("spans", "windows"):
+    for kind in ("spans", "packed", "windows"):
         data = data_of(kind)
         data.prepare_data()
         stream = data.train_stream
@@ -76,6 +78,16 @@ def test_a_warm_up_batch_has_the_shapes_of_all_others():
                 assert ours.shape == expected.shape and ours.dtype == expected.dtype
             else:
                 assert ours == expected
+
+
+def test_the_borders_reach_the_model(tmp_path):
+    module, data = golden_module(), data_of("packed")
+    data.prepare_data()
+    batch = data.train_stream.batch(0)
+    assert batch.cu_seqlens[1] < batch.input_ids.numel()
+    with torch.no_grad():
+        inside, across = (module.micro_batch_loss(b) for b in (batch, batch._replace(cu_seqlens=None)))
+    assert inside != across
 
 
 def test_a_resumed_run_has_the_stream_of_its_checkpoint(tmp_path):
@@ -95,10 +107,16 @@ def test_a_resumed_run_has_the_stream_of_its_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--data.stream.max_document_tokens=9"], "max_document_tokens must be null for spans"),
+        (["--data.stream={kind: packed, max_document_tokens: 0}"], "max_document_tokens must be at least 1"),
         (["--data.stream.kind=pack"], "pack"),
         (
-            ["--data.stream.kind=windows", "--data.seq_len=65536", "--data.global_batch_tokens=65536"],
-            "seq_len",
+            [
+                "--data.stream.kind=packed",
+                "--data.global_batch_tokens=65536",
+                "--data.micro_batch_sequences=64",
+            ],
+            "data.global_batch_tokens must fit a shard",
         ),
     ],
 )

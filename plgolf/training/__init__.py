@@ -1,5 +1,6 @@
 """The Lightning shell: the only part that knows Lightning."""
 
+from plgolf.training.averages import WeightAverages
 from plgolf.training.checkpoints.run_checkpoint import RunCheckpoint
 from plgolf.training.datamodule import ShardDataModule
 from plgolf.training.finish.export import ArtifactExport
@@ -20,4 +21,5 @@ __all__ = [
     "SampleLog",
     "ShardDataModule",
     "TrainClock",
+    "WeightAverages",
 ]

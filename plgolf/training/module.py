@@ -240,7 +240,7 @@ class GolfModule(ScoringModule):
         super().on_load_checkpoint(checkpoint)
         if self.trainer.state.fn != "fit":
             return
-        resume.check_callback_states(checkpoint)
+        resume.check_callback_states(checkpoint, self.trainer.callbacks)  # type: ignore[attr-defined]
         if type(self).configure_optimizers is GolfModule.configure_optimizers:
             optimizer = make_optimizer(self.optimizer, self.gpt)
             before = resume.saved_group_settings(checkpoint, optimizer)

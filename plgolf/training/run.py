@@ -38,6 +38,8 @@ class Run:
         """Factor of the schedule on the learning rates of the last step."""
         self.result: dict[str, Any] = {}
         """Contents of ``result.json`` on rank 0, once the export has written it."""
+        self.notes: dict[str, Any] = {}
+        """What callbacks add to ``result.json``."""
         self.result_folder: Path | None = None
         """Folder of ``result.json`` and the artifact."""
         self.val_score: Score | None = None

@@ -23,6 +23,7 @@ _SETTINGS = {
     "RunCheckpoint": "checkpoint",
     "SampleLog": "samples",
     "TrainClock": "clock",
+    "WeightAverages": "averages",
 }
 """Callbacks of plgolf by name, with the group of settings that configures each on the command line."""
 

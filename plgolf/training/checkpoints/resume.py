@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -20,8 +20,10 @@ _MOST_STEPS = 2**32
 """Bounds on counters in a checkpoint; no run reaches them."""
 
 
-def check_callback_states(checkpoint: Mapping[str, Any]) -> None:
-    """Raises a UserError if a checkpoint's callbacks are not states by name."""
+def check_callback_states(checkpoint: Mapping[str, Any], callbacks: Sequence[Callback]) -> None:
+    """Raises a UserError if a checkpoint's callbacks are not states by name, or its averages have none."""
+    if "averages" in checkpoint and not any(hasattr(callback, "averages") for callback in callbacks):
+        raise UserError("averages must be set: the checkpoint's weights are averages")
     states = checkpoint.get("callbacks", {})
     if not isinstance(states, dict) or not all(isinstance(state, dict) for state in states.values()):
         raise UserError(f"the checkpoint's callbacks must be states by name, got {short(states)}")

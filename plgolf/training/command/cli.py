@@ -14,6 +14,7 @@ from plgolf.training import (
     RunCheckpoint,
     SampleLog,
     ShardDataModule,
+    WeightAverages,
 )
 from plgolf.training.checkpoints.compare import check_same_tokenizer
 from plgolf.training.checkpoints.files import CheckpointFiles, Saved
@@ -86,7 +87,7 @@ class GolfCLI(LightningCLI):
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        for name, callback in {**CALLBACKS, "samples": SampleLog}.items():
+        for name, callback in {**CALLBACKS, "averages": WeightAverages, "samples": SampleLog}.items():
             parser.add_lightning_class_args(callback, name)
         parser.link_arguments("model.gpt.vocab_size", "data.vocab_size")
         parser.add_instantiator(mounted_at("model.schedule"), Schedule)
@@ -144,6 +145,10 @@ class GolfCLI(LightningCLI):
     def _instantiate_trainer(self, config: Any, callbacks: list[Any]) -> Trainer:
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, RunCheckpoint)]
+        averages = [callback for callback in callbacks if isinstance(callback, WeightAverages)]
+        # Before the export, which is of what they leave; those that are off take no time.
+        used = [callback for callback in averages if callback.is_on]
+        callbacks = [*used, *(callback for callback in callbacks if callback not in averages)]
         named = config.get("callbacks") or []
         check_callbacks([*callbacks, *(named if isinstance(named, list) else [named])])
         return super()._instantiate_trainer(config, callbacks)

@@ -12,7 +12,7 @@ NOT_OFFERED = frozenset({
     "LBFGS", "Muon", "SparseAdam",
     # Callbacks that every run has.
     "ArtifactExport", "CompileWarmup", "ConsoleLog", "PeerWatch", "RunCheckpoint", "SampleLog", "TrainClock",
-    "SaveConfigCallback", "SaveRunConfig",
+    "SaveConfigCallback", "SaveRunConfig", "WeightAverages",
     # Callbacks that search for settings, change the batch or the schedule, or are bases of others.
     "BatchSizeFinder", "LearningRateFinder", "GradientAccumulationScheduler", "StochasticWeightAveraging",
     "BaseFinetuning", "BasePredictionWriter", "Checkpoint", "ProgressBar",

@@ -130,6 +130,7 @@ class ArtifactExport(Callback):
                 "artifact": path.name,
                 **describe_bytes(ledger, stats),
                 "code": code,
+                **pl_module.run.notes,
                 "metrics": [_relative(Path(file), path.parent) for file in self._metrics],
             }
             if details:

@@ -43,6 +43,11 @@ def packed_config(config: str) -> str:
     settings = yaml.safe_load(config)
     if not settings:
         return ""
+    averages = settings.pop("averages", None) or {}
+    if averages.get("ema") is not None or averages.get("tail") is not None:
+        named = settings.setdefault("trainer", {}).get("callbacks") or []
+        callback = {"class_path": "plgolf.training.averages.WeightAverages", "init_args": averages}
+        settings["trainer"]["callbacks"] = [*(named if isinstance(named, list) else [named]), callback]
     kinds = {"trainer": Trainer, "model": GolfModule, "data": ShardDataModule, **CALLBACKS}
     settings["console"] = {**(settings.get("console") or {}), "style": "reference"}
     kept = {name: _changed(value, kinds.get(name)) for name, value in settings.items() if name != "samples"}

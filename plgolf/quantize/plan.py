@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from plgolf.errors import UserError
-from plgolf.quantize.codec import Codec, Float16, Raw
+from plgolf.quantize.codec import Codec, Raw
 from plgolf.quantize.rows import Rows
 from plgolf.roles import Role
 
@@ -14,8 +14,7 @@ class CodecConfig:
     """The table of codecs: exactly one must be given, with its settings.
 
     Args:
-        raw: keeps values and dtype.
-        float16: rounds to float16.
+        raw: floating-point values.
         rows: integer codes of 2 to 8 bits with one scale for each row.
 
     Raises:
@@ -23,7 +22,6 @@ class CodecConfig:
     """
 
     raw: Raw | None = None
-    float16: Float16 | None = None
     rows: Rows | None = None
 
     def __post_init__(self) -> None:

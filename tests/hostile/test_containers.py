@@ -22,13 +22,13 @@ from plgolf.container import Container
 from plgolf.container.layout import assemble, disassemble
 from plgolf.errors import UserError
 from plgolf.model import AttentionConfig
-from plgolf.quantize.codec import Float16, Raw
+from plgolf.quantize.codec import Raw
 from plgolf.quantize.plan import CodecConfig
 from plgolf.quantize.rows import Rows
 
 RULES = {
     "matrix": CodecConfig(rows=Rows(bits=6)),
-    "embedding": CodecConfig(float16=Float16()),
+    "embedding": CodecConfig(raw=Raw(dtype="float16")),
     "scalar": CodecConfig(raw=Raw()),
 }
 CONTENT = b"{}"
@@ -140,10 +140,10 @@ STRUCTURES = {
         lambda h, s: h["codecs"].update({"a" * 999: {"raw": {}}}),
         "keys have only letters, digits",
     ),
-    "no codec": (put("codecs", "matrix", value={}), "exactly one of raw, float16, rows, got none"),
+    "no codec": (put("codecs", "matrix", value={}), "exactly one of raw, rows, got none"),
     "two codecs": (
         lambda h, s: h["codecs"]["matrix"].update(raw={}),
-        "exactly one of raw, float16, rows, got raw, rows",
+        "exactly one of raw, rows, got raw, rows",
     ),
     "an unknown codec": (
         put("codecs", "matrix", value={"lqer": {}}),

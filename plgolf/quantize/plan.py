@@ -28,7 +28,7 @@ class CodecConfig:
         given = self._given()
         if len(given) != 1:
             names, found = [field.name for field in fields(self)], ", ".join(given) or "none"
-            raise UserError(f"a codec must be exactly one of {', '.join(names)}, got {found}")
+            raise UserError(f"codec must be exactly one of {', '.join(names)}, got {found}")
 
     def _given(self) -> dict[str, Codec]:
         codecs = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -68,6 +68,7 @@ def test_the_score_is_that_of_the_file(run, capsys):
     assert result["roundtrip_val_bpb"] != result["val_bpb"]
 
 
+@pytest.mark.slow
 def test_a_report_shows_the_codecs(run):
     folder, result = run
     assert main(["report", str(folder)]) == 0
@@ -76,6 +77,7 @@ def test_a_report_shows_the_codecs(run):
     assert result["total_bytes"] == result["artifact_bytes"] + result["code_bytes"]
 
 
+@pytest.mark.slow
 def test_the_reference_style_names_the_format(tmp_path, capsys, run):
     recipe = run[0] / "recipe.yaml"
     words = [f"--trainer.default_root_dir={tmp_path}", "--trainer.max_steps=1", "--console=reference"]
@@ -98,7 +100,7 @@ def test_the_reference_style_names_the_format(tmp_path, capsys, run):
         ({"scalar": None}, "must have one rule for skip_weights, whose role is scalar"),
         ({"mlp": {"rows": {"bits": 9}}}, "bits must be from 2 to 8, got 9"),
         ({"mlp": {"rows": {"bit": 6}}}, "export.format.quantize must be settings by name, got"),
-        ({"mlp": {}}, "a codec must be exactly one of raw, rows, got none"),
+        ({"mlp": {}}, "codec must be exactly one of raw, rows, got none"),
     ],
 )
 def test_a_plan_that_does_not_fit_costs_one_line_before_the_run(run, change, message, tmp_path, capfd):

@@ -1,12 +1,13 @@
 """Fuzzes the readers of files of others: python benchmarks/fuzz.py TARGET [FOLDER] [-runs=N].
 
-Targets are artifact, tensor_file, shard and manifest. Inputs that reach new code are kept in FOLDER. Any
-exception other than a UserError ends the run, and its input is written to the working directory.
+Targets are artifact, container, tensor_file, shard and manifest. Inputs that reach new code are kept in
+FOLDER. Any exception other than a UserError ends the run, and its input is written to the working directory.
 """
 
 import contextlib
 import io
 import json
+import struct
 import sys
 import tempfile
 import warnings
@@ -25,11 +26,17 @@ with atheris.instrument_imports(include=["plgolf"]):
 
     from plgolf import GPT, GPTConfig
     from plgolf.artifact import load_gpt, save_artifact
+    from plgolf.container import Container
+    from plgolf.container.layout import disassemble
     from plgolf.data.manifest import MANIFEST, FileEntry, Manifest, Split, TokenizerEntry, read_manifest
     from plgolf.data.shards import ShardReader, open_shard, shard_header
     from plgolf.data.tokenizer import ByteTokenizer
     from plgolf.errors import UserError
+    from plgolf.header import MAGIC
     from plgolf.model import AttentionConfig
+    from plgolf.quantize.codec import Raw
+    from plgolf.quantize.plan import CodecConfig
+    from plgolf.quantize.rows import Rows
     from plgolf.tensor_file import load_tensors
     from plgolf.tensor_file.pickle_check import check_pickle
 
@@ -37,12 +44,26 @@ SCRATCH = Path(tempfile.mkdtemp(prefix="plgolf-fuzz-"))
 ARTIFACT, SHARD = SCRATCH / "a.ptz", SCRATCH / "a_val_000000.bin"
 
 
-def small_artifact() -> bytes:
+def small_gpt() -> GPT:
     config = GPTConfig(
         vocab_size=8, dim=8, num_layers=1, attention=AttentionConfig(num_heads=2, num_kv_heads=1)
     )
-    save_artifact(GPT(config), ARTIFACT)
+    return GPT(config)
+
+
+def small_artifact() -> bytes:
+    save_artifact(small_gpt(), ARTIFACT)
     return ARTIFACT.read_bytes()
+
+
+def small_container() -> bytes:
+    """The JSON header and the streams of a container, with a NUL between them."""
+    rules = {"matrix": Rows(bits=4), "embedding": Rows(bits=8)}
+    codecs = {rule: CodecConfig(rows=codec) for rule, codec in rules.items()}
+    form = Container({**codecs, "scalar": CodecConfig(raw=Raw())}, "zlib")
+    save_artifact(small_gpt(), ARTIFACT, format=form)
+    header, streams = disassemble(ARTIFACT.read_bytes())
+    return json.dumps(header).encode() + b"\0" + bytes(streams)
 
 
 def small_tensor_file() -> bytes:
@@ -60,6 +81,15 @@ def small_manifest() -> bytes:
 
 def read_payload(data: bytes) -> None:
     ARTIFACT.write_bytes(zlib.compress(data, 1))
+    load_gpt(ARTIFACT)
+
+
+def read_container(data: bytes) -> None:
+    # Sizes and checksum are right: they keep a fuzzer from reaching what is behind them.
+    text, _, streams = data.partition(b"\0")
+    small = zlib.compress(text, 1)
+    body = MAGIC + struct.pack("<II", len(small), len(text)) + small + streams
+    ARTIFACT.write_bytes(body + struct.pack("<I", zlib.crc32(body)))
     load_gpt(ARTIFACT)
 
 
@@ -103,6 +133,7 @@ def read_json(data: bytes) -> None:
 TENSORS = small_tensor_file()
 TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], bytes]]] = {
     "artifact": (read_payload, lambda: zlib.decompress(small_artifact())),
+    "container": (read_container, small_container),
     "tensor_file": (read_tensors, lambda: TENSORS),
     "shard": (read_shard, lambda: shard_header(20) + bytes(40)),
     "manifest": (read_json, small_manifest),

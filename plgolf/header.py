@@ -75,6 +75,9 @@ class ArtifactFormat:
 
     file_name = "model.plgolf"
 
+    def check(self, gpt: GPT) -> None:
+        """Raises a UserError, before the run, if the settings of the format do not fit the model."""
+
     def pack(self, gpt: GPT, header: Header, tokenizer: bytes | None) -> tuple[bytes, dict[str, Any]]:
         """Returns the contents of the file, and what ``result.json`` says of them under ``quantize``.
 

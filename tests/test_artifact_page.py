@@ -13,11 +13,15 @@ from golden_data import GOLDEN, arrays, meta
 
 from plgolf import GPT, GPTConfig, reference
 from plgolf.artifact import load_gpt, save_artifact
+from plgolf.container import Container
 from plgolf.data.tokenizer import ByteTokenizer
 from plgolf.model import AttentionConfig, HeadConfig, MLPConfig
+from plgolf.quantize.codec import Raw
+from plgolf.quantize.plan import CodecConfig
+from plgolf.quantize.rows import Rows
 
 PAGE = Path(__file__).parent.parent / "docs" / "artifact.md"
-READER = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[1]
+READER, CONTAINER_READER = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +31,7 @@ def read():
     return written["read"]
 
 
-def saved(path, dtype, *, tied, carry):
+def saved(path, dtype, *, tied, carry, form=None):
     torch.manual_seed(0)
     config = GPTConfig(
         vocab_size=260,
@@ -42,8 +46,38 @@ def saved(path, dtype, *, tied, carry):
     with torch.no_grad():
         for parameter in gpt.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    save_artifact(gpt, path, seq_len=99, tokenizer=ByteTokenizer().to_bytes(), carry_tokenizer=carry)
+    save_artifact(
+        gpt, path, seq_len=99, tokenizer=ByteTokenizer().to_bytes(), carry_tokenizer=carry, format=form
+    )
     return load_gpt(path)
+
+
+@pytest.mark.parametrize("coder", ["zlib", "lzma"])
+@pytest.mark.parametrize(("dtype", "tied"), [("bfloat16", True), ("float32", False)])
+def test_the_reader_of_the_container_reads_all_there_is(coder, dtype, tied, tmp_path):
+    rules = {
+        "attention": CodecConfig(rows=Rows(bits=6)),
+        "mlp": CodecConfig(rows=Rows(bits=3, scale="float32")),
+        "embedding": CodecConfig(raw=Raw()),
+        "attention.scalar": CodecConfig(rows=Rows(bits=8)),
+        "scalar": CodecConfig(raw=Raw(dtype="float16")),
+        **({} if tied else {"head": CodecConfig(raw=Raw(dtype="bfloat16"))}),
+    }
+    gpt = saved(tmp_path / "a.plgolf", dtype, tied=tied, carry=tied, form=Container(rules, coder))
+    written: dict = {}
+    exec(compile(READER + CONTAINER_READER, str(PAGE), "exec"), written)
+    data = (tmp_path / "a.plgolf").read_bytes()
+    weights, header, carried = written["read_container"](data)
+    expected = gpt.state_dict()
+    assert weights.keys() == expected.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(weights[name], tensor.float().numpy(), err_msg=name)
+    assert header["version"] == 1 and header["seq_len"] == 99 and header["config"]["dim"] == 320
+    assert header["tokenizer_sha256"] == ByteTokenizer().sha256
+    assert carried == (ByteTokenizer().to_bytes() if tied else None)
+    fields = set(re.findall(r"^\| `(\w+)` \|", PAGE.read_text().split("## The container")[1], re.MULTILINE))
+    assert header.keys() == fields | {"config", "seq_len", "tokenizer_sha256"}
+    assert data[:8].hex(" ") in PAGE.read_text()
 
 
 @pytest.mark.parametrize(("dtype", "tied"), [("bfloat16", True), ("float32", False)])

@@ -12,11 +12,11 @@ from plgolf.container import Container
 from plgolf.data.tokenizer import ByteTokenizer
 from plgolf.errors import UserError
 from plgolf.model import AttentionConfig, HeadConfig
-from plgolf.quantize.codec import Float16, Raw
+from plgolf.quantize.codec import Raw
 from plgolf.quantize.plan import CodecConfig
 from plgolf.quantize.rows import Rows
 
-RAW, FLOAT16 = CodecConfig(raw=Raw()), CodecConfig(float16=Float16())
+RAW, FLOAT16 = CodecConfig(raw=Raw()), CodecConfig(raw=Raw(dtype="float16"))
 
 
 def rows(bits: int, **settings) -> CodecConfig:

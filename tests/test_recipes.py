@@ -92,8 +92,8 @@ def test_the_readmes_own_overlay_works(capfd, tmp_path):
         GPT(config_from_dict(GPTConfig, config["model"]["gpt"]))
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.stem)
-def test_overlay_goes_over_the_baseline(overlay, capfd):
+@pytest.mark.parametrize("overlay", sorted(CONFIGS.glob("hardware/*.yaml")), ids=lambda p: p.stem)
+def test_hardware_overlay_goes_over_the_baseline(overlay, capfd):
     config = resolved(capfd, CONFIGS / "baseline.yaml", overlay)
     assert config["trainer"]["devices"] == 1
     assert config["trainer"]["strategy"] == "auto"

@@ -31,7 +31,8 @@ def _lines(values: Mapping[str, Any], known: Mapping[str, Setting], prefix: str)
     for name, value in values.items():
         key = f"{prefix}{name}"
         setting = known.get(key)
-        nested = isinstance(value, Mapping) and value and (setting is None or "class_path" in value)
+        group = value if isinstance(value, Mapping) else {}
+        nested = group and (setting is None or "class_path" in group or len(_written(group)) > _COLUMNS)
         line = f"{_written(name)}:" if nested else f"{_written(name)}: {_written(value)}"
         comment = ""
         if setting is not None:
@@ -43,7 +44,7 @@ def _lines(values: Mapping[str, Any], known: Mapping[str, Setting], prefix: str)
         yield f"{line}{comment}"
         if nested:
             inner = dict(known)
-            if setting is not None:
+            if setting is not None and "class_path" in value:
                 arguments = setting.settings_of_class(pydoc.locate(value["class_path"]))
                 inner = {each.replace(key, f"{key}.init_args", 1): arguments[each] for each in arguments}
             yield from (f"  {line}" for line in _lines(value, inner, f"{key}."))

@@ -41,14 +41,11 @@ class TensorEntry:
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
-            raise UserError(
-                f"a tensor's name must have only letters, digits, _ and dots, got {self.name!r:.100}"
-            )
+            raise UserError(f"name must have only letters, digits, _ and dots, got {self.name!r:.100}")
         sizes = self.shape
         bounded = len(sizes) <= _MAX_DIMS and all(0 <= size <= MAX_VALUES for size in sizes)
         if not bounded or math.prod(sizes) > MAX_VALUES:
-            got = reprlib.repr(sizes)
-            raise UserError(f"the shape of {self.name} must have at most {MAX_VALUES} values, got {got}")
+            raise UserError(f"shape must have at most {MAX_VALUES} values, got {reprlib.repr(sizes)}")
 
     @property
     def spec(self) -> TensorSpec:
@@ -67,7 +64,7 @@ class StreamEntry:
 
     def __post_init__(self) -> None:
         if self.bytes < 0:
-            raise UserError(f"the bytes of a stream must be at least 0, got {self.bytes}")
+            raise UserError(f"bytes must be at least 0, got {self.bytes}")
 
 
 @dataclass(frozen=True)
@@ -78,8 +75,10 @@ class CarriedEntry:
     bytes: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.size <= MAX_TOKENIZER_BYTES or self.bytes < 0:
-            raise UserError(f"its tokenizer must have from 1 to {MAX_TOKENIZER_BYTES} bytes, got {self.size}")
+        if not 1 <= self.size <= MAX_TOKENIZER_BYTES:
+            raise UserError(f"size must be from 1 to {MAX_TOKENIZER_BYTES}, got {self.size}")
+        if self.bytes < 0:
+            raise UserError(f"bytes must be at least 0, got {self.bytes}")
 
 
 @dataclass(frozen=True)
@@ -95,10 +94,10 @@ class Listing:
     def __post_init__(self) -> None:
         names = {tensor.name for tensor in self.tensors}
         if len(names) != len(self.tensors):
-            raise UserError("its tensors must have different names")
+            raise UserError("tensors must have different names")
         unknown = [tensor.name for tensor in self.tensors if tensor.rule not in self.codecs]
         if unknown:
-            raise UserError(f"the rule of {unknown[0]} must be in codecs")
+            raise UserError(f"codecs must have the rule of {unknown[0]}")
 
 
 def dtype_name(dtype: torch.dtype) -> str:

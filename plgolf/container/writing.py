@@ -30,6 +30,9 @@ class Container(ArtifactFormat):
         compress(coder, b"")  # A package that is missing is named before the run.
         self.quantize, self.coder = quantize, coder
 
+    def check(self, gpt: GPT) -> None:
+        assign_rules(self.quantize, parameter_roles(gpt))
+
     def pack(self, gpt: GPT, header: Header, tokenizer: bytes | None) -> tuple[bytes, dict[str, Any]]:
         tensors, rules = gpt.state_dict(), assign_rules(self.quantize, parameter_roles(gpt))
         specs = [TensorSpec(name, t.dtype, tuple(t.shape), rules[name]) for name, t in tensors.items()]

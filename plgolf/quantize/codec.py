@@ -1,8 +1,8 @@
-"""What a codec is, and the two that keep values as they are or round them to float16."""
+"""What a codec is, and the one that keeps floating-point values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -51,17 +51,27 @@ class Codec(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Raw:
-    """Keeps the values and their dtype."""
+    """Keeps values as floating-point numbers.
+
+    Args:
+        dtype: dtype that they are rounded to; ``own`` for that of the tensor.
+    """
+
+    dtype: Literal["own", "float16", "bfloat16"] = "own"
 
     def planes(self, shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Plane]:
-        return {"values": Plane(dtype, shape)}
+        return {"values": Plane(self._stored(dtype), shape)}
 
     def label(self, dtype: torch.dtype) -> str:
-        return str(dtype).removeprefix("torch.")
+        return str(self._stored(dtype)).removeprefix("torch.")
+
+    def _stored(self, dtype: torch.dtype) -> torch.dtype:
+        return dtype if self.dtype == "own" else getattr(torch, self.dtype)
 
     def encode(self, values: Tensor) -> dict[str, Tensor]:
-        check_finite(values)
-        return {"values": values}
+        rounded = values.to(self._stored(values.dtype))
+        check_finite(rounded)
+        return {"values": rounded}
 
     def decode(self, planes: Mapping[str, Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         check_finite(planes["values"])
@@ -69,20 +79,6 @@ class Raw:
 
     def largest(self, planes: Mapping[str, Tensor]) -> Tensor | None:  # noqa: ARG002
         return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Float16(Raw):
-    """Rounds values to float16."""
-
-    def planes(self, shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Plane]:  # noqa: ARG002
-        return {"values": Plane(torch.float16, shape)}
-
-    def label(self, dtype: torch.dtype) -> str:  # noqa: ARG002
-        return "float16"
-
-    def encode(self, values: Tensor) -> dict[str, Tensor]:
-        return super().encode(values.to(torch.float16))
 
 
 def check_finite(values: Tensor) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from plgolf.errors import UserError
-from plgolf.quantize.codec import Codec, Float16, Raw
+from plgolf.quantize.codec import Codec, Raw
 from plgolf.quantize.rows import Rows
 from plgolf.roles import Role
 
@@ -14,8 +14,7 @@ class CodecConfig:
     """The table of codecs: exactly one must be given, with its settings.
 
     Args:
-        raw: keeps values and dtype.
-        float16: rounds to float16.
+        raw: floating-point values.
         rows: integer codes of 2 to 8 bits with one scale for each row.
 
     Raises:
@@ -23,14 +22,13 @@ class CodecConfig:
     """
 
     raw: Raw | None = None
-    float16: Float16 | None = None
     rows: Rows | None = None
 
     def __post_init__(self) -> None:
         given = self._given()
         if len(given) != 1:
             names, found = [field.name for field in fields(self)], ", ".join(given) or "none"
-            raise UserError(f"a codec must be exactly one of {', '.join(names)}, got {found}")
+            raise UserError(f"codec must be exactly one of {', '.join(names)}, got {found}")
 
     def _given(self) -> dict[str, Codec]:
         codecs = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 from plgolf.quantize.measure import StoredTensor
 from plgolf.reference.names import weight_name_from_reference
 from plgolf.reference.rounding import LEVELS
@@ -22,10 +20,6 @@ def stored_tensors(obj: Mapping[str, Any]) -> dict[str, StoredTensor]:
         largest = (LEVELS + 0.5) * scale.float().view(-1, 1)
         stored[weight_name_from_reference(name)] = StoredTensor("rows", "int8", (codes, scale), largest)
     for name, values in obj["passthrough"].items():
-        stored[weight_name_from_reference(name)] = _kept(values)
+        kept = str(values.dtype).removeprefix("torch.")
+        stored[weight_name_from_reference(name)] = StoredTensor("raw", kept, (values,), None)
     return stored
-
-
-def _kept(values: Tensor) -> StoredTensor:
-    kept = str(values.dtype).removeprefix("torch.")
-    return StoredTensor("float16" if kept == "float16" else "raw", kept, (values,), None)

@@ -66,8 +66,9 @@ def _tensor_part(tensor: TensorRecord, scale: float) -> Part:
     if found := re.match(r"(.*?)\.?(\d+)\.(.+)", name):
         group, name = f"{found[1].rpartition('.')[2].removesuffix('s')} {found[2]}", found[3]
     shape = " x ".join(map(str, tensor.shape)) or "a number"
+    kept = f"{tensor.kept} by {tensor.codec}" if tensor.codec else tensor.kept
     tip = (
-        f"{tensor.name}: {tensor.num_params:,} parameters ({shape}), {tensor.role}, as {tensor.kept}; "
+        f"{tensor.name}: {tensor.num_params:,} parameters ({shape}), {tensor.role}, as {kept}; "
         f"{tensor.compressed_bytes:,} bytes compressed on its own"
     )
     return Part(name.removesuffix(".weight"), group, tensor.role, tensor.compressed_bytes * scale, tip)

@@ -46,7 +46,7 @@ class Histogram(Record):
 
 @dataclass(frozen=True)
 class TensorRecord(Record):
-    """A tensor of the artifact: ``kept`` is its dtype there, the error rms(w - w_file) / rms(w)."""
+    """A tensor of the artifact: ``kept`` is its kind of numbers there, the error rms(w - w_file) / rms(w)."""
 
     name: str
     role: Kind
@@ -55,6 +55,7 @@ class TensorRecord(Record):
     kept: str
     payload_bytes: int
     compressed_bytes: int
+    codec: str = ""
     relative_error: float = 0.0
     clipped_fraction: float = 0.0
 

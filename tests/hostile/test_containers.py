@@ -22,13 +22,13 @@ from plgolf.container import Container
 from plgolf.container.layout import assemble, disassemble
 from plgolf.errors import UserError
 from plgolf.model import AttentionConfig
-from plgolf.quantize.codec import Float16, Raw
+from plgolf.quantize.codec import Raw
 from plgolf.quantize.plan import CodecConfig
 from plgolf.quantize.rows import Rows
 
 RULES = {
     "matrix": CodecConfig(rows=Rows(bits=6)),
-    "embedding": CodecConfig(float16=Float16()),
+    "embedding": CodecConfig(raw=Raw(dtype="float16")),
     "scalar": CodecConfig(raw=Raw()),
 }
 CONTENT = b"{}"
@@ -140,10 +140,10 @@ STRUCTURES = {
         lambda h, s: h["codecs"].update({"a" * 999: {"raw": {}}}),
         "keys have only letters, digits",
     ),
-    "no codec": (put("codecs", "matrix", value={}), "exactly one of raw, float16, rows, got none"),
+    "no codec": (put("codecs", "matrix", value={}), "exactly one of raw, rows, got none"),
     "two codecs": (
         lambda h, s: h["codecs"]["matrix"].update(raw={}),
-        "exactly one of raw, float16, rows, got raw, rows",
+        "exactly one of raw, rows, got raw, rows",
     ),
     "an unknown codec": (
         put("codecs", "matrix", value={"lqer": {}}),
@@ -175,7 +175,10 @@ STRUCTURES = {
         put("tensors", 1, "dtype", value="bfloat16"),
         "must be torch.float32, got torch.bfloat16",
     ),
-    "a rule": (put("tensors", 1, "rule", value="conv"), "the rule of embedding.weight must be in codecs"),
+    "a rule": (
+        put("tensors", 1, "rule", value="conv"),
+        "header.codecs must have the rule of embedding.weight",
+    ),
     "another rule": (put("tensors", 1, "rule", value="scalar"), "its streams must be those of"),
     "a shape": (
         put("tensors", 1, "shape", value=[32, 64]),
@@ -207,13 +210,19 @@ STRUCTURES = {
     "a stream's length": (put("streams", 0, "bytes", value=7), "lengths of its streams must add up to"),
     "a negative length": (
         put("streams", 0, "bytes", value=-7),
-        "bytes of a stream must be at least 0, got -7",
+        "header.streams.0.bytes must be at least 0, got -7",
     ),
     "a stream less": (drop("streams", 0), "its streams must be those of its tensors and codecs"),
     "streams in another order": (put("streams", value=lambda s: s[::-1]), "its streams must be those of"),
     "a stream of another plane": (put("streams", 0, "plane", value="zeros"), "its streams must be those of"),
-    "a tokenizer's size": (put("tokenizer", "size", value=2**30), "from 1 to 16777216 bytes, got 1073741824"),
-    "a tokenizer of nothing": (put("tokenizer", "size", value=0), "from 1 to 16777216 bytes, got 0"),
+    "a tokenizer's size": (
+        put("tokenizer", "size", value=2**30),
+        "header.tokenizer.size must be from 1 to 16777216, got 1073741824",
+    ),
+    "a tokenizer of nothing": (
+        put("tokenizer", "size", value=0),
+        "tokenizer.size must be from 1 to 16777216, got 0",
+    ),
     "a tokenizer's hash": (
         put("tokenizer_sha256", value="0" * 64),
         "its tokenizer's sha256 must be 000000000",

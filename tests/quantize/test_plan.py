@@ -5,7 +5,7 @@ import pytest
 from plgolf import GPT, GPTConfig
 from plgolf.errors import UserError
 from plgolf.model import HeadConfig
-from plgolf.quantize.codec import Float16, Raw
+from plgolf.quantize.codec import Raw
 from plgolf.quantize.plan import CodecConfig, assign_rules
 from plgolf.quantize.rows import Rows
 from plgolf.roles import Role, parameter_roles
@@ -68,11 +68,8 @@ def test_plans_that_are_not_one_rule_for_each_tensor_are_refused(rules, message)
 
 
 def test_a_codec_is_exactly_one():
-    assert (
-        CodecConfig(rows=Rows(bits=6)).codec == Rows(bits=6)
-        and CodecConfig(float16=Float16()).name == "float16"
-    )
-    with pytest.raises(UserError, match="exactly one of raw, float16, rows, got none"):
+    assert CodecConfig(rows=Rows(bits=6)).codec == Rows(bits=6) and CodecConfig(raw=Raw()).name == "raw"
+    with pytest.raises(UserError, match="exactly one of raw, rows, got none"):
         CodecConfig()
-    with pytest.raises(UserError, match="exactly one of raw, float16, rows, got raw, rows"):
+    with pytest.raises(UserError, match="exactly one of raw, rows, got raw, rows"):
         CodecConfig(raw=Raw(), rows=Rows())

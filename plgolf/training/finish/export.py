@@ -81,6 +81,8 @@ class ArtifactExport(Callback):
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         if stage == "fit":
             self.result, self._metrics, self._began = {}, [], False
+            if self.format:
+                self.format.check(pl_module.gpt)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero:

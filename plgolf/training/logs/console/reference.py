@@ -1,5 +1,7 @@
 """Formats a run as the reference program's log lines, character for character, for existing parsers.
 
+Lines about an artifact in another format name that format instead.
+
 The lines are those of https://github.com/openai/parameter-golf. The reference always has a
 number of steps; it is 0 here for a run without a limit.
 """
@@ -65,15 +67,21 @@ def end_lines(
     yield f"Serialized model: {model} bytes"
     yield f"Code size: {code} bytes"
     yield f"Total submission size: {model + code} bytes"
-    payload = result["quantize"]["int8_payload_bytes"]
-    ratio = result["quantize"]["baseline_tensor_bytes"] / max(payload, 1)
-    raw_torch = len(zlib.decompress((folder / result["artifact"]).read_bytes()))
-    yield (
-        f"Serialized model int8+zlib: {result['artifact_bytes']} bytes "
-        f"(payload:{payload} raw_torch:{raw_torch} payload_ratio:{ratio:.2f}x)"
+    counts = result["quantize"]
+    coder = counts.get("coder")
+    kind = f"container+{coder}" if coder else "int8+zlib"
+    payload = counts["payload_bytes" if coder else "int8_payload_bytes"]
+    ratio = counts["baseline_tensor_bytes"] / max(payload, 1)
+    inflated = (
+        "" if coder else f"raw_torch:{len(zlib.decompress((folder / result['artifact']).read_bytes()))} "
     )
-    yield f"Total submission size int8+zlib: {result['artifact_bytes'] + code} bytes"
+    yield (
+        f"Serialized model {kind}: {result['artifact_bytes']} bytes "
+        f"(payload:{payload} {inflated}payload_ratio:{ratio:.2f}x)"
+    )
+    yield f"Total submission size {kind}: {result['artifact_bytes'] + code} bytes"
     loss, bpb = result["roundtrip_val_loss"], result["roundtrip_val_bpb"]
     ms, mark = 1000 * result["seconds"]["roundtrip"], _partial(result["val_share"])
-    yield f"final_int8_zlib_roundtrip val_loss:{loss:.4f} val_bpb:{bpb:.4f} eval_time:{ms:.0f}ms{mark}"
-    yield f"final_int8_zlib_roundtrip_exact val_loss:{loss:.8f} val_bpb:{bpb:.8f}{mark}"
+    name = f"final_{kind.replace('+', '_')}_roundtrip"
+    yield f"{name} val_loss:{loss:.4f} val_bpb:{bpb:.4f} eval_time:{ms:.0f}ms{mark}"
+    yield f"{name}_exact val_loss:{loss:.8f} val_bpb:{bpb:.8f}{mark}"

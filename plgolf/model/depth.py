@@ -18,7 +18,8 @@ class RecurrenceConfig:
     Args:
         layers: the layers, such as ``3-5``, which run in order and then again.
         times: number of times that they run.
-        starts: fraction of the run from which they do so, from 0 to 1; before that they run once.
+        starts: fraction of the run from which they do so, from 0 to 1; before that they run once. A run that
+            ends earlier is exported as a model in which they recur.
 
     Raises:
         UserError: a value is out of range.

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from plgolf.distributed import all_gather_floats
 from plgolf.errors import StoppedBySignal, UserError
 from plgolf.progress import RunProgress
+from plgolf.training.phases import set_phase
 from plgolf.training.timing.pace import Pace, ReadsSteps
 from plgolf.training.timing.signals import StopSignals
 
@@ -189,13 +190,15 @@ class TrainClock(Callback):
         on_gpu = pl_module.device.type == "cuda"
         apart = self.agree_seconds if self.agree_seconds is not None else 2.0 if on_gpu else 0.0
         self._pace = Pace(apart, self._banked_seconds, self.max_seconds)
+        set_phase(pl_module, self.progress(trainer.global_step, trainer.max_steps))
 
     def on_train_batch_start(self, *_: Any) -> None:
         if self._started is None:
             _wait_for_device()
             self._started = self.now()
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        set_phase(pl_module, self.progress(trainer.global_step, trainer.max_steps))
         if self._is_over or 0 <= trainer.max_steps <= trainer.global_step:
             # Reaching max_steps alone does not make Lightning validate once more; this does.
             trainer.should_stop = True

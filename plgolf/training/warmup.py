@@ -13,7 +13,6 @@ from plgolf.model.depth import phases
 from plgolf.training.datamodule import ShardDataModule
 from plgolf.training.logs.screen import progress, say
 from plgolf.training.optimizer_settings import set_mode
-from plgolf.training.phases import each_phase
 from plgolf.training.run import Run
 
 
@@ -66,7 +65,9 @@ class CompileWarmup(Callback):
             visits = pl_module.gpt.visits
             shown = progress("warm-up", steps * len(phases(pl_module.gpt.config)), "steps")
             run.warming_up = True
-            for done, _ in enumerate(phase for phase in each_phase(pl_module.gpt) for _ in range(steps)):
+            fractions = phases(pl_module.gpt.config)
+            for done in range(steps * len(fractions)):
+                pl_module.gpt.at(fractions[done // steps])
                 tokens = torch.randint(data.vocab_size, (2, *shape), generator=generator)
                 inputs, targets = tokens.to(torch.uint16).to(pl_module.device)
                 trainer.strategy.training_step((Batch(inputs, targets, shape[0]),), done)

@@ -27,7 +27,10 @@ _NOT_NEEDED = (
 and for progress in styles that packed code does not use."""
 _IF_NAMED = ("plgolf.container", "plgolf.quantize")
 """Imported inside functions for a format that is packed only if the configuration names its class."""
-_IF_IMPORTED = ("plgolf.data.", "plgolf.model.", "plgolf.optim.", "plgolf.training.health.watch")
+_IF_IMPORTED = (
+    *("plgolf.data.", "plgolf.model.", "plgolf.optim."),
+    *("plgolf.training.health.watch", "plgolf.training.phases"),
+)
 """Rooms whose functions import a module only where it is used, such as a kind of tokenizer."""
 _MODEL, _PARTS = "plgolf.model.gpt", "plgolf.model.parts"
 _TECHNIQUES = ("recurrence", "parallel", "lanes", "parts")

@@ -18,7 +18,8 @@ class RecurrenceConfig:
     Args:
         layers: the layers, such as ``3-5``, which run in order and then again.
         times: number of times that they run.
-        starts: fraction of the run from which they do so, from 0 to 1; before that they run once.
+        starts: fraction of the run from which they do so, from 0 to 1; before that they run once. A run that
+            ends earlier is exported as a model in which they recur.
 
     Raises:
         UserError: a value is out of range.
@@ -82,23 +83,14 @@ def visits(config: "GPTConfig", fraction: float = 1.0) -> tuple[Visit, ...]:
     Raises:
         UserError: the layers of the recurrence are not neighbours, or not layers of the model.
     """
-    order = _order(config, fraction)
+    order, recurrence = list(range(config.num_layers)), config.recurrence
+    if recurrence is not None and fraction >= recurrence.starts:
+        from plgolf.model.layers import repeated  # noqa: PLC0415 (few use it)
+
+        order = repeated(order, recurrence.layers, recurrence.times)
     half = len(order) // 2
     skips = (*[None] * half, *reversed(range(half)), *[None] * (len(order) % 2))
     return tuple(map(Visit, order, skips))
-
-
-def _order(config: "GPTConfig", fraction: float) -> list[int]:
-    order, recurrence = list(range(config.num_layers)), config.recurrence
-    if recurrence is None or fraction < recurrence.starts:
-        return order
-    from plgolf.model.layers import layer_indices  # noqa: PLC0415 (few use it)
-
-    layers = sorted(layer_indices(recurrence.layers, config.num_layers, name="recurrence.layers"))
-    first, last = layers[0], layers[-1]
-    if layers != order[first : last + 1]:
-        raise UserError(f"recurrence.layers must be neighbours, got {recurrence.layers!r:.100}")
-    return [*order[:first], *layers * recurrence.times, *order[last + 1 :]]
 
 
 def phases(config: "GPTConfig") -> tuple[float, ...]:

@@ -40,3 +40,19 @@ def layer_indices(which: str, num_layers: int, *, name: str = "layers") -> froze
     if not all(0 <= first <= last < num_layers for first, last in ranges):
         raise UserError(f"{name} must be some of the layers 0 to {num_layers - 1}, got {which!r:.100}")
     return frozenset(layer for first, last in ranges for layer in range(first, last + 1))
+
+
+def repeated(order: list[int], which: str, times: int) -> list[int]:
+    """Returns the order of layers, with some neighbours running several times in a row.
+
+    Raises:
+        UserError: the layers are not neighbours, or not layers of the model.
+
+    >>> repeated([0, 1, 2, 3], "1-2", 2)
+    [0, 1, 2, 1, 2, 3]
+    """
+    layers = sorted(layer_indices(which, len(order), name="recurrence.layers"))
+    first, last = layers[0], layers[-1]
+    if layers != order[first : last + 1]:
+        raise UserError(f"recurrence.layers must be neighbours, got {which!r:.100}")
+    return [*order[:first], *layers * times, *order[last + 1 :]]

@@ -14,6 +14,7 @@ from plgolf.errors import UserError
 from plgolf.evaluate import BitsPerByte
 from plgolf.evaluate.score import Score, ScoredBatch, score_batch
 from plgolf.model import GPT, GPTConfig, flash
+from plgolf.model.depth import visits
 from plgolf.training.checkpoints import compare, resume
 from plgolf.training.checkpoints.files import CheckpointFiles
 from plgolf.training.logs.metrics_row import record
@@ -132,6 +133,8 @@ class ScoringModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["gpt_config"] = config_to_dict(self.gpt.config)
+        if self.gpt.visits != visits(self.gpt.config):
+            checkpoint["before_recurrence"] = True
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         fit = self.trainer.state.fn == "fit"
@@ -140,4 +143,5 @@ class ScoringModule(LightningModule):
             compare.check_same_model(checkpoint, self.gpt.config, allowed=allowed)
         resume.check_weights(checkpoint, self.state_dict())
         if not fit:
+            self.gpt.at(0.0 if checkpoint.get("before_recurrence") is True else 1.0)
             checkpoint.pop("loops", None)

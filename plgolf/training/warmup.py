@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from plgolf.errors import UserError
+from plgolf.model.depth import phases
 from plgolf.training.datamodule import ShardDataModule
 from plgolf.training.logs.screen import progress, say
 from plgolf.training.optimizer_settings import set_mode
@@ -15,7 +16,7 @@ from plgolf.training.run import Run
 
 
 class CompileWarmup(Callback):
-    """Runs full steps on random tokens, then restores weights and optimizer state.
+    """Runs full steps on random tokens in each order of layers, then restores weights and optimizer state.
 
     They use the strategy, which warms up communication too. DDP splits gradients into other buckets from the
     second backward pass on, which changes the order of sums. A run on several ranks therefore makes at least
@@ -25,7 +26,7 @@ class CompileWarmup(Callback):
     the run anyway: with PyTorch and Lightning loaded a full collection takes tenths of a second.
 
     Args:
-        steps: number of steps before the clock starts; 0 for none on a single rank.
+        steps: number of steps before the clock starts, in each order of layers; 0 for none on a single rank.
     """
 
     def __init__(self, steps: int = 0) -> None:
@@ -60,15 +61,26 @@ class CompileWarmup(Callback):
         count = data.plan.sequences * data.seq_len + 1
         run: Run = pl_module.run
         with run.clock.phase("warmup"):
-            shown = progress("warm-up", steps, "steps")
+            visits = pl_module.gpt.visits
+            shown = progress("warm-up", steps * len(phases(pl_module.gpt.config)), "steps")
             run.warming_up = True
+<<<<<<< HEAD
             for done in range(steps):
                 tokens = torch.randint(data.vocab_size, (count,), generator=generator)
                 batch = data.train_stream.batch_of(tokens.to(torch.uint16).numpy())
                 trainer.strategy.training_step((batch.to(pl_module.device),), done)
+=======
+            fractions = phases(pl_module.gpt.config)
+            for done in range(steps * len(fractions)):
+                pl_module.gpt.at(fractions[done // steps])
+                tokens = torch.randint(data.vocab_size, (2, *shape), generator=generator)
+                inputs, targets = tokens.to(torch.uint16).to(pl_module.device)
+                trainer.strategy.training_step((Batch(inputs, targets, shape[0]),), done)
+>>>>>>> model
                 optimizer.step()
                 optimizer.zero_grad()
                 shown.show(done + 1)
             run.warming_up = False
+            pl_module.gpt.visits = visits
             pl_module.load_state_dict(weights)
             optimizer.load_state_dict(state)

@@ -9,7 +9,7 @@ from lively import lively
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from plgolf import GPT, GPTConfig
-from plgolf.config import config_to_dict
+from plgolf.config import config_from_dict, config_to_dict
 from plgolf.errors import UserError
 from plgolf.model import AttentionConfig, HeadConfig, MLPConfig
 from plgolf.model.causal import causal_attention
@@ -76,6 +76,22 @@ def test_orthogonal_matrices_keep_lengths_and_leave_output_projections_at_zero()
         elif name.endswith("proj.weight"):
             values = torch.linalg.svdvals(p.detach())
             torch.testing.assert_close(values, torch.ones_like(values), msg=name)
+
+
+def test_a_model_without_newer_settings_is_written_as_before_they_existed():
+    assert config_to_dict(GPTConfig()) == {
+        "vocab_size": 1024,
+        "dim": 512,
+        "num_layers": 9,
+        "embedding_std": 0.005,
+        "compute_dtype": "bfloat16",
+        "attention": {"num_heads": 8, "num_kv_heads": 4, "qk_gain": 1.5, "rope_base": 10000.0},
+        "mlp": {"expansion": 2.0},
+        "head": {"tied": True, "softcap": 30.0},
+    }
+    newer = replace(TINY, norm_scale="depth", mlp=MLPConfig(activation="leaky_relu2"))
+    assert config_to_dict(newer)["mlp"] == {"expansion": 2.0, "activation": "leaky_relu2"}
+    assert config_from_dict(GPTConfig, config_to_dict(newer)) == newer
 
 
 def test_auto_is_replaced_by_a_dtype_that_is_saved():

@@ -124,6 +124,12 @@ def config_with(name: str, settings: dict[str, Any]) -> GPTConfig:
     return config_from_dict(GPTConfig, {**config_to_dict(PLAIN), "parts": {name: settings}})
 
 
+def config_with_all(cases: list[Case]) -> GPTConfig:
+    """Returns a configuration with every part; of two cases of one part the last."""
+    parts = {case.name: case.settings for case in cases}
+    return config_from_dict(GPTConfig, {**config_to_dict(PLAIN), "norm_scale": "depth", "parts": parts})
+
+
 def with_part(case: Case, *, new: bool = False) -> GPT:
     """Returns a lively model with the part, whose own parameters are lively too unless they are new."""
     config = config_with(case.name, case.settings)
@@ -175,9 +181,10 @@ def test_a_part_has_an_effect_and_all_its_parameters_have_gradients(case):
 
 
 @pytest.mark.slow
-@EACH
-def test_a_part_is_alive_in_one_compiled_graph(case):
-    gpt, found = with_part(case), []
+@pytest.mark.parametrize("cases", [CASES, CASES[::-1]], ids=["last of a name", "first of a name"])
+def test_parts_are_alive_in_one_compiled_graph(cases):
+    gpt = lively(config_with_all(cases), noise=0.5)
+    found = []
     compiled = torch.compile(gpt, fullgraph=True, dynamic=False)
     for model in (gpt, compiled):
         gpt.zero_grad()
@@ -253,9 +260,7 @@ def test_settings_that_do_not_fit_are_refused_by_their_path(case):
 
 
 def test_parts_work_together_in_a_compiled_graph():
-    parts = {case.name: case.settings for case in CASES}
-    config = config_from_dict(GPTConfig, {**config_to_dict(PLAIN), "norm_scale": "depth", "parts": parts})
-    gpt = lively(config)
+    gpt = lively(config_with_all(CASES))
     compiled = torch.compile(gpt, fullgraph=True, dynamic=False, backend="aot_eager")
     torch.testing.assert_close(compiled(TOKENS), gpt(TOKENS))
     memory = gpt.memory(12, batch=2)

@@ -363,3 +363,24 @@ def test_a_source_with_a_syntax_error_is_named(tmp_path, monkeypatch):
 
 def test_the_budget_counts_both_parts():
     assert not Ledger(15_999_999, 2).within_budget and Ledger(15_999_999, 1).within_budget
+
+
+PARTS = """
+from dataclasses import replace
+from plgolf.model import GPTConfig
+from plgolf.submission.packing import pack_code
+import yaml, sys, io, json, tarfile
+config = yaml.safe_dump({"model": {"gpt": yaml.safe_load(sys.argv[1])}})
+with tarfile.open(fileobj=io.BytesIO(pack_code(config).archive)) as files:
+    print(json.dumps(files.getnames()))
+"""
+
+
+@pytest.mark.parametrize("parts", [{}, {"exclusive": {"layers": "last 2"}, "smear_gate": None}])
+def test_parts_of_the_model_are_packed_if_the_configuration_uses_them(parts):
+    words = [sys.executable, "-c", PARTS, json.dumps({"dim": 64, "recurrence": None, "parts": parts})]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    files = {name for name in json.loads(done.stdout) if "/parts/" in name}
+    expected = {"__init__"} | ({"exclusive", "ports"} if parts else set())
+    assert {Path(name).stem for name in files} == expected

@@ -5,7 +5,7 @@ import functools
 import pydoc
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +27,14 @@ _NOT_NEEDED = (
 and for progress in styles that packed code does not use."""
 _IF_NAMED = ("plgolf.container", "plgolf.quantize")
 """Imported inside functions for a format that is packed only if the configuration names its class."""
-_IF_IMPORTED = ("plgolf.data.", "plgolf.model.", "plgolf.optim.", "plgolf.training.health.watch")
+_IF_IMPORTED = (
+    *("plgolf.data.", "plgolf.model.", "plgolf.optim."),
+    *("plgolf.training.health.watch", "plgolf.training.phases"),
+)
 """Rooms whose functions import a module only where it is used, such as a kind of tokenizer."""
-_PARTS = "plgolf.model.parts"
+_MODEL, _PARTS = "plgolf.model.gpt", "plgolf.model.parts"
+_TECHNIQUES = ("recurrence", "parallel", "lanes", "parts")
+"""Settings of ``GPTConfig`` that are null, or have nothing in them, where a technique is not used."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,9 @@ def pack_code(config: str = "") -> PackedCode:
 
     These are the modules that the entry point, ``plgolf.training.command.packed``, and the classes of the
     configuration import, also inside functions, except those that prepare datasets, generate text, draw
-    reports or pack, and those of ``plgolf.data`` and ``plgolf.model`` that this process has not
-    imported, and parts of the model that the configuration does not use. What no packed module
-    mentions is removed from plgolf's modules.
+    reports or pack, those of ``plgolf.data``, ``plgolf.model`` and ``plgolf.optim`` that this process has not
+    imported, and techniques of the model that the configuration does not use. What no packed module mentions
+    is removed from plgolf's modules.
 
     Args:
         config: the complete configuration as YAML, which becomes ``config.yaml``; none if empty.
@@ -72,13 +77,13 @@ def pack_code(config: str = "") -> PackedCode:
     settings = yaml.safe_load(config) if config else {}
     class_paths = tuple(sorted(set(_class_paths(settings))))
     imported = frozenset(name for name in sys.modules if name.startswith(_IF_IMPORTED))
-    files, failed = _pack_modules(class_paths, imported, _parts(settings))
+    files, failed = _pack_modules(class_paths, imported, _gpt_settings(settings) if config else "")
     return PackedCode(archive_code(files, config), len(files), MINIFIER, failed if MINIFIER else [])
 
 
 @functools.cache
 def _pack_modules(
-    class_paths: tuple[str, ...], imported: frozenset[str], parts: frozenset[str] | None
+    class_paths: tuple[str, ...], imported: frozenset[str], gpt: str
 ) -> tuple[dict[str, bytes], list[str]]:
     """Returns the sources to pack by path, and which of them the minifier failed on."""
     named = any(path.startswith(_IF_NAMED) for path in class_paths)
@@ -93,8 +98,8 @@ def _pack_modules(
     homes = [str(getattr(pydoc.locate(path), "__module__", "")) for path in class_paths]
     roots = [_ENTRY, *(path.rpartition(".")[0] for path in class_paths), *homes]
     modules = find_modules(roots, is_needed, read_module)
-    if parts is not None:
-        _keep_parts(modules[_PARTS], parts)
+    if gpt:
+        _remove_unused(modules, yaml.safe_load(gpt))
     keep_used(modules, {"main", "read_artifact", *".".join(class_paths).split(".")})
     modules = {**find_modules(roots, is_needed, modules.get), _MAIN: Module(entry, "plgolf/__main__.py")}
     # An empty package is a namespace package, which needs no file.
@@ -115,20 +120,30 @@ def _class_paths(value: Any) -> Iterable[str]:
         yield from _class_paths(item)
 
 
-def _parts(config: Any) -> frozenset[str] | None:
-    """Returns the names of the model's parts in use; None for a configuration that does not say."""
-    if not config:
-        return None
-    parts = ((config.get("model") or {}).get("gpt") or {}).get("parts") or {}
-    return frozenset(name for name, part in parts.items() if part is not None)
+def _gpt_settings(settings: Any) -> str:
+    model = settings.get("model") if isinstance(settings, dict) else None
+    return yaml.safe_dump((model or {}).get("gpt") or {})
 
 
-def _keep_parts(module: Module, parts: frozenset[str]) -> None:
-    """Removes all other parts from the model's table of parts; their modules are then not imported."""
-    for node in module.tree.body:
-        if isinstance(node, ast.ClassDef):
-            node.body = [
-                item
-                for item in node.body
-                if not (isinstance(item, ast.AnnAssign) and getattr(item.target, "id", "") not in parts)
-            ]
+def _remove_unused(modules: dict[str, Module], gpt: Mapping[str, Any]) -> None:
+    """Turns settings of techniques that a model does not use into constants, which need no class.
+
+    The modules of these classes are then not imported.
+    """
+    parts = {name for name, part in (gpt.get("parts") or {}).items() if part is not None}
+    used = {name for name in _TECHNIQUES if gpt.get(name) is not None} - {"parts"} | parts
+    used |= {"parts"} if parts else set()
+    for name in (_MODEL, _PARTS):
+        for node in ast.walk(modules[name].tree):
+            if isinstance(node, ast.ClassDef):
+                node.body = [_constant(item, used, every=name == _PARTS) for item in node.body]
+
+
+def _constant(item: ast.stmt, used: set[str], *, every: bool) -> ast.stmt:
+    if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
+        return item
+    name = item.target.id
+    if name in used or not (every or name in _TECHNIQUES):
+        return item
+    value = ast.parse("PartsConfig()" if name == "parts" else "None", mode="eval").body
+    return ast.copy_location(ast.Assign([item.target], value, lineno=item.lineno), item)

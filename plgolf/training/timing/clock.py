@@ -69,9 +69,8 @@ class TrainClock(Callback):
         """Seconds of each optimizer step of this fit, by rank 0's clock."""
         self._pace = Pace()
         self._reached_steps: int | None = None
-        self._banked_seconds = 0.0
+        self._banked_seconds = self._validation_started = 0.0
         self._started: float | None = None
-        self._validation_started = 0.0
 
     def progress(self, step: int, max_steps: int) -> RunProgress:
         """Returns the progress of the run after ``step`` steps; ``max_steps`` is -1 for no limit."""
@@ -128,8 +127,7 @@ class TrainClock(Callback):
     def end_if_stopped(self, trainer: Trainer) -> None:
         """Raises StoppedBySignal on all ranks if one of them received a signal."""
         if self.stopped_by:
-            name = signal.Signals(self.stopped_by).name
-            message = f"stopped by {name} after step {trainer.global_step}"
+            message = f"stopped by {signal.Signals(self.stopped_by).name} after step {trainer.global_step}"
             raise StoppedBySignal(self.stopped_by, message, silent=not trainer.is_global_zero)
 
     @contextmanager
@@ -189,13 +187,21 @@ class TrainClock(Callback):
         on_gpu = pl_module.device.type == "cuda"
         apart = self.agree_seconds if self.agree_seconds is not None else 2.0 if on_gpu else 0.0
         self._pace = Pace(apart, self._banked_seconds, self.max_seconds)
+        self._set_phase(trainer, pl_module)
+
+    def _set_phase(self, trainer: Trainer, module: Any) -> None:
+        if module.gpt.config.recurrence is not None:
+            from plgolf.training.phases import set_phase  # noqa: PLC0415 (few use it)
+
+            set_phase(module, self.progress(trainer.global_step, trainer.max_steps))
 
     def on_train_batch_start(self, *_: Any) -> None:
         if self._started is None:
             _wait_for_device()
             self._started = self.now()
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._set_phase(trainer, pl_module)
         if self._is_over or 0 <= trainer.max_steps <= trainer.global_step:
             # Reaching max_steps alone does not make Lightning validate once more; this does.
             trainer.should_stop = True

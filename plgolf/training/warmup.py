@@ -61,22 +61,14 @@ class CompileWarmup(Callback):
         count = data.plan.sequences * data.seq_len + 1
         run: Run = pl_module.run
         with run.clock.phase("warmup"):
-            visits = pl_module.gpt.visits
-            shown = progress("warm-up", steps * len(phases(pl_module.gpt.config)), "steps")
+            visits, fractions = pl_module.gpt.visits, phases(pl_module.gpt.config)
+            shown = progress("warm-up", steps * len(fractions), "steps")
             run.warming_up = True
-<<<<<<< HEAD
-            for done in range(steps):
+            for done in range(steps * len(fractions)):
+                pl_module.gpt.at(fractions[done // steps])
                 tokens = torch.randint(data.vocab_size, (count,), generator=generator)
                 batch = data.train_stream.batch_of(tokens.to(torch.uint16).numpy())
                 trainer.strategy.training_step((batch.to(pl_module.device),), done)
-=======
-            fractions = phases(pl_module.gpt.config)
-            for done in range(steps * len(fractions)):
-                pl_module.gpt.at(fractions[done // steps])
-                tokens = torch.randint(data.vocab_size, (2, *shape), generator=generator)
-                inputs, targets = tokens.to(torch.uint16).to(pl_module.device)
-                trainer.strategy.training_step((Batch(inputs, targets, shape[0]),), done)
->>>>>>> model
                 optimizer.step()
                 optimizer.zero_grad()
                 shown.show(done + 1)

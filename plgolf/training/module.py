@@ -3,11 +3,12 @@
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -89,23 +90,17 @@ class GolfModule(ScoringModule):
         self.check(self.trainer)  # Before Lightning looks, which would name no setting of plgolf.
         present = self.trainer.callbacks  # type: ignore[attr-defined]
         self.run = Run(present)
-        missing = [
-            kind() for kind in (PeerWatch, CompileWarmup) if not any(isinstance(c, kind) for c in present)
-        ]
+        missing = [k() for k in (PeerWatch, CompileWarmup) if not any(isinstance(c, k) for c in present)]
         return [*([] if self.run.clock in present else [self.run.clock]), *missing]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = make_optimizer(self.optimizer, self.gpt)
         self._group_settings = group_settings(optimizer)
-        clock, trainer, schedules = self.run.clock, self.trainer, (self.schedule, self.other_schedules)
-        scheduler = make_scheduler(
-            optimizer, lambda step: clock.progress(step, trainer.max_steps), *schedules
-        )
+        progress = partial(self.run.clock.progress, max_steps=self.trainer.max_steps)
+        scheduler = make_scheduler(optimizer, progress, self.schedule, self.other_schedules)
         # LearningRateMonitor appends each group's name: lr/matrix, lr/embedding and so on.
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
-        }
+        rates: LRSchedulerConfigType = {"scheduler": scheduler, "interval": "step", "name": "lr"}
+        return {"optimizer": optimizer, "lr_scheduler": rates}
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
@@ -127,8 +122,7 @@ class GolfModule(ScoringModule):
     def on_train_start(self) -> None:
         resume.check_same_start(self.trainer)
         if self._resumed:  # The checkpoint holds those of its own schedule.
-            [config] = self.trainer.lr_scheduler_configs
-            factor = config.scheduler.lr_lambdas[0]  # type: ignore[union-attr]
+            factor = self.trainer.lr_scheduler_configs[0].scheduler.lr_lambdas[0]  # type: ignore[union-attr]
             set_learning_rates(self.trainer.optimizers[0], factor(self.trainer.global_step))
 
     def on_train_epoch_start(self) -> None:

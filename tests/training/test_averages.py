@@ -1,6 +1,8 @@
 """Averages of the weights: their formulas, what has them, exact resume, two ranks, packed code."""
 
+import io
 import json
+import tarfile
 from copy import deepcopy
 from pathlib import Path
 
@@ -206,8 +208,10 @@ def test_the_packed_configuration_names_averages_only_where_they_are_used():
 
 @pytest.mark.slow
 def test_packed_code_has_averages_only_where_they_are_used():
-    on = packed_config("averages: {ema: 0.9}\n")
-    assert pack_code(on).num_modules == pack_code("").num_modules + 1
+    for settings, is_used in (("{ema: 0.9}", True), ("{ema: null}", False)):
+        archive = pack_code(packed_config(f"averages: {settings}\ntrainer: {{max_steps: 3}}\n")).archive
+        with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+            assert ("plgolf/training/averages.py" in files.getnames()) == is_used
 
 
 @pytest.mark.slow

@@ -31,11 +31,11 @@ def read():
     return written["read"]
 
 
-def saved(path, dtype, *, tied, carry, form=None):
+def saved(path, dtype, *, tied, carry, dim=320, form=None):
     torch.manual_seed(0)
     config = GPTConfig(
         vocab_size=260,
-        dim=320,
+        dim=dim,
         num_layers=5,
         compute_dtype=dtype,
         attention=AttentionConfig(num_heads=10, num_kv_heads=5, rope_base=50.0),
@@ -63,7 +63,7 @@ def test_the_reader_of_the_container_reads_all_there_is(coder, dtype, tied, tmp_
         "scalar": CodecConfig(raw=Raw(dtype="float16")),
         **({} if tied else {"head": CodecConfig(raw=Raw(dtype="bfloat16"))}),
     }
-    gpt = saved(tmp_path / "a.plgolf", dtype, tied=tied, carry=tied, form=Container(rules, coder))
+    gpt = saved(tmp_path / "a.plgolf", dtype, tied=tied, carry=tied, dim=80, form=Container(rules, coder))
     written: dict = {}
     exec(compile(READER + CONTAINER_READER, str(PAGE), "exec"), written)
     data = (tmp_path / "a.plgolf").read_bytes()
@@ -72,7 +72,7 @@ def test_the_reader_of_the_container_reads_all_there_is(coder, dtype, tied, tmp_
     assert weights.keys() == expected.keys()
     for name, tensor in expected.items():
         np.testing.assert_array_equal(weights[name], tensor.float().numpy(), err_msg=name)
-    assert header["version"] == 1 and header["seq_len"] == 99 and header["config"]["dim"] == 320
+    assert header["version"] == 1 and header["seq_len"] == 99 and header["config"]["dim"] == 80
     assert header["tokenizer_sha256"] == ByteTokenizer().sha256
     assert carried == (ByteTokenizer().to_bytes() if tied else None)
     fields = set(re.findall(r"^\| `(\w+)` \|", PAGE.read_text().split("## The container")[1], re.MULTILINE))

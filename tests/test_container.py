@@ -1,10 +1,12 @@
 """plgolf's own container: a model comes back as its codecs say, whatever the coder."""
 
 import hashlib
+import json
 import sys
 
 import pytest
 import torch
+from golden_data import GOLDEN
 
 from plgolf import GPT, GPTConfig, load_artifact
 from plgolf.artifact import load_gpt, read_artifact, save_artifact
@@ -15,6 +17,8 @@ from plgolf.model import AttentionConfig, HeadConfig
 from plgolf.quantize.codec import Raw
 from plgolf.quantize.plan import CodecConfig
 from plgolf.quantize.rows import Rows
+from plgolf.reference.records import config_from_record
+from plgolf.roles import parameter_roles
 
 RAW, FLOAT16 = CodecConfig(raw=Raw()), CodecConfig(raw=Raw(dtype="float16"))
 
@@ -123,3 +127,25 @@ def test_a_coder_that_is_not_installed_is_named_before_the_run(monkeypatch):
     monkeypatch.setitem(sys.modules, "zstandard", None)
     with pytest.raises(UserError, match="pip install zstandard"):
         Container(MIXED, "zstd")
+
+
+def test_parts_of_the_model_have_rules_of_their_own(tmp_path):
+    record = json.loads((GOLDEN / "records" / "2026-03-22" / "meta.json").read_text())
+    config = config_from_record(record["config"], "2026-03-22")
+    gpt = GPT(config)
+    roles = parameter_roles(gpt)
+    rules = {
+        "attention": rows(6),
+        "mlp": rows(6),
+        "matrix": FLOAT16,
+        "embedding": rows(8),
+        "bigram_hash.embedding": rows(7),
+        "scalar": FLOAT16,
+    }
+    save_artifact(gpt, tmp_path / "model.plgolf", format=Container(rules))
+    stored = read_artifact(tmp_path / "model.plgolf").stored
+    assert stored.keys() == roles.keys()
+    bigram = {name: stored[name].kept for name in stored if "bigram_hash" in name}
+    assert sorted(bigram.values()) == ["float16", "float16", "int7"]
+    assert stored["embedding.weight"].kept == "int8"
+    assert load_gpt(tmp_path / "model.plgolf").config == config

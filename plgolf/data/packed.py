@@ -39,7 +39,8 @@ class PackedStream(TrainStream):
         max_document_tokens: longer documents are cut into pieces of this length; None for ``seq_len``.
 
     Raises:
-        UserError: ``max_document_tokens`` is not positive, there are more ranks than rows in a step, or no shard has the tokens of a step.
+        UserError: ``max_document_tokens`` is not positive, there are more ranks than rows in a step, or no
+            shard has the tokens of a step.
     """
 
     def __init__(

@@ -51,7 +51,7 @@ def make_stream(
     if config.kind == "packed":
         from plgolf.data.packed import PackedStream  # noqa: PLC0415 (packed code has what a run uses)
 
-        most = config.max_document_tokens or seq_len
+        most = config.max_document_tokens
         return PackedStream(reader, plan, seq_len=seq_len, rank=rank, bos_id=bos_id, max_document_tokens=most)
     if config.kind == "windows":
         from plgolf.data.windows import WindowStream  # noqa: PLC0415

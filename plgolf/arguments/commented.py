@@ -38,7 +38,7 @@ def _lines(values: Mapping[str, Any], known: Mapping[str, Setting], prefix: str)
         if setting is not None:
             default, room = setting.bracketed_default, max(_COLUMNS - len(line) - 6, _MIN_COMMENT)
             text = shorten(setting.text, default, room)
-            if len(text) > room > len(default):  # One long clause of a library.
+            if len(text) > room > len(default) + 4:  # One long clause of a library.
                 text = f"{textwrap.shorten(setting.text, room - len(default), placeholder=' ...')} {default}"
             comment = "  # " + "".join(each if each.isprintable() else "?" for each in text)
         yield f"{line}{comment}"

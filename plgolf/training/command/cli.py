@@ -9,13 +9,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from plgolf.arguments import SettingsParser
 from plgolf.errors import RunError, UserError
 from plgolf.optim import Schedule
-from plgolf.training import (
-    GolfModule,
-    RunCheckpoint,
-    SampleLog,
-    ShardDataModule,
-    WeightAverages,
-)
+from plgolf.training import GolfModule, RunCheckpoint, SampleLog, ShardDataModule, WeightAverages
 from plgolf.training.checkpoints.compare import check_same_tokenizer
 from plgolf.training.checkpoints.files import CheckpointFiles, Saved
 from plgolf.training.checkpoints.resume import check_resume

@@ -137,11 +137,8 @@ class ArtifactExport(Callback):
             code = on_rank_zero(trainer, lambda: self._pack(saved and saved[1], data, path))
         if saved is not None and code is not None:
             stats, artifact = saved
-            ledger = Ledger(
-                artifact_bytes=path.stat().st_size,
-                code_bytes=(path.parent / CODE_FILE).stat().st_size,
-                budget_bytes=self.budget_bytes,
-            )
+            code_bytes = (path.parent / CODE_FILE).stat().st_size
+            ledger = Ledger(path.stat().st_size, code_bytes, self.budget_bytes)
             self.result = {
                 **describe_run(trainer, pl_module, self.provenance),
                 **describe_scores(before, after, share_scored(trainer, after)),

@@ -3,7 +3,7 @@
     python benchmarks/validate.py [--rounds 5] [--compile] [--dim 256] [--layers 4] [--seq_len 512]
 
 Reference style: int64 batches that are cut when they are needed, a last batch of another shape, and the mean
-loss and the bytes of each batch copied to the host. plgolf: what ``GolfModule`` does with each batch of a
+loss and the bytes of each batch copied to the host. plgolf: ``evaluate`` on the batches of a
 ``ValidationSplit``: one shape, the last batch padded, nats summed token by token on the device. Both score
 the same sequences, and their bits per byte must agree to six digits. Prints tokens a second over the whole
 split, and with ``--compile`` the seconds of the first time, in which graphs are made, and their number.
@@ -12,6 +12,7 @@ split, and with ``--compile`` the seconds of the first time, in which graphs are
 import math
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from plgolf.data.byte_counts import ByteCounts
 from plgolf.data.loader import BatchLoader
 from plgolf.data.shards import ShardReader, find_shards, write_shard
 from plgolf.data.stream import ValidationSplit
-from plgolf.evaluate import BitsPerByte
+from plgolf.evaluate import Plain, evaluate, split_targets
 from plgolf.model import AttentionConfig
 from plgolf.training import GolfModule
 
@@ -34,13 +35,9 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def ours(module: GolfModule, split: ValidationSplit) -> float:
-    metric = BitsPerByte().to(device())
-    with torch.no_grad():
-        for batch in BatchLoader(pinned(split.batch, device()), len(split)):
-            parts = (part.to(device(), non_blocking=True) for part in batch[:2])
-            module.add_score(batch._replace(**dict(zip(batch._fields, parts, strict=False))), metric)
-    return metric.compute().item()
+def ours(module: GolfModule, split: ValidationSplit, tokenizer: Any) -> float:
+    batches = BatchLoader(pinned(split.batch, device()), len(split))
+    return evaluate(Plain(batches), module.gpt, split_targets(split, tokenizer)).bpb
 
 
 def reference_style(module: GolfModule, settings: Any, tokens: Tensor, counts: Any) -> float:
@@ -84,17 +81,13 @@ def main() -> None:
         # The compiler's own start belongs to neither variant.
         torch.compile(torch.nn.Linear(2, 2).to(device()))(torch.ones(1, 2, device=device()))
     generator = np.random.default_rng(0)
-    counts = ByteCounts(
-        *(
-            torch.from_numpy(table).to(device())
-            for table in (
-                generator.integers(1, 9, 1024, dtype=np.int32),
-                generator.random(1024) < 0.5,
-                generator.random(1024) < 0.01,
-            )
-        )
+    tables = (
+        generator.integers(1, 9, 1024, dtype=np.int32),
+        generator.random(1024) < 0.5,
+        generator.random(1024) < 0.01,
     )
-    module._byte_counts = counts
+    counts = ByteCounts(*(torch.from_numpy(table).to(device()) for table in tables))
+    tokenizer = SimpleNamespace(byte_counts=ByteCounts(*tables), bos_id=1)
     with tempfile.TemporaryDirectory() as name:
         made = generator.integers(0, 1024, settings.sequences * settings.seq_len + 1, dtype=np.uint16)
         write_shard(Path(name, "made_val_000000.bin"), made)
@@ -106,7 +99,7 @@ def main() -> None:
         tokens = torch.from_numpy(split.tokens())
         variants = {
             "reference": lambda: reference_style(module, settings, tokens, counts),
-            "plgolf": lambda: ours(module, split),
+            "plgolf": lambda: ours(module, split, tokenizer),
         }
         first, found = {}, {}
         for variant, work in variants.items():

@@ -23,16 +23,16 @@ class Batch(NamedTuple):
         input_ids: uint16 (sequences, seq_len).
         target_ids: uint16 (sequences, seq_len).
         num_sequences: number of sequences that count; the others pad the batch to a fixed shape.
-        raw_bytes: uint16 (sequences, seq_len); raw bytes of each target; None without byte side-cars.
         cu_seqlens: int32 (borders,); the first token of each document in a single row, then its number of
             tokens, repeated to a fixed number of borders; None if attention does not stop at documents.
+        first: place of the first target among those of its split; for validation only.
     """
 
     input_ids: Tensor
     target_ids: Tensor
     num_sequences: int
-    raw_bytes: Tensor | None = None
     cu_seqlens: Tensor | None = None
+    first: int = 0
 
     def to(self, device: torch.device) -> "Batch":
         """Returns a copy on a device without waiting for the transfer; Lightning calls this."""
@@ -226,11 +226,7 @@ class ValidationSplit:
         count = min(self.batch_sequences, self.last - first)
         start, tokens = first * self.seq_len, count * self.seq_len
         batch = _cut(self.reader.read(start, tokens + 1), self.seq_len, self.batch_sequences)
-        if self.raw_bytes is None:
-            return batch
-        counts = np.zeros((self.batch_sequences, self.seq_len), dtype=np.uint16)
-        counts[:count] = self.raw_bytes.read(start + 1, tokens).reshape(count, self.seq_len)
-        return batch._replace(raw_bytes=torch.from_numpy(counts))
+        return batch._replace(first=start)
 
     def tokens(self) -> Tokens:
         """Returns all tokens of the split in order, from the one before the first target."""

@@ -10,10 +10,10 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from plgolf.data.stream import Batch, ValidationSplit
 from plgolf.data.tokenizer import TextStream, Tokenizer
 from plgolf.distributed import ranks
-from plgolf.evaluate.score import ScoredBatch
+from plgolf.evaluate.evaluator import Scored
+from plgolf.evaluate.targets import Targets
 
 FORMAT = 1
 _POSITION_GROWTH = 1.2
@@ -23,28 +23,29 @@ _SHOWN_TOKENS = 300
 
 
 class ScoreAnalysis:
-    """Collects losses by position and by document; every rank adds its own, then all finish together.
+    """Collects losses by position and by document, as an observer of a plain evaluation.
 
-    Memory does not grow with the split: only the tokens of the current document are kept.
+    Every rank adds its own, then all finish together. Memory does not grow with the split: only the tokens of
+    the current document are kept.
     """
 
-    def __init__(self, split: ValidationSplit, tokenizer: Tokenizer, *, num_documents: int) -> None:
-        self.tokenizer, self.num_documents = tokenizer, num_documents
-        self._totals = np.zeros((3, split.seq_len))
-        """Nats, bytes and sequences by position, float64 (3, seq_len)."""
-        self._next_token = split.first * split.seq_len + 1
+    def __init__(self, targets: Targets, tokenizer: Tokenizer, *, num_documents: int) -> None:
+        self.targets, self.tokenizer, self.num_documents = targets, tokenizer, num_documents
+        self._totals = np.zeros((3, targets.seq_len))
+        """Nats, bytes and targets by position, float64 (3, seq_len)."""
+        self._next_token = targets.first + 1
         # Tokens before the first begin-of-sequence continue another rank's document.
         self._start_token = self._next_token
         self._parts: list[tuple[NDArray[Any], ...]] = []
         """The current document so far: ids, nats and bytes of its tokens, by batch."""
         self._hardest: list[dict[str, Any]] = []
 
-    def add(self, batch: Batch, scored: ScoredBatch) -> None:
-        """Adds the next batch of the split and its scores; waits for the device."""
-        costs, num_bytes = scored.nats.double().cpu().numpy(), scored.num_bytes.cpu().numpy()
-        targets = batch.target_ids[: batch.num_sequences].cpu().numpy()
-        self._totals += [costs.sum(0), num_bytes.sum(0), np.full(costs.shape[1], len(costs))]
-        self._add_targets(targets.ravel(), costs.ravel(), num_bytes.ravel())
+    def add(self, scored: Scored, num_bytes: NDArray[Any]) -> None:
+        """Adds the next whole sequences; waits for the device."""
+        costs = scored.nats.double().cpu().numpy()
+        rows = (costs.reshape(-1, self.targets.seq_len), num_bytes.reshape(-1, self.targets.seq_len))
+        self._totals += [rows[0].sum(0), rows[1].sum(0), np.full(self.targets.seq_len, len(rows[0]))]
+        self._add_targets(self.targets.read(scored.first + 1, costs.size), costs, num_bytes)
 
     def _add_targets(self, *arrays: NDArray[Any]) -> None:
         """Extends the current document, and ends it at each begin-of-sequence."""

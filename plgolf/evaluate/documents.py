@@ -3,14 +3,15 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from plgolf.data.tokenizer import Tokenizer
 from plgolf.errors import UserError
-from plgolf.evaluate import bits_per_byte
+from plgolf.evaluate.evaluator import evaluate
+from plgolf.evaluate.targets import Targets
+from plgolf.evaluate.windows import Windows
 from plgolf.model import GPT
 
 _BATCH_LOGITS = 2**24
@@ -47,26 +48,26 @@ def score_documents(gpt: GPT, tokenizer: Tokenizer, documents: Iterable[str], *,
     if not num_bytes:
         raise UserError("text must not be empty")
     parts = ([[tokenizer.bos_id], ids] for ids in tokenizer.encode_batch(documents))
-    stream = torch.from_numpy(np.concatenate([part for both in parts for part in both]).astype(np.int64))
-    nats, num_tokens = 0.0, len(stream) - 1
-    whole = num_tokens - num_tokens % seq_len
-    rows = max(_BATCH_LOGITS // (seq_len * gpt.config.vocab_size), 1) * seq_len
-    edges = sorted({*range(0, whole, rows), whole, num_tokens})
-    for start, end in pairwise(edges):
-        ids = (stream[start + shift : end + shift].view(-1, min(seq_len, end - start)) for shift in (0, 1))
-        nats += _nats(gpt, *ids)
-    if not math.isfinite(nats):
-        raise UserError(f"the model's losses must be finite, got {nats}")
-    bpb = bits_per_byte(torch.tensor(nats, dtype=torch.float64), torch.tensor(num_bytes)).item()
-    return TextScore(nats=nats, num_bytes=num_bytes, bpb=bpb, num_tokens=num_tokens)
+    stream = np.concatenate([part for both in parts for part in both]).astype(np.int64)
+    score = evaluate(Windows(), gpt, _targets(stream, seq_len, gpt.config.vocab_size))
+    if not math.isfinite(score.nats):
+        raise UserError(f"the model's losses must be finite, got {score.nats}")
+    bpb = score.nats / (math.log(2) * num_bytes)
+    return TextScore(nats=score.nats, num_bytes=num_bytes, bpb=bpb, num_tokens=score.num_tokens)
 
 
-@torch.inference_mode()
-def _nats(gpt: GPT, input_ids: torch.Tensor, target_ids: torch.Tensor) -> float:
-    device = gpt.embedding.weight.device
-    losses = gpt(input_ids.to(device), target_ids.to(device), reduction="none")
-    # Summed token by token in float64, as in validation.
-    return float(losses.double().sum())
+def _targets(stream: NDArray[np.int64], seq_len: int, vocab_size: int) -> Targets:
+    num_tokens = len(stream) - 1
+    seq_len = min(seq_len, num_tokens)  # A short text is not padded.
+    windows, most = -(-num_tokens // seq_len), max(_BATCH_LOGITS // (seq_len * vocab_size), 1)
+    return Targets(
+        read=lambda start, count: stream[start : start + count],
+        num_tokens=num_tokens,
+        first=0,
+        last=num_tokens,
+        seq_len=seq_len,
+        batch_sequences=-(-windows // -(-windows // most)),  # The last batch has little padding.
+    )
 
 
 def _checked(documents: Iterable[str]) -> list[str]:

@@ -61,6 +61,15 @@ class TensorRecord(Record):
 
 
 @dataclass(frozen=True)
+class ScoreRecord(Record):
+    """One of several scores of the file; it computes ``computed_per_token`` times the tokens."""
+
+    val_bpb: float = math.nan
+    seconds: float = math.nan
+    computed_per_token: float = 1.0
+
+
+@dataclass(frozen=True)
 class Result(Record):
     """The part of ``result.json`` that a report shows; what a run left out is NaN, None or empty."""
 
@@ -85,6 +94,7 @@ class Result(Record):
     val_bytes: int | None = None
     val_raw_bytes: int | None = None
     val_share: float = 1.0
+    scores: dict[str, ScoreRecord] = field(default_factory=dict)
     tokenizer_bytes: int = 0
     compressors_bpb: dict[str, float] = field(default_factory=dict)
     hardware: str | None = None

@@ -1,6 +1,6 @@
 """The half of the LightningModule that scores a GPT: forward, validation, test and prediction."""
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,21 +8,19 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from plgolf.config import config_to_dict
-from plgolf.data.byte_counts import ByteCounts
 from plgolf.data.stream import Batch
 from plgolf.errors import UserError
-from plgolf.evaluate import BitsPerByte
-from plgolf.evaluate.score import Score, ScoredBatch, score_batch
+from plgolf.evaluate.evaluator import Tally, score_batch
+from plgolf.evaluate.targets import Targets, split_targets
 from plgolf.model import GPT, GPTConfig, flash
 from plgolf.model.depth import visits
 from plgolf.training.checkpoints import compare, resume
-from plgolf.training.checkpoints.files import CheckpointFiles
 from plgolf.training.logs.metrics_row import record
 from plgolf.training.run import Run
 
 
 class ScoringModule(LightningModule):
-    """Scores a GPT in bits per byte on the batches of a datamodule that has ``byte_counts``.
+    """Scores a GPT in bits per byte on the validation split of a ``ShardDataModule``.
 
     Args:
         gpt: architecture of the model.
@@ -34,9 +32,8 @@ class ScoringModule(LightningModule):
         self.gpt = GPT(gpt)
         self.compiled = compile
         self._configured = False
-        self.bits_per_byte = BitsPerByte()
         self.run = Run([])
-        self._byte_counts: ByteCounts[Tensor] | None = None
+        self._tally: Tally
         self._validated_step = -1
 
     @classmethod
@@ -52,17 +49,9 @@ class ScoringModule(LightningModule):
         Raises:
             UserError: the file cannot be read or is malformed, or arguments are given that do not apply.
         """
-        device = kwargs.pop("map_location", None)
-        if args or "gpt" in kwargs:
-            raise UserError(
-                "load_from_checkpoint takes the architecture from the file, and keyword arguments"
-            )
-        files, path = CheckpointFiles(), str(Path(checkpoint_path))
-        module = cls(gpt=files.read_saved(path, GPTConfig()).config, **kwargs)
-        weights = files.load_checkpoint(path)
-        resume.check_weights(weights, module.state_dict())
-        module.load_state_dict(weights["state_dict"])
-        return module if device is None else module.to(device)
+        from plgolf.training.checkpoints.load_module import load_module  # noqa: PLC0415 (not packed)
+
+        return load_module(cls, checkpoint_path, args, kwargs)
 
     def configure_model(self) -> None:
         if self._configured:  # Lightning calls this at every fit and validate.
@@ -86,25 +75,30 @@ class ScoringModule(LightningModule):
         self.run.clock.signals.install_if_expected()
         super().zero_grad(set_to_none)
 
-    def on_validation_epoch_start(self) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        counts = getattr(data, "byte_counts", None)
-        if counts is None:
-            raise UserError("bits per byte need a datamodule with byte_counts, such as ShardDataModule")
-        tables = (counts.base_bytes, counts.has_leading_space, counts.is_boundary)
-        self._byte_counts = ByteCounts(*(torch.as_tensor(table, device=self.device) for table in tables))
+    def targets(self, batches: Sequence[float] = ()) -> Targets:
+        """Returns the targets that this rank scores: its part of the split, or its first batches.
 
-    def add_score(self, batch: Batch, metric: BitsPerByte) -> ScoredBatch:
-        """Scores a validation batch with the current weights, as ``score_batch`` does."""
-        assert self._byte_counts is not None
-        return score_batch(self.gpt, self._byte_counts, batch, metric)
+        Args:
+            batches: number of batches to score, by loader, as in ``trainer.num_val_batches``; empty for all.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        split = getattr(data, "val_split", None)
+        if data is None or split is None:
+            raise UserError("bits per byte need a datamodule with val_split, such as ShardDataModule")
+        targets = split_targets(split, data.tokenizer)
+        for count in batches:
+            most = targets.first + count * split.batch_sequences * split.seq_len
+            targets.last = int(min(targets.last, most))
+        return targets
+
+    def on_validation_epoch_start(self) -> None:
+        self._tally = Tally(self.targets(), self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.add_score(batch, self.bits_per_byte)
+        self._tally.add(score_batch(self.gpt, batch))
 
     def on_validation_epoch_end(self) -> None:
-        score, checking = Score.of(self.bits_per_byte), self.trainer.sanity_checking
-        self.bits_per_byte.reset()
+        score, checking = self._tally.score(), self.trainer.sanity_checking
         # A sanity check of the whole split is the score of step 0; that of a few batches is not a score.
         if checking and self.trainer.num_sanity_val_steps != float("inf"):
             return
@@ -117,19 +111,14 @@ class ScoringModule(LightningModule):
         self.on_validation_epoch_start()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.add_score(batch, self.bits_per_byte)
+        self.validation_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
-        score = Score.of(self.bits_per_byte)
-        self.bits_per_byte.reset()
-        record(self, score.named("test"))
+        record(self, self._tally.score().named("test"))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the loss of each target in nats, float32 (sequences, seq_len)."""
-        real = slice(batch.num_sequences)
-        inputs, targets = batch.input_ids[real].long(), batch.target_ids[real].long()
-        nats: Tensor = self.gpt(inputs, targets, reduction="none")
-        return nats
+        return score_batch(self.gpt, batch).nats.view(batch.num_sequences, -1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["gpt_config"] = config_to_dict(self.gpt.config)

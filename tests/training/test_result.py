@@ -20,8 +20,8 @@ from runs import fit as fit_ranks
 from plgolf.artifact import load_gpt
 from plgolf.cli import main
 from plgolf.data.stream import ValidationSplit
+from plgolf.evaluate import Scored, split_targets
 from plgolf.evaluate.analysis import ScoreAnalysis
-from plgolf.evaluate.score import ScoredBatch
 from plgolf.quantize.measure import measure_tensors
 from plgolf.reference import read_artifact_dict, weight_name_to_reference
 from plgolf.reference.int8_zlib import compressed_bytes, dequantize_state_dict
@@ -29,7 +29,7 @@ from plgolf.reference.measure import stored_tensors
 from plgolf.roles import parameter_roles
 from plgolf.training import ArtifactExport
 from plgolf.training.finish import provenance
-from plgolf.training.finish.result import step_times
+from plgolf.training.finish.details import step_times
 
 
 @pytest.fixture(scope="module")
@@ -133,12 +133,12 @@ def test_the_analysis_keeps_no_more_than_a_document(run):
     tokens[::500] = data.tokenizer.bos_id
     reader = SimpleNamespace(num_tokens=tokens.size, read=lambda start, count: tokens[start : start + count])
     split = ValidationSplit(reader, seq_len=1024, batch_sequences=4)
-    analysis = ScoreAnalysis(split, data.tokenizer, num_documents=3)
+    targets = split_targets(split, data.tokenizer)
+    analysis = ScoreAnalysis(targets, data.tokenizer, num_documents=3)
     tracemalloc.start()
     for index in range(len(split)):
-        batch, nats = split.batch(index), torch.full((4, 1024), 1.0 + index)
-        num_bytes = data.byte_counts(batch.input_ids.numpy(), batch.target_ids.numpy())
-        analysis.add(batch, ScoredBatch(nats, torch.from_numpy(num_bytes)))
+        first, nats = split.batch(index).first, torch.full((4 * 1024,), 1.0 + index)
+        analysis.add(Scored(first, nats), targets.num_bytes(first, 4 * 1024))
     found = analysis.finish(torch.device("cpu"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

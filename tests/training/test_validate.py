@@ -9,8 +9,13 @@ import pytest
 from golden_data import GOLDEN, TOKENIZER
 from sentencepiece import SentencePieceTrainer
 
+from plgolf.artifact import load_gpt
 from plgolf.cli import main
 from plgolf.data.manifest import hash_file
+from plgolf.data.shards import ShardReader, find_shards
+from plgolf.data.stream import ValidationSplit
+from plgolf.data.tokenizer import load_tokenizer
+from plgolf.evaluate import Windows, evaluate, split_targets
 
 FILES = ("run/model.int8.ptz", "run/step-000002.ckpt")
 WHOLE_SPLIT = ("--export.hardest_documents=0", "--trainer.max_steps=2")
@@ -143,7 +148,90 @@ def test_fit_says_nothing_of_parts_where_the_whole_split_is_scored(run):
 
 
 def whole_split_tokens() -> int:
-    from plgolf.data.shards import ShardReader, find_shards
-
     available = ShardReader(find_shards(GOLDEN / "tied", "val")).num_tokens - 1
     return available // 64 * 64
+
+
+def score_of(file: Path, windows: Windows, seq_len: int = 64) -> float:
+    reader = ShardReader(find_shards(GOLDEN / "tied", "val"), vocab_size=512)
+    split = ValidationSplit(reader, seq_len=seq_len, batch_sequences=3)
+    return evaluate(windows, load_gpt(file), split_targets(split, load_tokenizer(TOKENIZER))).bpb
+
+
+@pytest.mark.parametrize(
+    ("flags", "windows"),
+    [
+        (["--evaluator.stride=24"], Windows(stride=24)),
+        (["--evaluator.seq_len=96"], Windows(96)),
+        (["--evaluator.seq_len=96", "--evaluator.stride=40"], Windows(96, 40)),
+    ],
+)
+def test_validate_scores_by_an_evaluator_and_says_what_it_costs(flags, windows, validate, run):
+    code, said = validate(*without_a_recipe(FILES[0]), *flags)
+    assert code == 0, said
+    assert shown_bpb(said) == pytest.approx(score_of(run / FILES[0], windows), abs=1e-7)
+    times = float(said.split(f"{windows.name} ({windows.kind}) computes ")[1].split()[0])
+    assert times == pytest.approx((windows.seq_len or 64) / (windows.stride or windows.seq_len), rel=0.1)
+
+
+def test_validate_by_an_evaluator_keeps_to_a_limit_of_batches(validate):
+    words = [*without_a_recipe(FILES[0]), "--evaluator.stride=24", "--data.val_batch_sequences=5"]
+    code, said = validate(*words, "--trainer.limit_val_batches=1")
+    assert code == 0, said
+    assert "val/bpb (partial) " in said
+    assert "scored 320 tokens" in said
+
+
+def test_a_stride_longer_than_a_window_is_refused_at_once(validate):
+    code, said = validate(*without_a_recipe(FILES[0]), "--evaluator.stride=65")
+    assert code == 2
+    assert said == "plgolf: error: evaluator.stride must be at most the 64 tokens of a window, got 65\n"
+
+
+EVALUATORS = "--export.evaluators=[{class_path: plgolf.evaluate.Windows, init_args: {stride: %s}}]"
+
+
+def test_fit_scores_the_file_by_every_evaluator_it_is_given(golden_recipe_file, tmp_path, capfd):
+    words = [f"--trainer.default_root_dir={tmp_path}", *WHOLE_SPLIT, EVALUATORS % 24]
+    assert main(["fit", "-c", str(golden_recipe_file), *words]) == 0
+    said = capfd.readouterr().out
+    result = json.loads((tmp_path / "result.json").read_text())
+    scores = result["scores"]
+    assert list(scores) == ["plain", "stride_24"]
+    plain, sliding = scores.values()
+    assert (plain["class"], sliding["class"]) == ("plain", "windowed")
+    assert plain["val_bpb"] == result["roundtrip_val_bpb"]
+    assert plain["val_loss"] == result["roundtrip_val_loss"]
+    assert sliding["val_bpb"] == pytest.approx(score_of(tmp_path / "model.int8.ptz", Windows(stride=24)))
+    assert sliding["val_bpb"] < plain["val_bpb"]
+    for score in (plain, sliding):
+        assert (score["val_tokens"], score["val_bytes"]) == (result["val_tokens"], result["val_bytes"])
+        assert score["seconds"] > 0
+    assert plain["computed_per_token"] == 1 < sliding["computed_per_token"] < 64 / 24
+    assert f"stride_24 (windowed) computes {sliding['computed_per_token']:.1f} times the tokens" in said
+    assert f"{sliding['val_bpb']:.4f}" in said
+    assert main(["report", str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert f"<b>{sliding['val_bpb']:.4f}</b><span>bits per byte by stride_24: 2." in page
+
+
+@pytest.mark.parametrize(
+    ("evaluators", "message"),
+    [
+        (EVALUATORS % 65, "export.evaluators: stride must be at most the 64 tokens of a window, got 65"),
+        (EVALUATORS % 0, "stride must be at least 1, got 0"),
+        (
+            "--export.evaluators=[{class_path: plgolf.evaluate.Windows}]",
+            "export.evaluators must have different names, got plain, plain",
+        ),
+        ("--export.evaluators=[{class_path: plgolf.optim.Warmdown}]", "export.evaluators"),
+    ],
+)
+def test_evaluators_that_cannot_work_are_refused_before_the_first_step(
+    evaluators, message, golden_recipe_file, tmp_path, capfd
+):
+    words = [f"--trainer.default_root_dir={tmp_path}", evaluators]
+    assert main(["fit", "-c", str(golden_recipe_file), *words]) == 2
+    said = capfd.readouterr().err
+    assert message in said and len(said.splitlines()) == 1, said
+    assert list(tmp_path.iterdir()) == []

@@ -22,9 +22,12 @@ _NOT_NEEDED = (
     *("plgolf.corpus", "plgolf.generation", "plgolf.report", "plgolf.training.finish.details"),
     *(f"plgolf.training.logs.console.{style}" for style in ("bar", "lines", "panel")),
     *("plgolf.training.requirements", "plgolf.training.unsupported", "plgolf.training.health.monitors"),
+    *("plgolf.training.checkpoints.load_module", "plgolf.training.finish.more_scores"),
 )
 """Imported inside functions to prepare a dataset, to log samples, pictures and details, to check callbacks,
-and for progress in styles that packed code does not use."""
+to load a module from Python, for further scores, and for progress in styles that packed code does not use."""
+_NEEDED_BY = {"evaluators": "plgolf.training.finish.more_scores.score_by"}
+"""Functions whose modules a setting needs after all, by the name of the setting."""
 _IF_NAMED = ("plgolf.container", "plgolf.quantize")
 """Imported inside functions for a format that is packed only if the configuration names its class."""
 _IF_IMPORTED = (
@@ -115,6 +118,7 @@ def _class_paths(value: Any) -> Iterable[str]:
     if isinstance(value, dict):
         if isinstance(value.get("class_path"), str):
             yield value["class_path"]
+        yield from (path for name, path in _NEEDED_BY.items() if value.get(name))
         value = list(value.values())
     for item in value if isinstance(value, list) else ():
         yield from _class_paths(item)

@@ -9,18 +9,13 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from plgolf.arguments import SettingsParser
 from plgolf.errors import RunError, UserError
 from plgolf.optim import Schedule
-from plgolf.training import (
-    GolfModule,
-    RunCheckpoint,
-    SampleLog,
-    ShardDataModule,
-    WeightAverages,
-)
+from plgolf.training import GolfModule, RunCheckpoint, SampleLog, ShardDataModule, WeightAverages
 from plgolf.training.checkpoints.compare import check_same_tokenizer
 from plgolf.training.checkpoints.files import CheckpointFiles, Saved
 from plgolf.training.checkpoints.resume import check_resume
 from plgolf.training.checkpoints.run_checkpoint import find_checkpoint
 from plgolf.training.command.allowed_classes import check_allowed_classes
+from plgolf.training.command.evaluated import EvaluatedModule, add_evaluator
 from plgolf.training.command.leaves import check_leaves, mounted_at
 from plgolf.training.command.loggers import profiler_named, run_loggers
 from plgolf.training.command.one_line import one_line_errors
@@ -29,6 +24,7 @@ from plgolf.training.command.parser import GolfParser, overrides
 from plgolf.training.command.quiet import quiet_libraries
 from plgolf.training.command.refused import check_settings, with_plain_enums
 from plgolf.training.command.saved_model import take_model
+from plgolf.training.finish.more_scores import check as check_evaluators
 from plgolf.training.finish.provenance import Provenance
 from plgolf.training.health.meeting import announce_waiting
 from plgolf.training.health.monitors import check_monitors
@@ -50,7 +46,7 @@ class GolfCLI(LightningCLI):
         self.saved: Saved | None = None
         """What the file that ``validate`` scores says of its model."""
         super().__init__(
-            GolfModule,
+            EvaluatedModule if args[:1] == ["validate"] else GolfModule,
             ShardDataModule,
             save_config_callback=SaveRunConfig,
             save_config_kwargs={"save_to_log_dir": False},
@@ -107,6 +103,8 @@ class GolfCLI(LightningCLI):
     ) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         assert isinstance(parser, GolfParser)
+        if subcommand == "validate":
+            add_evaluator(parser)
         parser.finish(subcommand)
         if subcommand == "validate":
             parser.set_defaults({"data.seq_len": None})
@@ -161,6 +159,10 @@ class GolfCLI(LightningCLI):
         if subcommand == "fit":
             run.clock.check(self.trainer)
             self.datamodule.plan_for(self.trainer)
+            check_evaluators(self._get(self.config_init, "export").evaluators, self.datamodule.seq_len)
+        else:
+            evaluator = self._get(self.config_init, "evaluator")
+            self.model.evaluate_by(evaluator, seq_len=self.datamodule.seq_len)
         if self.trainer.is_global_zero:
             self.datamodule.build()
             self.datamodule.check(training=subcommand == "fit", world_size=self.trainer.world_size)

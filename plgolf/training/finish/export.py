@@ -1,6 +1,7 @@
 """Exports at the end of a run: writes the artifact, reads it back, scores it and records the result."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 import plgolf
 from plgolf.artifact import Artifact, read_artifact, save_artifact
 from plgolf.errors import RunError, UserError, at_least
+from plgolf.evaluate.evaluator import Evaluator
 from plgolf.files import write_atomically
 from plgolf.header import ArtifactFormat
 from plgolf.submission import BUDGET_BYTES, Ledger
@@ -19,7 +21,7 @@ from plgolf.submission.archive import CODE_FILE, archive_code
 from plgolf.training.datamodule import ShardDataModule
 from plgolf.training.finish.provenance import Provenance
 from plgolf.training.finish.result import describe_bytes, describe_run, describe_scores
-from plgolf.training.finish.scoring import on_rank_zero, score, score_artifact
+from plgolf.training.finish.scoring import artifact_weights, on_rank_zero, score
 from plgolf.training.logs.metrics_row import share_scored
 from plgolf.training.logs.screen import say
 from plgolf.training.module import GolfModule
@@ -42,6 +44,8 @@ class ArtifactExport(Callback):
         check_code: runs the packed code on the artifact in a process of its own, which takes some seconds.
         format: format of the artifact, such as ``plgolf.container.Container``; by default that of the
             reference program, int8 and zlib, in ``model.int8.ptz``.
+        evaluators: further ways to score the file, such as ``plgolf.evaluate.Windows``; ``result.json`` has
+            all of them as ``scores``, with their costs.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class ArtifactExport(Callback):
         tokenizer: Literal["beside", "inside"] = "beside",
         check_code: bool = True,
         format: ArtifactFormat | None = None,  # noqa: A002
+        evaluators: Sequence[Evaluator] = (),
     ) -> None:
         at_least("export.budget_bytes", budget_bytes, 1)
         at_least("export.hardest_documents", hardest_documents, 0)
@@ -63,6 +68,7 @@ class ArtifactExport(Callback):
         self.tokenizer = tokenizer
         self.check_code = check_code
         self.format = format
+        self.evaluators = list(evaluators)
         self.provenance = Provenance()
         self.result: dict[str, Any] = {}
         """Contents of ``result.json`` on rank 0, after it is written."""
@@ -83,6 +89,10 @@ class ArtifactExport(Callback):
             self.result, self._metrics, self._began = {}, [], False
             if self.format:
                 self.format.check(pl_module.gpt)
+            if self.evaluators:
+                from plgolf.training.finish.more_scores import check  # noqa: PLC0415 (packed if needed)
+
+                check(self.evaluators, trainer.datamodule.seq_len)  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero:
@@ -111,24 +121,28 @@ class ArtifactExport(Callback):
             say(f"export: wrote {path}, scoring what it holds")
             before = pl_module.run.val_score or score(trainer, pl_module)
         details = _details()
-        analysis = details and details.ScoreAnalysis(
-            data.val_split, data.tokenizer, num_documents=self.hardest_documents
-        )
-        with clock.phase("roundtrip"):
-            after = score_artifact(trainer, pl_module, saved and saved[1], analysis)
+        analysis, observers = None, []
+        if details:
+            analysis, observers = details.start_analysis(pl_module, data, self.hardest_documents)
+        with artifact_weights(trainer, pl_module, saved and saved[1]):
+            with clock.phase("roundtrip"):
+                after = score(trainer, pl_module, observers=observers)
+            scores = {}
+            if details or self.evaluators:
+                from plgolf.training.finish.more_scores import score_by  # noqa: PLC0415 (packed if needed)
+
+                scores = score_by(self.evaluators, trainer, pl_module, after)
         with clock.phase("export"):
             analysed = analysis.finish(pl_module.device) if analysis else None
             code = on_rank_zero(trainer, lambda: self._pack(saved and saved[1], data, path))
         if saved is not None and code is not None:
             stats, artifact = saved
-            ledger = Ledger(
-                artifact_bytes=path.stat().st_size,
-                code_bytes=(path.parent / CODE_FILE).stat().st_size,
-                budget_bytes=self.budget_bytes,
-            )
+            code_bytes = (path.parent / CODE_FILE).stat().st_size
+            ledger = Ledger(path.stat().st_size, code_bytes, self.budget_bytes)
             self.result = {
                 **describe_run(trainer, pl_module, self.provenance),
                 **describe_scores(before, after, share_scored(trainer, after)),
+                "scores": scores,
                 "artifact": path.name,
                 **describe_bytes(ledger, stats),
                 "code": code,
@@ -136,7 +150,7 @@ class ArtifactExport(Callback):
                 "metrics": [_relative(Path(file), path.parent) for file in self._metrics],
             }
             if details:
-                self.result |= details.describe_tensors(artifact, pl_module, stats.get("coder"))
+                self.result |= details.describe_more(artifact, pl_module, stats.get("coder"))
                 self.result["compressors_bpb"] = details.compare_compressors(trainer, self.compressors, after)
                 _write(path.parent / "analysis.json", f"{json.dumps(analysed)}\n".encode())
             _write(path.parent / "result.json", f"{json.dumps(self.result, indent=2)}\n".encode())

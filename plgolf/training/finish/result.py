@@ -1,24 +1,21 @@
 """``result.json``: settings, scores and bytes of a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lightning.pytorch import Trainer
 
 from plgolf.evaluate.score import Score
 from plgolf.hardware import device_name
 from plgolf.submission import Ledger
-from plgolf.training.finish.provenance import Provenance, git_commit, versions
+from plgolf.training.finish.provenance import Provenance, versions
 from plgolf.training.module import GolfModule
-
-_HISTOGRAM_BINS = 60
 
 
 def describe_run(trainer: Trainer, module: GolfModule, provenance: Provenance) -> dict[str, Any]:
-    """Describes a run: settings, steps, seconds, data, machine, source commit."""
+    """Describes a run: settings, steps, seconds, data, machine."""
     clock, steps = module.run.clock, trainer.global_step
     data = trainer.datamodule  # type: ignore[attr-defined]
     return {
@@ -29,7 +26,6 @@ def describe_run(trainer: Trainer, module: GolfModule, provenance: Provenance) -
         "num_params": sum(p.numel() for p in module.gpt.parameters()),
         "steps": steps,
         "step_ms": 1000 * clock.elapsed_seconds / max(steps, 1),
-        **step_times(clock.step_seconds),
         "train_seconds": clock.elapsed_seconds,
         "seconds": {"train": clock.elapsed_seconds, **clock.phase_seconds},
         "world_size": trainer.world_size,
@@ -37,7 +33,6 @@ def describe_run(trainer: Trainer, module: GolfModule, provenance: Provenance) -
         "dataset": data.identity(),
         "hardware": device_name(module.device),
         "versions": versions(),
-        "git_commit": git_commit(),
     }
 
 
@@ -64,19 +59,4 @@ def describe_bytes(ledger: Ledger, stats: Mapping[str, Any]) -> dict[str, Any]:
         "total_bytes": ledger.total_bytes,
         "within_budget": ledger.within_budget,
         "quantize": dict(stats),
-    }
-
-
-def step_times(seconds: Sequence[float]) -> dict[str, Any]:
-    """Summarises step times in ms, given seconds; empty if the process made no step."""
-    if not seconds:
-        return {}
-    ms = np.round(1000 * np.array(seconds), 6)  # Bins must be wider than a clock's tick.
-    names = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
-    quantiles = {name: float(np.quantile(ms, share)) for name, share in names.items()}
-    # A few slow steps must not squeeze the others, so they fall into the last bin.
-    counts, edges = np.histogram(np.minimum(ms, quantiles["p99"]), bins=_HISTOGRAM_BINS)
-    return {
-        "step_ms_quantiles": quantiles,
-        "step_ms_histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
     }

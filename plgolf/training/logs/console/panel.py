@@ -45,6 +45,10 @@ def _scores(result: Mapping[str, Any]) -> Iterator[Text]:
         f"val/loss {result['roundtrip_val_loss']:.4f}, {after - before:+.4f} bpb, of the file on disk",
         "bold green",
     )
+    for name, score in list(result["scores"].items())[1:]:
+        cost = f"{score['computed_per_token']:.1f} times the tokens computed, {score['seconds']:.1f} s"
+        label = name.replace("_", " ")
+        yield _row(label, f"{score['val_bpb']:.4f}{of_what}", f"{score['class']}: {cost}", "bold green")
     if result["val_raw_bytes"] not in (None, result["val_bytes"]):
         yield _row(
             "per raw byte",

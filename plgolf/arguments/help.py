@@ -74,16 +74,23 @@ def _sections(parser: ListingParser, brief: Mapping[str, set[str]]) -> Iterator[
         yield "commands", [(name, each.description or "", "") for name, each in parser.commands.items()]
         return
     groups = parser.setting_groups
-    first = [_row(setting) for group in groups if not group.title for setting in group.settings]
-    yield "options", [*first, *_OPTIONS, *(_CONFIG_OPTIONS if parser.has_config else [])]
+    first = [setting for group in groups if not group.title for setting in group.settings]
+    rows = [_row(setting) for setting in first]
+    yield "options", [*rows, *_OPTIONS, *(_CONFIG_OPTIONS if parser.has_config else [])]
+    yield from _of_classes(first)
     for group in sorted(groups, key=lambda group: group.prefix in brief):
         if group.title:
             kept = [s for s in group.settings if group.prefix not in brief or s.key in brief[group.prefix]]
             yield ": ".join(filter(None, [group.prefix, group.title])), [_row(setting) for setting in kept]
-            for setting in kept:
-                for inner in setting.groups_of_class(setting.default_class):
-                    heading = f"{inner.prefix} of {inner.settings[0].owner}: {inner.title}"
-                    yield heading, [_row(each) for each in inner.settings]
+            yield from _of_classes(kept)
+
+
+def _of_classes(settings: Iterable[Setting]) -> Iterator[tuple[str, list[_Row]]]:
+    """Yields the sections of the classes that are defaults of settings."""
+    for setting in settings:
+        for inner in setting.groups_of_class(setting.default_class):
+            heading = f"{inner.prefix} of {inner.settings[0].owner}: {inner.title}"
+            yield heading, [_row(each) for each in inner.settings]
 
 
 def _notes(parser: ListingParser, brief: Mapping[str, set[str]]) -> Iterator[str]:

@@ -12,10 +12,10 @@ import torch
 import yaml
 from golden_data import GOLDEN, TOKENIZER, meta
 
-from plgolf import reference
 from plgolf.cli import main
 from plgolf.data.shards import ShardReader, find_shards, find_side_cars, write_shard
 from plgolf.data.tokenizer import ByteTokenizer
+from plgolf.files import read_regular
 
 REPOSITORY = Path(__file__).parent.parent
 CONFIGS = REPOSITORY / "configs"
@@ -100,11 +100,10 @@ def test_scores_per_raw_byte_are_reported(golden_recipe, tmp_path, capfd, monkey
 def test_an_artifact_is_read_once_to_validate_it(golden_recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.int8.ptz").write_bytes((GOLDEN / "tied" / "trained.int8.ptz").read_bytes())
-    read, times = reference.artifact.read_regular, []
+    times = []
     monkeypatch.setattr(
-        reference.artifact,
-        "read_regular",
-        lambda path, **bound: times.append(path.name) or read(path, **bound),
+        "plgolf.artifact.read_regular",
+        lambda path, **bound: times.append(path.name) or read_regular(path, **bound),
     )
     assert main(["validate", "-c", golden_recipe.name, "--ckpt_path=model.int8.ptz"]) == 0
     assert times == ["model.int8.ptz"]

@@ -239,7 +239,6 @@ class ShardDataModule(LightningDataModule):
         module: Any = self.trainer.lightning_module
         allowed = module.run.allowed_changes
         if self.trainer.state.fn == "fit":
-            saved = {"stream": config_to_dict(StreamConfig()), **state_dict}  # What earlier versions had.
-            compare.check_same({"data": saved}, {"data": self.state_dict()}, allowed=allowed)
+            compare.check_same_data(state_dict, self.state_dict(), allowed=allowed)
         else:
             compare.check_same_tokenizer(state_dict, self.tokenizer.sha256, allowed=allowed)

@@ -63,7 +63,7 @@ STATE = "optimizer_states/0/state/"
         ("seed", None, "the checkpoint's seed must be an integer from 0, got None"),
         ("validated_step", ..., "the checkpoint's validated_step must be an integer from -1, got None"),
         ("gpt_config", ..., "is not a checkpoint of plgolf: it has no gpt_config"),
-        ("gpt_config/dim", 2**40, "the checkpoint's gpt_config is malformed: dim must be at most"),
+        ("gpt_config/dim", 2**40, "the checkpoint's gpt_config is malformed: model.gpt.dim must be at most"),
         (
             "state_dict/gpt.embedding.weight",
             torch.zeros(3),

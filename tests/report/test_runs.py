@@ -69,8 +69,9 @@ def test_keys_of_newer_versions_are_skipped(tmp_path):
     folder = write_run(tmp_path, every=1000, num_layers=1)
     before = read_run(folder)
     tensors = json.loads((folder / "result.json").read_text())["tensors"]
-    scores = {"sliding_64": {"bpb": 1.1, "class": "windowed", "seconds": -1.0}}
-    write_result(folder, scores=scores, tensors=[{**tensor, "part": "mlp"} for tensor in tensors])
+    write_result(
+        folder, ways={"sliding_64": {"bpb": 1.1}}, tensors=[{**tensor, "part": "mlp"} for tensor in tensors]
+    )
     assert read_run(folder).result == before.result
 
 

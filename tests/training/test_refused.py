@@ -55,6 +55,7 @@ def test_a_seed_out_of_bounds_is_refused(seed, refused):
 def test_a_value_that_its_class_refuses_is_named_by_its_whole_path(refused):
     for key, value, rule in (
         ("model.gpt.attention.num_heads", "0", "must be at least 1, got 0"),
+        ("model.gpt.parts.exclusive.layers", "last 9", "must be"),
         ("model.gpt.mlp.expansion", "0.3", "must give a whole hidden width"),
         ("model.optimizer.scalar.betas", "[0.9,1]", ".1 must be at least 0 and below 1, got 1.0"),
         ("model.optimizer.matrix.lr", "-1", "must be finite and at least 0, got -1.0"),

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plgolf.config import config_from_dict, config_to_dict
+from plgolf.data.streams import StreamConfig
 from plgolf.errors import UserError
 from plgolf.model import GPTConfig
 
@@ -53,6 +54,14 @@ def check_same_model(checkpoint: Mapping[str, Any], config: GPTConfig, *, allowe
     except UserError as error:
         raise UserError(f"the checkpoint's gpt_config is malformed: {error}") from error
     check_same({"model": {"gpt": before}}, {"model": {"gpt": config_to_dict(config)}}, allowed=allowed)
+
+
+def check_same_data(saved: Any, ours: Mapping[str, Any], *, allowed: Sequence[str]) -> None:
+    """Raises a UserError with both values if a checkpoint was trained on other data than ours."""
+    if not isinstance(saved, Mapping):
+        raise UserError(f"the checkpoint's ShardDataModule must be settings by name, got {short(saved)}")
+    saved = {"stream": config_to_dict(StreamConfig()), **saved}  # Earlier versions had no other.
+    check_same({"data": saved}, {"data": ours}, allowed=allowed)
 
 
 def check_same_tokenizer(saved: Mapping[str, Any], sha256: str, *, allowed: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from plgolf.artifact import SUFFIXES
 from plgolf.distributed import all_gather_floats
 from plgolf.errors import UserError
 from plgolf.model import GPTConfig
-from plgolf.training.checkpoints.compare import check_same, check_same_model, short
+from plgolf.training.checkpoints.compare import check_same_data, check_same_model, short
 from plgolf.training.checkpoints.files import read_checkpoint
 
 _MOST = 2**53
@@ -63,8 +63,7 @@ def check_resume(
     checkpoint = read_checkpoint(path)
     try:
         check_same_model(checkpoint, config, allowed=allowed)
-        saved = {"data": checkpoint.get("ShardDataModule", {})}
-        check_same(saved, {"data": data}, allowed=allowed)
+        check_same_data(checkpoint.get("ShardDataModule", {}), data, allowed=allowed)
         done = step_of(checkpoint)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

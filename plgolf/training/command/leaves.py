@@ -34,9 +34,17 @@ def _check_arguments(values: Namespace, cls: Any, where: str) -> None:
         if not isinstance(value, Namespace):
             continue
         if isinstance(kind, type):
-            config_from_dict(kind, value.as_dict(), where=path)
+            config_from_dict(kind, _without_classes(value.as_dict()), where=path)
         elif value.get("init_args"):
             _check_arguments(value.init_args, pydoc.locate(value.class_path), path)
+
+
+def _without_classes(value: Any) -> Any:
+    """Replaces the classes that jsonargparse names where a dataclass has a base class by their settings."""
+    if not isinstance(value, dict):
+        return value
+    value = value["init_args"] if value.keys() == {"class_path", "init_args"} else value
+    return {name: _without_classes(item) for name, item in value.items()}
 
 
 def mounted_at(path: str) -> Callable[..., Any]:

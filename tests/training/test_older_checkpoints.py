@@ -4,6 +4,7 @@ import pytest
 import torch
 from golden_run import golden_data, golden_module, trainer
 
+from plgolf.cli import main
 from plgolf.errors import UserError
 from plgolf.training import RunCheckpoint
 
@@ -31,3 +32,13 @@ def test_a_checkpoint_with_an_unknown_field_is_refused_by_its_name(tmp_path):
     torch.save(checkpoint, path)
     with pytest.raises(UserError, match="hardcap"):
         fit(tmp_path, 2, ckpt_path=str(path))
+
+
+def test_a_checkpoint_from_before_streams_resumes_by_the_command_line(golden_recipe, tmp_path):
+    words = ["-c", str(golden_recipe), f"--trainer.default_root_dir={tmp_path / 'run'}"]
+    assert main(["fit", *words, "--trainer.max_steps=1"]) == 0
+    path = tmp_path / "run" / "step-000001.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["ShardDataModule"].pop("stream")["kind"] == "spans"
+    torch.save(checkpoint, path)
+    assert main(["fit", *words, "--trainer.max_steps=2", "--resume=auto"]) == 0

@@ -58,8 +58,15 @@ def score_with(
         # -I: neither the current folder nor PYTHONPATH nor the user's packages.
         command = [sys.executable, "-I", "-c", _SCRIPT, *words]
         try:
+            # In a session of its own: a signal to the run's group is the run's to answer.
             done = subprocess.run(  # noqa: S603
-                command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
+                command,
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                timeout=_TIMEOUT_SECONDS,
+                check=False,
+                start_new_session=True,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             return math.nan, str(error)

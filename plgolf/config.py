@@ -5,7 +5,7 @@ import math
 import reprlib
 from collections.abc import Callable, Mapping
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from plgolf.errors import UserError, under
 
@@ -33,11 +33,7 @@ def newer(default: Any) -> Any:
 
 def version_of(cls: type) -> int:
     """Returns the version of a dataclass: 1, and one more for each entry of its ``migrations``."""
-    return 1 + len(_migrations(cls))
-
-
-def _migrations(cls: type) -> tuple[Migration, ...]:
-    return cast("tuple[Migration, ...]", getattr(cls, "migrations", ()))
+    return 1 + len(getattr(cls, "migrations", ()))
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -45,7 +41,8 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
     Versions after the first are written, as ``version``.
     """
-    values = {} if version_of(type(config)) == 1 else {_VERSION: version_of(type(config))}
+    version = version_of(type(config))
+    values: dict[str, Any] = {_VERSION: version} if version > 1 else {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if not (field.metadata.get(_NEWER) and value == field.default):
@@ -81,30 +78,30 @@ def config_from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "c
     """
     if not isinstance(values, Mapping):
         raise UserError(f"{where} must be a mapping, got {_shown.repr(values)}")
-    values, types = _migrated(cls, values, where), get_type_hints(cls)
-    hints = {field.name: types[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - set(hints))
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if _VERSION not in fields:
+        values = _migrated(cls, values, where)
+    unknown = sorted(set(values) - set(fields))
     if unknown:
         raise UserError(f"{where}.{ascii(unknown[0])[1:-1]:.100} is not a setting of {cls.__name__}")
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+    for name, field in fields.items():
         required = field.default is field.default_factory is dataclasses.MISSING
-        if required and field.name not in values:
-            raise UserError(f"{where}.{field.name} is missing")
+        if required and name not in values:
+            raise UserError(f"{where}.{name} is missing")
+    hints = get_type_hints(cls)
     checked = {key: _checked(hints[key], value, f"{where}.{key}") for key, value in values.items()}
     with under(where):
         return cls(**checked)
 
 
 def _migrated(cls: type, values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    if _VERSION in {field.name for field in dataclasses.fields(cls)}:
-        return values
     newest, migrated = version_of(cls), dict(values)
     version = migrated.pop(_VERSION, 1)
     if type(version) is not int or not 1 <= version <= newest:
         known = f"at most {newest}, the newest that this plgolf knows"
         raise UserError(f"{where}.version must be {known}, got {_shown.repr(version)}")
     try:
-        for migrate in _migrations(cls)[version - 1 :]:
+        for migrate in getattr(cls, "migrations", ())[version - 1 :]:
             migrated = migrate(migrated)
     except (LookupError, TypeError, AttributeError) as error:  # A file may hold anything.
         raise UserError(f"{where} must be a {cls.__name__} of version {version}: {error}") from error

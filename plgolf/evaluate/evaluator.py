@@ -4,13 +4,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
 from plgolf.data.stream import Batch
-from plgolf.distributed import ranks
 from plgolf.errors import UserError
+from plgolf.evaluate.metric import BitsPerByte
 from plgolf.evaluate.score import Score
 from plgolf.evaluate.targets import InOrder, Targets
 from plgolf.model import GPT
@@ -71,8 +70,7 @@ class Tally:
 
     def __init__(self, targets: Targets, device: torch.device) -> None:
         self.targets = targets
-        self._sums = torch.zeros(4, dtype=torch.float64, device=device)
-        """Nats, tokens, bytes and raw bytes of this rank."""
+        self._metric = BitsPerByte().to(device)
 
     def add(self, scored: Scored) -> NDArray[Any]:
         """Adds the next targets, without waiting for the device; returns their bytes, int32 (targets,).
@@ -85,17 +83,12 @@ class Tally:
         num_bytes, raw = targets.num_bytes(first, count), targets.read_raw_bytes
         raw_bytes = raw(first + 1, count).sum() if raw else 0
         # Token by token, so that the sum does not depend on how ranks and batches cut the text.
-        self._sums[0] += scored.nats.double().sum()
-        for index, number in enumerate((count, num_bytes.sum(), raw_bytes), start=1):
-            self._sums[index] += int(number)  # A tensor would wait for the device.
+        self._metric.update(scored.nats, count, int(num_bytes.sum()), int(raw_bytes))
         return num_bytes
 
     def score(self) -> Score:
         """Adds up over the ranks, in one collective that all must call together."""
-        sums = self._sums.clone()
-        if ranks()[1] > 1:
-            dist.all_reduce(sums)
-        nats, *counts = sums.tolist()
+        nats, *counts = self._metric.totals().tolist()
         return Score(nats, *map(int, counts))
 
 

@@ -37,5 +37,5 @@ class Score:
 
     def named(self, prefix: str) -> dict[str, float]:
         """Returns the numbers to log, such as ``val/bpb`` for the prefix ``val``."""
-        values = {f"{prefix}/loss": self.loss, f"{prefix}/bpb": self.bpb}
-        return values if self.bpb_raw is None else {**values, f"{prefix}/bpb_raw": self.bpb_raw}
+        values = {"loss": self.loss, "bpb": self.bpb, "bpb_raw": self.bpb_raw}
+        return {f"{prefix}/{name}": value for name, value in values.items() if value is not None}

@@ -8,7 +8,11 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
 import torch
+
+from plgolf.artifact import load_gpt
+from plgolf.errors import UserError
 
 TESTS = Path(__file__).parents[1]
 
@@ -17,6 +21,17 @@ def saved(value) -> bytes:
     file = io.BytesIO()
     torch.save(value, file)
     return file.getvalue()
+
+
+def refusal(path: Path, data: bytes) -> str:
+    """Writes an artifact that must be refused in one line; returns the line without the path."""
+    path.write_bytes(data)
+    with pytest.raises(UserError) as error:
+        load_gpt(path)
+    message = str(error.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    assert len(message) < 500 + len(str(path))
+    return message.removeprefix(f"{path}: ")
 
 
 def mutated(data: bytes, seed: int) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hostile.files import mutated, run_bounded
+from hostile.files import mutated, refusal, run_bounded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -51,17 +51,7 @@ def whole(tmp_path_factory) -> bytes:
 
 @pytest.fixture
 def refused(tmp_path):
-    def check(data: bytes) -> str:
-        path = tmp_path / "bad.plgolf"
-        path.write_bytes(data)
-        with pytest.raises(UserError) as error:
-            load_gpt(path)
-        message = str(error.value)
-        assert message.startswith(f"{path}: ") and "\n" not in message
-        assert len(message) < 500 + len(str(path))
-        return message.removeprefix(f"{path}: ")
-
-    return check
+    return lambda data: refusal(tmp_path / "bad.plgolf", data)
 
 
 def parts(data: bytes) -> tuple[dict, list[bytes]]:

@@ -83,10 +83,18 @@ def same(left: object, right: object) -> bool:
     return left == right
 
 
+def is_rank(pid: int) -> bool:
+    """Returns True for a rank of a run; the process that checks its packed code is a child, too."""
+    try:
+        return b"default_root_dir=" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # It has ended.
+        return False
+
+
 def kill(run: "subprocess.Popen[str]", rng: random.Random) -> tuple[signal.Signals, int]:
     """Sends a random signal to a random rank; returns it and the rank."""
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    pids = [run.pid, *map(int, children)]
+    pids = [run.pid, *(pid for pid in map(int, children) if is_rank(pid))]
     rank = rng.randrange(len(pids))
     signum = rng.choices(list(SIGNALS), list(SIGNALS.values()))[0]
     os.kill(pids[rank], signum)

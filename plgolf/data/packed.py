@@ -92,7 +92,7 @@ class PackedStream(TrainStream):
             number *= 2
         padded = np.full(number, self.span - 1, dtype=np.int32)
         padded[: borders.size] = borders
-        return Batch(inputs, targets, 1, cu_seqlens=torch.from_numpy(padded))
+        return Batch(inputs, targets, 1, torch.from_numpy(padded), self.max_document_tokens)
 
     def borders_of(self, tokens: Tokens) -> NDArray[np.int64]:
         """Returns the first token of each document or piece of one, and the number of tokens (n,)."""

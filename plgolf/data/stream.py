@@ -25,6 +25,7 @@ class Batch(NamedTuple):
         num_sequences: number of sequences that count; the others pad the batch to a fixed shape.
         cu_seqlens: int32 (borders,); the first token of each document in a single row, then its number of
             tokens, repeated to a fixed number of borders; None if attention does not stop at documents.
+        max_document_tokens: most tokens that a document of any such batch has; None for those of the row.
         first: place of the first target among those of its split; for validation only.
     """
 
@@ -32,6 +33,7 @@ class Batch(NamedTuple):
     target_ids: Tensor
     num_sequences: int
     cu_seqlens: Tensor | None = None
+    max_document_tokens: int | None = None
     first: int = 0
 
     def to(self, device: torch.device) -> "Batch":

@@ -116,12 +116,12 @@ class SelfAttention(nn.Module):
         out: Tensor = self.out_proj(y.flatten(2), scale)
         return out
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, segments: tuple[Tensor, int | None] | None) -> Tensor:
         """Attends causally; the last query has the position of the last key."""
         if segments is not None:
             from plgolf.model.segments import segment_attention  # noqa: PLC0415 (few use it)
 
-            return segment_attention(q, k, v, segments)
+            return segment_attention(q, k, v, *segments)
         time, length = q.size(2), k.size(2)
         if time == 1:
             # The query heads of a group become rows of one product, so that their keys are read once.

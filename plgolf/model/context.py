@@ -17,7 +17,8 @@ class Context(NamedTuple):
         x0: what enters the first layer, (batch, time, dim); before that, the embedding.
         rotary: cosines and sines of these positions, each (time, pairs of channels).
         values: what a part has looked up for the attention values, (batch, time, key-value width), or None.
-        segments: borders of the documents in a packed row, int32 (documents + 1,); None for one document.
+        segments: borders of the documents in a packed row, int32 (borders,), and the most tokens of one,
+            None for those of the row; None for one text in each row.
         memory: earlier positions in generation; None in training.
     """
 
@@ -25,7 +26,7 @@ class Context(NamedTuple):
     x0: Tensor
     rotary: tuple[Tensor, Tensor]
     values: Tensor | None = None
-    segments: Tensor | None = None
+    segments: tuple[Tensor, int | None] | None = None
     memory: "Memory | None" = None
 
 

@@ -174,6 +174,7 @@ class GPT(nn.Module):
         target_ids: Tensor | None = None,
         reduction: Literal["mean", "none"] = "mean",
         cu_seqlens: Tensor | None = None,
+        max_document_tokens: int | None = None,
     ) -> Tensor:
         """Computes logits, or the losses of targets.
 
@@ -183,6 +184,7 @@ class GPT(nn.Module):
             reduction: ``mean`` or ``none`` of the targets' losses.
             cu_seqlens: borders of the documents in a packed row (1, time), int32 (borders,): attention stays
                 inside a document; see ``segment_attention``. None if each row is one text.
+            max_document_tokens: most tokens that one of these documents has; None for those of the row.
 
         Returns:
             Without targets, float32 logits (batch, time, vocab). With targets, float32 losses in nats: the
@@ -195,7 +197,8 @@ class GPT(nn.Module):
         check_ids("input_ids", input_ids)
         if target_ids is not None:
             check_targets(target_ids, input_ids, reduction)
-        logits: Tensor = self.head(residual_stream(self, input_ids, cu_seqlens), self.embedding.weight)
+        segments = None if cu_seqlens is None else (cu_seqlens, max_document_tokens)
+        logits: Tensor = self.head(residual_stream(self, input_ids, segments), self.embedding.weight)
         if target_ids is None:
             return logits
         try:

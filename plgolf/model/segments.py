@@ -15,14 +15,17 @@ _BLOCK = 128
 """Queries in a block."""
 
 
-def segment_attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
+def segment_attention(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_document_tokens: int | None = None
+) -> Tensor:
     """Attends from each position to itself and to earlier positions of its document.
 
     On NVIDIA GPUs from compute capability 8.0 on, bfloat16 and float16 use PyTorch's kernel for documents of
     different lengths. Everything else goes document by document, in blocks of queries, so that memory grows
     with the row's length and not with its square (https://arxiv.org/abs/2205.14135). Both are one node of a
     compiled graph, which depends on the number of borders and not on their values: borders that are padded
-    to a fixed number need one graph.
+    to a fixed number need one graph. It also depends on ``max_document_tokens``, which should therefore be a
+    limit of all batches: the kernel starts work for this number of queries in every document.
 
     Args:
         q: queries, (1, query heads, tokens, head_dim); the result has their shape and dtype.
@@ -30,24 +33,28 @@ def segment_attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Te
         v: values, of the shape of ``k``.
         cu_seqlens: int32 (borders,), on the device of ``q``: 0, the first token of each further document, and
             the number of tokens, which may be repeated.
+        max_document_tokens: most tokens that a document has; None for those of the row.
 
     Raises:
         UserError: there is more than one row, or ``cu_seqlens`` is not int32 with one dimension; where the
-            kernel is not used, also if its borders do not rise from 0 to the number of tokens.
+            kernel is not used, also if its borders do not rise from 0 to the number of tokens, or a document
+            has too many. The kernel would leave out what is beyond.
     """
     if q.size(0) != 1:
         raise UserError(f"a batch with cu_seqlens must have one row, got {q.size(0)}")
     if cu_seqlens.dtype != torch.int32 or cu_seqlens.dim() != 1:
         found = f"{cu_seqlens.dtype} of shape {tuple(cu_seqlens.shape)}"
         raise UserError(f"cu_seqlens must be int32 of shape (borders,), got {found}")
-    if _has_kernel(q.device, q.dtype, q.size(3)):
-        return kernel_attention(q, k, v, cu_seqlens)
-    y: Tensor = _each_document(q, k, v, cu_seqlens)[0]
+    most = min(max_document_tokens or q.size(2), q.size(2))
+    if has_kernel(q.device, q.dtype, q.size(3)):
+        return kernel_attention(q, k, v, cu_seqlens, most)
+    y: Tensor = _each_document(q, k, v, cu_seqlens, most)[0]
     return y
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _has_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+def has_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+    """Returns True if PyTorch's kernel takes such queries, without rounding them to another dtype."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return False
     if torch.cuda.get_device_capability(device) < (8, 0) or head_dim > 256 or head_dim % 8:
@@ -59,21 +66,25 @@ def _has_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool
     return False
 
 
-def kernel_attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
+def kernel_attention(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_document_tokens: int
+) -> Tensor:
     """Attends like ``segment_attention`` with PyTorch's kernel, which takes documents of no tokens too."""
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 (imports the compiler)
 
     q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
-    most, grouped = q.size(0), q.size(1) != k.size(1)
+    most, grouped = max_document_tokens, q.size(1) != k.size(1)
     y = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, most, most, window_size=(-1, 0), enable_gqa=grouped)
     assert isinstance(y, Tensor)  # Without return_aux.
     return y.transpose(0, 1)[None]
 
 
 @torch.library.custom_op("plgolf::segment_attention", mutates_args=())
-def _each_document(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
+def _each_document(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, most: int
+) -> tuple[Tensor, Tensor]:
     """Returns the result, and the logarithms of the softmax's sums, (key-value heads, group, tokens)."""
-    blocks = _Blocks(q, k)
+    blocks = _Blocks(q, k, most)
     y = _like_heads(q)
     log_sums = _log_sums(q, k)
     for start, first, end in blocks.of(cu_seqlens):
@@ -86,7 +97,7 @@ def _each_document(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> tuple
 
 
 @_each_document.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+def _(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, most: int) -> tuple[Tensor, Tensor]:  # noqa: ARG001
     return _like_heads(q), _log_sums(q, k)
 
 
@@ -95,7 +106,7 @@ def _each_document_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, y: Tensor, log_sums: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the gradients of q, k and v, with the probabilities computed again block by block."""
-    blocks = _Blocks(q, k)
+    blocks = _Blocks(q, k, q.size(2))
     exact = log_sums.dtype
     grad_q, (grad_k, grad_v) = _like_heads(q), (torch.zeros_like(x, dtype=exact) for x in (k, v))
     means = (grad.to(exact) * y.to(exact)).sum(-1).view_as(log_sums)
@@ -117,13 +128,13 @@ def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Tensor) -> tuple[Tensor
     return _like_heads(q), torch.empty_like(k), torch.empty_like(v)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs, *output)
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs[:4], *output)
     ctx.mark_non_differentiable(output[1])
 
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return (*_each_document_backward(grad, *ctx.saved_tensors), None)
+    return (*_each_document_backward(grad, *ctx.saved_tensors), None, None)
 
 
 _each_document.register_autograd(_backward, setup_context=_keep)
@@ -142,8 +153,8 @@ def _log_sums(q: Tensor, k: Tensor) -> Tensor:
 class _Blocks:
     """Blocks of queries: the queries of heads that share keys are the rows of one matrix."""
 
-    def __init__(self, q: Tensor, k: Tensor) -> None:
-        self.q, self.k, self.tokens = q, k, q.size(2)
+    def __init__(self, q: Tensor, k: Tensor, most: int) -> None:
+        self.q, self.k, self.most, self.tokens = q, k, most, q.size(2)
         self.heads, self.scale = k.size(1), float(q.size(3) ** -0.5)
 
     def of(self, cu_seqlens: Tensor) -> Iterator[tuple[int, int, int]]:
@@ -153,6 +164,8 @@ class _Blocks:
             rule = f"must rise from 0 to the row's {self.tokens} tokens"
             raise UserError(f"cu_seqlens {rule}, got {', '.join(map(str, borders)):.100}")
         for start, end in pairwise(borders):
+            if end - start > self.most:
+                raise UserError(f"max_document_tokens must be at least {end - start}, got {self.most}")
             for first in range(start, end, _BLOCK):
                 yield start, first, min(first + _BLOCK, end)
 

@@ -15,14 +15,17 @@ if TYPE_CHECKING:
 
 
 def residual_stream(
-    gpt: "GPT", input_ids: Tensor, segments: Tensor | None = None, memory: "Memory | None" = None
+    gpt: "GPT",
+    input_ids: Tensor,
+    segments: tuple[Tensor, int | None] | None = None,
+    memory: "Memory | None" = None,
 ) -> Tensor:
     """Computes the normalised output of the last layer, (batch, time, dim).
 
     Args:
         gpt: the model.
         input_ids: checked token ids, (batch, time).
-        segments: borders of the documents in a packed row, int32 (borders,); None for one text in each row.
+        segments: see ``Context``; None for one text in each row.
         memory: earlier positions in generation.
     """
     try:

@@ -4,8 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention import varlen
 
+from plgolf import GPT, GPTConfig
 from plgolf.errors import UserError
-from plgolf.model.segments import kernel_attention, segment_attention
+from plgolf.model import segments
+from plgolf.model.attention import AttentionConfig
+from plgolf.model.segments import has_kernel, kernel_attention, segment_attention
 
 DOCUMENTS = st.lists(st.integers(1, 200), min_size=1, max_size=5)
 
@@ -90,9 +93,8 @@ def test_one_graph_serves_any_number_of_documents():
     for lengths in ([60], [20, 40], [1] * 60, [30, 1, 29]):
         cu_seqlens = borders(lengths, padded_to=64)
         expected = one_by_one(*leaves, lengths)
-        torch.testing.assert_close(
-            with_gradients(compiled(*leaves, cu_seqlens), leaves), with_gradients(expected, leaves)
-        )
+        found = compiled(*leaves, cu_seqlens, 60)
+        torch.testing.assert_close(with_gradients(found, leaves), with_gradients(expected, leaves))
     assert len(graphs) == 1
 
 
@@ -106,24 +108,59 @@ def test_the_compiled_result_is_the_same():
 
 def test_the_kernel_takes_these_arguments():
     leaves = [x.detach().to("meta").requires_grad_() for x in heads(60, dtype=torch.bfloat16)]
-    y = kernel_attention(*leaves, borders([20, 40], padded_to=8).to("meta"))
+    y = kernel_attention(*leaves, borders([20, 40], padded_to=8).to("meta"), 40)
     assert y.shape == leaves[0].shape and y.transpose(1, 2).is_contiguous()
     gradients = torch.autograd.grad(y.sum(), leaves)
     assert [x.shape for x in gradients] == [x.shape for x in leaves]
 
 
-def test_the_kernel_gets_each_token_with_its_heads(monkeypatch):
+@pytest.fixture
+def longest(monkeypatch):
+    """Longest document in each call of PyTorch's kernel, whose place the definition takes."""
+    seen = []
+
     def kernel(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size, enable_gqa):
         assert torch.equal(cu_seq_q, cu_seq_k) and window_size == (-1, 0) and enable_gqa
-        lengths = cu_seq_q.diff()
-        assert max_q >= lengths.max() <= max_k
+        assert max_q == max_k
+        seen.append(max_q)
         q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
-        return one_by_one(q, k, v, lengths.tolist())[0].transpose(0, 1)
+        return one_by_one(q, k, v, cu_seq_q.diff().tolist())[0].transpose(0, 1)
 
     monkeypatch.setattr(varlen, "varlen_attn", kernel)
+    monkeypatch.setattr(segments, "has_kernel", lambda *_: True)
+    return seen
+
+
+def test_the_kernel_gets_each_token_with_its_heads(longest):
     leaves = heads(60)
-    found = kernel_attention(*leaves, borders([20, 40], padded_to=8))
+    found = segment_attention(*leaves, borders([20, 40], padded_to=8), 40)
     torch.testing.assert_close(found, one_by_one(*leaves, [20, 40]))
+
+
+@pytest.mark.parametrize(("given", "expected"), [(40, 40), (None, 60), (1000, 60)])
+def test_the_longest_document_reaches_the_kernel_of_every_layer(given, expected, longest):
+    shape = AttentionConfig(num_heads=4, num_kv_heads=2)
+    gpt = GPT(GPTConfig(vocab_size=64, dim=32, num_layers=2, compute_dtype="float32", attention=shape))
+    ids = torch.randint(64, (1, 60), generator=torch.Generator().manual_seed(0))
+    gpt(ids, cu_seqlens=borders([20, 40], padded_to=8), max_document_tokens=given)
+    assert longest == [expected, expected]
+
+
+def test_a_document_that_the_kernel_would_leave_out_in_part_is_refused():
+    with pytest.raises(UserError, match="max_document_tokens must be at least 40, got 39"):
+        segment_attention(*heads(60), borders([20, 40]), 39)
+
+
+def test_the_kernel_computes_bfloat16_and_float16_on_newer_gpus_only(monkeypatch):
+    gpu, capability = torch.device("cuda", 0), [(9, 0)]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability[0])
+    assert has_kernel(gpu, torch.bfloat16, 64) and has_kernel(gpu, torch.float16, 256)
+    for dtype in (torch.float32, torch.float64):
+        assert not has_kernel(gpu, dtype, 64)
+    assert not any(has_kernel(gpu, torch.bfloat16, head_dim) for head_dim in (264, 20))
+    assert not has_kernel(torch.device("cpu"), torch.bfloat16, 64)
+    capability[0] = (7, 5)
+    assert not has_kernel(gpu, torch.bfloat16, 64)
 
 
 @pytest.mark.parametrize(

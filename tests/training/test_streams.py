@@ -2,17 +2,21 @@
 
 import pytest
 import torch
+from golden_data import GOLDEN
 from golden_run import Record, golden_data, golden_module, trainer
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import LambdaCallback
 from runs import assert_same, fit, load, rows
 
+from plgolf import GPTConfig
 from plgolf.cli import main
 from plgolf.data.packed import PackedStream
+from plgolf.data.shards import ShardReader, find_shards
+from plgolf.data.stream import BatchPlan
 from plgolf.data.streams import StreamConfig
 from plgolf.data.windows import WindowStream
 from plgolf.errors import UserError
-from plgolf.training import CompileWarmup
+from plgolf.training import CompileWarmup, GolfModule
 
 KINDS = pytest.mark.parametrize("kind", ["packed", "windows"])
 
@@ -88,6 +92,25 @@ def test_the_borders_reach_the_model(tmp_path):
     with torch.no_grad():
         inside, across = (module.micro_batch_loss(b) for b in (batch, batch._replace(cu_seqlens=None)))
     assert inside != across
+
+
+def test_one_graph_with_the_longest_document_as_a_number_serves_all_batches():
+    reader, graphs = ShardReader(find_shards(GOLDEN / "records" / "2026-04-27", "train")), []
+    stream = PackedStream(reader, BatchPlan(4, 4, 1, 1), seq_len=24, rank=0, bos_id=1)
+    module = GolfModule(GPTConfig(vocab_size=160, dim=32, num_layers=2, compute_dtype="float32"))
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    module.gpt.compile(backend=backend, fullgraph=True, dynamic=False)
+    batches = [stream.batch(index) for index in range(3)]
+    assert len({tuple(batch.cu_seqlens.tolist()) for batch in batches}) == 3
+    for batch in batches:
+        module.micro_batch_loss(batch)
+    [graph] = graphs
+    calls = [node.args for node in graph.graph.nodes if "segment_attention" in str(node.target)]
+    assert [longest for *_, longest in calls] == [24, 24]
 
 
 def test_a_resumed_run_has_the_stream_of_its_checkpoint(tmp_path):

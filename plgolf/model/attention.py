@@ -7,7 +7,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plgolf.config import newer
@@ -78,7 +77,6 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, config: AttentionConfig) -> None:
         super().__init__()
         self.head_dim = config.head_dim(dim)
-        self.grouped = config.num_kv_heads != config.num_heads
         kv_dim = config.num_kv_heads * self.head_dim
         self.q_proj = CastLinear(dim, dim)
         self.k_proj = CastLinear(dim, kv_dim)
@@ -109,25 +107,15 @@ class SelfAttention(nn.Module):
         q = q * self.qk_gain.to(q.dtype)[:, None]
         q, k, v = (each.transpose(1, 2) for each in (q, k, own_v))
         if context.memory is not None:
-            k, v = context.memory.slots[slot].extend(k, v)
-        y = self._attend(q, k, v, context.segments).transpose(1, 2)
+            y = context.memory.slots[slot].attend(q, k, v)
+        elif context.segments is not None:
+            from plgolf.model.segments import segment_attention  # noqa: PLC0415 (few use it)
+
+            y = segment_attention(q, k, v, *context.segments)
+        else:
+            y = causal_attention(q, k, v)
+        y = y.transpose(1, 2)
         for part in self.head_parts.values():
             y = part(y, own_v, x)
         out: Tensor = self.out_proj(y.flatten(2), scale)
         return out
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, segments: tuple[Tensor, int | None] | None) -> Tensor:
-        """Attends causally; the last query has the position of the last key."""
-        if segments is not None:
-            from plgolf.model.segments import segment_attention  # noqa: PLC0415 (few use it)
-
-            return segment_attention(q, k, v, *segments)
-        time, length = q.size(2), k.size(2)
-        if time == 1:
-            # The query heads of a group become rows of one product, so that their keys are read once.
-            grouped = q.reshape(*k.shape[:2], -1, self.head_dim)
-            return F.scaled_dot_product_attention(grouped, k, v).reshape(q.shape)
-        if time == length:
-            return causal_attention(q, k, v)
-        mask = torch.ones(time, length, dtype=torch.bool, device=q.device).tril(length - time)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=self.grouped)

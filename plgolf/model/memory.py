@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from plgolf.errors import UserError
+from plgolf.model.causal import causal_attention
 
 
 class Slot:
@@ -30,6 +32,19 @@ class Slot:
         self._keys[:, :, first : self.length] = keys
         self._values[:, :, first : self.length] = values
         return self._keys[:, :, : self.length], self._values[:, :, : self.length]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Appends keys and values, and attends causally to all; shapes are those of ``causal_attention``."""
+        k, v = self.extend(k, v)
+        time, length = q.size(2), k.size(2)
+        if time == 1:
+            # The query heads of a group become rows of one product, so that their keys are read once.
+            grouped = q.reshape(*k.shape[:2], -1, q.size(3))
+            return F.scaled_dot_product_attention(grouped, k, v).reshape(q.shape)
+        if time == length:
+            return causal_attention(q, k, v)
+        mask = torch.ones(time, length, dtype=torch.bool, device=q.device).tril(length - time)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.size(1) != k.size(1))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ def initialise(module: nn.Module, *, embedding_std: float, matrices: Matrices) -
 
     An embedding is normal, with its own ``initial_std`` if it has one. A matrix with ``zero_init`` is 0, so
     that a layer begins without effect. Other matrices are ``uniform`` in +-1/sqrt(columns), PyTorch's own
-    values, which are kept, or ``orthogonal`` (https://arxiv.org/abs/1312.6120).
+    values, which are kept, or ``orthogonal`` (https://arxiv.org/abs/1312.6120), times the ``gain`` of each.
 
     Args:
         module: a module whose linear maps have just been made.
@@ -29,3 +29,4 @@ def initialise(module: nn.Module, *, embedding_std: float, matrices: Matrices) -
                 nn.init.zeros_(part.weight)
             elif matrices == "orthogonal" and not part.weight.is_meta:
                 nn.init.orthogonal_(part.weight)
+            part.weight.detach().mul_(part.gain)

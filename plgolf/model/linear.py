@@ -13,11 +13,14 @@ class CastLinear(nn.Linear):
         in_features: channels of the input.
         out_features: channels of the output.
         zero_init: True if ``initialise`` sets the weight to 0.
+        gain: factor on other initial values.
     """
 
-    def __init__(self, in_features: int, out_features: int, *, zero_init: bool = False) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, *, zero_init: bool = False, gain: float = 1.0
+    ) -> None:
         super().__init__(in_features, out_features, bias=False)
-        self.zero_init = zero_init
+        self.zero_init, self.gain = zero_init, gain
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         """Maps (..., positions, in_features) to (..., positions, out_features), in the dtype of ``x``.

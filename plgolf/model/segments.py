@@ -66,9 +66,7 @@ def has_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
     return False
 
 
-def kernel_attention(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_document_tokens: int
-) -> Tensor:
+def kernel_attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_document_tokens: int) -> Tensor:
     """Attends like ``segment_attention`` with PyTorch's kernel, which takes documents of no tokens too."""
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 (imports the compiler)
 
@@ -80,9 +78,7 @@ def kernel_attention(
 
 
 @torch.library.custom_op("plgolf::segment_attention", mutates_args=())
-def _each_document(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, most: int
-) -> tuple[Tensor, Tensor]:
+def _each_document(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Returns the result, and the logarithms of the softmax's sums, (key-value heads, group, tokens)."""
     blocks = _Blocks(q, k, most)
     y = _like_heads(q)

@@ -61,10 +61,15 @@ def _march(given: dict[str, Any], record: str) -> dict[str, Any]:
     exclusive = given.pop("xsa_last_n", 4)
     value_dim, value_layers = given.pop("ve_dim", 128), given.pop("ve_layers", "9,10")
     has_values = given.pop("ve_enabled", True) and value_layers
+    gain = (2 * config["num_layers"]) ** -0.5 if record == RECORDS[0] else 1.0
+    dim, attention = config["dim"], config["attention"]
+    value_width = attention.num_kv_heads * attention.head_dim(dim)
+    bigram: Any = {"buckets": buckets, "dim": bigram_dim, "gain": gain if bigram_dim != dim else 1.0}
+    values: Any = {"dim": value_dim, "gain": gain if value_dim != value_width else 1.0}
     config["parts"] = PartsConfig(
-        bigram_hash=BigramHashConfig(buckets=buckets, dim=bigram_dim) if buckets else None,
+        bigram_hash=BigramHashConfig(**bigram) if buckets else None,
         smear_gate=SmearGateConfig(),
-        value_embedding=ValueEmbeddingConfig(layers=value_layers, dim=value_dim) if has_values else None,
+        value_embedding=ValueEmbeddingConfig(layers=value_layers, **values) if has_values else None,
         exclusive=ExclusiveConfig(layers=f"last {exclusive}") if exclusive else None,
     )
     return config

@@ -1,53 +1,17 @@
-"""The numbers that the programs of published records computed, read from ``tests/golden/records``."""
-
-import json
-from functools import cache
-from typing import Any
+"""Models of published records, beside the numbers that their programs computed."""
 
 import numpy as np
 import pytest
 import torch
-from golden_data import GOLDEN, arrays, ids
+from golden_data import ids
+from golden_records import APRIL, MARCH, MARCH_B, RECORDS, april, content, golden, march, off
 from torch import Tensor
 
 from plgolf import GPT
 from plgolf.errors import UserError
 from plgolf.model.rotary import Rotary
 from plgolf.reference.records import config_from_record, weights_from_record, weights_to_record
-
-MARCH, APRIL = "2026-03-22", "2026-04-27"
-
-
-@cache
-def golden(file: str, record: str = MARCH) -> dict[str, np.ndarray]:
-    return arrays(f"records/{record}", file)
-
-
-def content(file: str, record: str = MARCH) -> Any:
-    return json.loads((GOLDEN / "records" / record / file).read_text())
-
-
-def off(a: Tensor | np.ndarray, b: np.ndarray) -> float:
-    """Norm of the difference over the norm."""
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
-
-
-def march(program: str = MARCH, *, weights: dict[str, np.ndarray] | None = None, **changes: Any) -> GPT:
-    """The small model of March, with changed settings and with weights under the program's names."""
-    config = config_from_record({**content("meta.json")["config"], **changes}, program)
-    gpt = GPT(config)
-    named = weights_from_record({**golden("weights"), **(weights or {})}, program, config)
-    gpt.load_state_dict({name: named[name] for name in gpt.state_dict()})
-    return gpt
-
-
-def april(weights: dict[str, np.ndarray] | None = None, **changes: Any) -> GPT:
-    """The small model of April."""
-    config = config_from_record({**content("meta.json", APRIL)["model"], **changes}, APRIL)
-    gpt = GPT(config)
-    gpt.load_state_dict(weights_from_record({**golden("weights", APRIL), **(weights or {})}, APRIL, config))
-    return gpt
+from plgolf.roles import Role, parameter_roles
 
 
 def april_row() -> tuple[Tensor, Tensor, Tensor]:
@@ -119,6 +83,7 @@ ABLATIONS = {
     "q_gain_one": {"q_gain": 1.0},
     "resid_mix_off": {"resid_mix": [[1.0], [0.0]]},
     "rope_full": {},
+    "rope_off": {},
     "skips_off": {"skip_weights": 0.0},
     "smear_half": {"smear.gate": 0.0},
     "smear_off": {"smear.gate": -1e4},
@@ -139,6 +104,8 @@ def test_a_model_without_one_technique_has_the_records_loss(name):
     for part, value in ABLATIONS[name].items():
         changed |= {n: np.zeros_like(w) + value for n, w in golden("weights").items() if part in n}
     gpt = march(weights={n: w.astype(np.float32) for n, w in changed.items()}, **expected["config_change"])
+    if name == "rope_off":
+        gpt.rotary.inverse_frequency.zero_()
     with torch.no_grad():
         loss = gpt(ids(example["x"]), ids(example["y"]))
     assert loss.item() == pytest.approx(expected["loss"], rel=2e-6)
@@ -146,7 +113,7 @@ def test_a_model_without_one_technique_has_the_records_loss(name):
 
 def test_a_sequence_beyond_the_rope_length_has_the_records_loss():
     expected = content("ablations/long_context.json")
-    shard = np.fromfile(GOLDEN / "records" / MARCH / "fineweb_val_000000.bin", np.uint16)[512:]
+    shard = np.fromfile(RECORDS / MARCH / "fineweb_val_000000.bin", np.uint16)[512:]
     first, length = expected["start"], expected["length"]
     tokens = ids(shard[first : first + length + 1])
     with torch.no_grad():
@@ -193,11 +160,12 @@ def test_the_models_of_march_have_the_records_parameters(program, key):
     with torch.device("meta"):
         gpt = GPT(config)
     assert sum(p.numel() for p in gpt.parameters()) == expected["total"]
-    found = weights_to_record(dict(gpt.named_parameters()), program, config)
-    banked = {name for name in expected["tensors"] if name.endswith("_bank")}
-    for name in expected["tensors"].keys() - banked:  # Matrices of the second program are in banks.
-        assert list(found[name].shape) == expected["tensors"][name]["shape"], name
-    assert len(banked) == (4 if program != MARCH else 0)
+    # The second program has the banks of April.
+    naming = APRIL if program == MARCH_B else program
+    shapes = {
+        n: list(p.shape) for n, p in weights_to_record(dict(gpt.named_parameters()), naming, config).items()
+    }
+    assert shapes == {name: row["shape"] for name, row in expected["tensors"].items()}
 
 
 @pytest.mark.parametrize(
@@ -309,4 +277,33 @@ def test_the_model_of_april_has_the_records_parameters():
     assert {n: list(p.shape) for n, p in found.items()} == {
         r["name"]: r["shape"] for r in expected["tensors"]
     }
-    assert [visit.layer for visit in gpt.visits[8:]] == [5, 3, 4, 5, 6, 7, 8, 9, 10]
+    roles = weights_to_record(
+        {n: torch.tensor(list(Role).index(r)) for n, r in parameter_roles(gpt).items()}, APRIL, config
+    )
+    groups = {"muon": Role.MATRIX, "embed": Role.EMBEDDING, "scalar": Role.SCALAR}
+    for row in expected["tensors"]:
+        found_roles = {list(Role)[index] for index in roles[row["name"]].flatten().tolist()}
+        assert found_roles == {groups[row["optimizer_group"]]}, row["name"]
+    order = expected["encoder_indices"] + expected["decoder_indices"]
+    assert [visit.layer for visit in gpt.visits] == order
+
+
+@pytest.mark.parametrize(("program", "key"), [(MARCH, "A"), (MARCH_B, "B")])
+def test_initial_values_are_those_of_the_records(program, key):
+    file = content("init.json")
+    torch.manual_seed(0)
+    gpt = GPT(config_from_record(file["config"], program))
+    found = weights_to_record(dict(gpt.named_parameters()), program, gpt.config)
+    assert found.keys() == file[key].keys()
+    for name, expected in file[key].items():
+        values = found[name].detach()
+        assert list(values.shape) == expected["shape"], name
+        constant = expected["std"] == 0 or "resid_mix" in name
+        near = {"abs": 1e-9} if constant else {"abs": 5e-3}
+        assert values.mean().item() == pytest.approx(expected["mean"], **near), name
+        assert values.std(correction=0).item() == pytest.approx(expected["std"], rel=5e-2, abs=1e-9), name
+        if "singular_values_min_max" in expected:
+            singular = torch.linalg.svdvals(values)
+            ends = [singular.min().item(), singular.max().item()]
+            expected_ends = expected["singular_values_min_max"]
+            assert ends == pytest.approx(expected_ends, rel=0.1 if "emb" in name else 1e-5), name

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from plgolf.config import newer
 from plgolf.errors import UserError
 from plgolf.model.context import Context, previous
 from plgolf.model.linear import CastLinear
-from plgolf.model.parts.ports import InputPart, PartConfig, Shape, Table
+from plgolf.model.parts.ports import InputPart, PartConfig, Shape, Table, check_gain
 
 _MAX_SIZE = 2**20
 
@@ -21,17 +22,20 @@ class BigramHashConfig(PartConfig):
         buckets: number of rows; pairs share all but the last, which is the first position's.
         dim: width of a row, which is projected to the model's width unless it is the same.
         scale: initial value of the learned factor.
+        gain: factor on the initial values of the projection.
     """
 
     buckets: int = 2048
     dim: int = 128
     scale: float = 0.05
+    gain: float = newer(1.0)
 
     def check(self, shape: Shape) -> None:
         if not 2 <= self.buckets <= _MAX_SIZE:
             raise UserError(f"buckets must be from 2 to {_MAX_SIZE}, got {self.buckets}")
         if not 1 <= self.dim <= shape.dim:
             raise UserError(f"dim must be from 1 to the model's width {shape.dim}, got {self.dim}")
+        check_gain(self.gain, self.dim, shape.dim)
         if not self.scale:
             raise UserError("scale must not be 0, at which nothing would be learned, got 0")
 
@@ -45,7 +49,7 @@ class BigramHash(InputPart):
     def __init__(self, shape: Shape, config: BigramHashConfig) -> None:
         super().__init__()
         self.embedding = Table(config.buckets, config.dim, std=0.0)
-        self.proj = None if config.dim == shape.dim else CastLinear(config.dim, shape.dim)
+        self.proj = None if config.dim == shape.dim else CastLinear(config.dim, shape.dim, gain=config.gain)
         self.scale = nn.Parameter(torch.tensor(config.scale))
 
     def buckets(self, tokens: Tensor, before: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """The places at which a part plugs into the model, and what a part's settings provide."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from plgolf.errors import UserError
 from plgolf.model.context import Context
 
 
@@ -26,6 +28,14 @@ class Shape(NamedTuple):
     num_heads: int
     num_kv_heads: int
     head_dim: int
+
+
+def check_gain(gain: float, dim: int, width: int) -> None:
+    """Raises a UserError if a factor on the initial projection of a table is out of range or has none."""
+    if not 0 < gain < math.inf:
+        raise UserError(f"gain must be finite and positive, got {gain}")
+    if gain != 1 and dim == width:
+        raise UserError(f"gain must be 1 for a table of width {width}, which is not projected, got {gain}")
 
 
 class Table(nn.Embedding):

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from plgolf.config import newer
 from plgolf.errors import UserError
 from plgolf.model.context import Context
 from plgolf.model.linear import CastLinear
-from plgolf.model.parts.ports import PartConfig, Shape, Table, ValuePart, ValueSource
+from plgolf.model.parts.ports import PartConfig, Shape, Table, ValuePart, ValueSource, check_gain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,18 +22,21 @@ class ValueEmbeddingConfig(PartConfig):
         dim: width of a row, which is projected to the width of the values unless it is the same.
         scale: initial value of the factor that all layers share.
         std: standard deviation of the initial table.
+        gain: factor on the initial values of the projection.
     """
 
     layers: str = "last 2"
     dim: int = 128
     scale: float = 0.1
     std: float = 0.01
+    gain: float = newer(1.0)
 
     def check(self, shape: Shape) -> None:
         if not 1 <= self.dim <= shape.dim:
             raise UserError(f"dim must be from 1 to the model's width {shape.dim}, got {self.dim}")
         if not 0 < self.std < math.inf:
             raise UserError(f"std must be finite and positive, got {self.std}")
+        check_gain(self.gain, self.dim, shape.num_kv_heads * shape.head_dim)
         if not self.scale:
             raise UserError("scale must not be 0, at which nothing would be learned, got 0")
 
@@ -50,7 +54,7 @@ class ValueEmbedding(ValueSource):
         super().__init__()
         width = shape.num_kv_heads * shape.head_dim
         self.embedding = Table(shape.vocab_size, config.dim, std=config.std)
-        self.proj = None if config.dim == width else CastLinear(config.dim, width)
+        self.proj = None if config.dim == width else CastLinear(config.dim, width, gain=config.gain)
         self.scale = nn.Parameter(torch.tensor(config.scale))
 
     def forward(self, tokens: Tensor) -> Tensor:

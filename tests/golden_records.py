@@ -1,15 +1,20 @@
 """The numbers that the programs of published records computed, read from ``tests/golden/records``."""
 
 import json
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import numpy as np
-from golden_data import GOLDEN, arrays
+from golden_data import GOLDEN, TOKENIZER, arrays
 from torch import Tensor
 
 from plgolf import GPT
-from plgolf.data.shards import ShardReader, find_shards
+from plgolf.data.borders import Borders
+from plgolf.data.shards import ShardReader, find_shards, find_side_cars
+from plgolf.data.stream import ValidationSplit
+from plgolf.data.tokenizer import load_tokenizer
+from plgolf.evaluate import Plain, Score, evaluate, split_targets
 from plgolf.reference.records import config_from_record, weights_from_record
 
 MARCH, MARCH_B, APRIL = "2026-03-22", "2026-03-23", "2026-04-27"
@@ -51,3 +56,17 @@ def april(weights: dict[str, np.ndarray] | None = None, **changes: Any) -> GPT:
     gpt = GPT(config)
     gpt.load_state_dict(weights_from_record({**golden("weights", APRIL), **(weights or {})}, APRIL, config))
     return gpt
+
+
+def score_of_april(gpt: GPT, *, sequences: int) -> Score:
+    """Plain evaluation in packed rows of a number of sequences, in which documents are cut at a sequence."""
+    reader, seq_len = shards("val", APRIL), content("meta.json", APRIL)["model"]["eval_seq_len"]
+    split = ValidationSplit(
+        reader,
+        seq_len=sequences * seq_len,
+        batch_sequences=2,
+        raw_bytes=ShardReader(find_side_cars(RECORDS / APRIL, "val", reader.shards)),
+        borders=Borders(content("meta.json", APRIL)["bos_id"], seq_len),
+    )
+    targets = replace(split_targets(split, load_tokenizer(TOKENIZER)), byte_counts=None)
+    return evaluate(Plain(split.batch(index) for index in range(len(split))), gpt, targets)

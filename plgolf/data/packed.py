@@ -4,17 +4,15 @@ from bisect import bisect_right
 from itertools import accumulate, pairwise
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
+from plgolf.data.borders import NUM_BORDERS, Borders
 from plgolf.data.shards import ShardReader, Tokens
 from plgolf.data.stream import Batch, BatchPlan, TrainStream
-from plgolf.errors import UserError, whole_number
+from plgolf.errors import UserError
 
 _SAMPLED_ROWS = 64
 _SPARE = 1.5
 """Number of borders of a batch, over the most that a sampled row has."""
-_MULTIPLE = 64
 
 
 class PackedStream(TrainStream):
@@ -54,9 +52,7 @@ class PackedStream(TrainStream):
         max_document_tokens: int | None = None,
     ) -> None:
         super().__init__(reader, plan, seq_len=seq_len, rank=rank)
-        self.bos_id = bos_id
-        self.max_document_tokens = seq_len if max_document_tokens is None else max_document_tokens
-        whole_number("data.stream.max_document_tokens", self.max_document_tokens, least=1)
+        self.borders = Borders(bos_id, seq_len if max_document_tokens is None else max_document_tokens)
         if plan.sequences != plan.span_sequences:
             rule = f"must be at most {plan.sequences}, the share of each of {plan.world_size} ranks in a step"
             raise UserError(f"data.micro_batch_sequences {rule}, got {plan.span_sequences}")
@@ -86,27 +82,14 @@ class PackedStream(TrainStream):
         """Returns a micro-batch of tokens: ids (1, tokens), and the borders of its documents."""
         cut = super().batch_of(tokens)
         inputs, targets = cut.input_ids.view(1, -1), cut.target_ids.view(1, -1)
-        borders = self.borders_of(inputs[0].numpy())
-        number = self.num_borders
-        while number < borders.size:
-            number *= 2
-        padded = np.full(number, self.span - 1, dtype=np.int32)
-        padded[: borders.size] = borders
-        return Batch(inputs, targets, 1, torch.from_numpy(padded), self.max_document_tokens)
-
-    def borders_of(self, tokens: Tokens) -> NDArray[np.int64]:
-        """Returns the first token of each document or piece of one, and the number of tokens (n,)."""
-        documents = np.flatnonzero(tokens == self.bos_id)
-        ends = np.unique([0, *documents, tokens.size])
-        pieces = [np.arange(start, end, self.max_document_tokens) for start, end in pairwise(ends)]
-        return np.concatenate([*pieces, [tokens.size]])
+        return self.borders.mark(Batch(inputs, targets, 1), self.num_borders)
 
     def _estimate(self) -> int:
         steps, most = self._steps[-1], 0
         for step in sorted({steps * i // _SAMPLED_ROWS for i in range(_SAMPLED_ROWS)}):
             start, _ = self.range_of(step * self.plan.accumulation, 0)
-            most = max(most, self.borders_of(self.reader.read(start, self.span - 1)).size)
-        return -(-int(_SPARE * most) // _MULTIPLE) * _MULTIPLE
+            most = max(most, self.borders.of(self.reader.read(start, self.span - 1)[None]).size)
+        return -(-int(_SPARE * most) // NUM_BORDERS) * NUM_BORDERS
 
 
 def _find(reader: ShardReader, token: int, start: int, end: int) -> int:

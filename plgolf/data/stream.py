@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor
 
 from plgolf.data.shards import ShardReader, Tokens
 from plgolf.errors import UserError
+
+if TYPE_CHECKING:
+    from plgolf.data.borders import Borders
 
 
 class Batch(NamedTuple):
@@ -23,8 +26,9 @@ class Batch(NamedTuple):
         input_ids: uint16 (sequences, seq_len).
         target_ids: uint16 (sequences, seq_len).
         num_sequences: number of sequences that count; the others pad the batch to a fixed shape.
-        cu_seqlens: int32 (borders,); the first token of each document in a single row, then its number of
-            tokens, repeated to a fixed number of borders; None if attention does not stop at documents.
+        cu_seqlens: int32 (borders,); the first token of each document, counted through all rows, each of
+            which starts one, then the number of tokens, repeated to a fixed number of borders; None if
+            attention does not stop at documents.
         max_document_tokens: most tokens that a document of any such batch has; None for those of the row.
         first: place of the first target among those of its split; for validation only.
     """
@@ -170,6 +174,7 @@ class ValidationSplit:
         world_size: number of ranks.
         max_tokens: scores whole sequences up to this number of tokens; None for the whole split.
         raw_bytes: byte side-cars of the same shards.
+        borders: where attention stops; None for nowhere in a sequence.
 
     Raises:
         UserError: a sequence is longer than the split, or there are more ranks than sequences.
@@ -185,6 +190,7 @@ class ValidationSplit:
         world_size: int = 1,
         max_tokens: int | None = None,
         raw_bytes: ShardReader | None = None,
+        borders: "Borders | None" = None,
     ) -> None:
         available = reader.num_tokens - 1
         if available < seq_len:
@@ -195,7 +201,7 @@ class ValidationSplit:
                 rule = f"must be at least data.seq_len ({seq_len})"
                 raise UserError(f"data.val_max_tokens {rule}, got {max_tokens}")
             available = min(available, max_tokens)
-        self.reader, self.raw_bytes, self.seq_len = reader, raw_bytes, seq_len
+        self.reader, self.raw_bytes, self.seq_len, self.borders = reader, raw_bytes, seq_len, borders
         self.num_sequences = available // seq_len
         if self.num_sequences < world_size:
             raise UserError(
@@ -228,7 +234,8 @@ class ValidationSplit:
         count = min(self.batch_sequences, self.last - first)
         start, tokens = first * self.seq_len, count * self.seq_len
         batch = _cut(self.reader.read(start, tokens + 1), self.seq_len, self.batch_sequences)
-        return batch._replace(first=start)
+        batch = batch._replace(first=start)
+        return self.borders.mark(batch) if self.borders else batch
 
     def tokens(self) -> Tokens:
         """Returns all tokens of the split in order, from the one before the first target."""

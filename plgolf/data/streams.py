@@ -1,11 +1,14 @@
 """The kinds of training streams, by name."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from plgolf.data.shards import ShardReader
 from plgolf.data.stream import BatchPlan, Stream, TrainStream
 from plgolf.errors import UserError
+
+if TYPE_CHECKING:
+    from plgolf.data.borders import Borders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,14 @@ class StreamConfig:
         if self.max_document_tokens is not None and self.kind != "packed":
             rule = f"must be null for {self.kind}"
             raise UserError(f"stream.max_document_tokens {rule}, got {self.max_document_tokens}")
+
+    def borders(self, bos_id: int) -> "Borders | None":
+        """Returns where attention stops, in training and validation; None for nowhere in a sequence."""
+        if self.kind != "packed":
+            return None
+        from plgolf.data.borders import Borders  # noqa: PLC0415 (packed code has what a run uses)
+
+        return Borders(bos_id, self.max_document_tokens)
 
 
 def make_stream(

@@ -13,7 +13,6 @@ from plgolf.evaluate.metric import BitsPerByte
 from plgolf.evaluate.score import Score
 from plgolf.evaluate.targets import InOrder, Targets
 from plgolf.model import GPT
-from plgolf.model.token_ids import IGNORED
 
 
 class Scored(NamedTuple):
@@ -159,8 +158,6 @@ def score_batch(gpt: GPT, batch: Batch) -> Scored:
 
 def losses(gpt: GPT, batch: Batch, places: Tensor | slice) -> Tensor:
     """Returns the losses of the targets at some places of a flattened batch, float32 (places,)."""
-    targets = batch.target_ids.long().flatten()
-    counted = torch.full_like(targets, IGNORED)
-    counted[places] = targets[places]
-    nats: Tensor = gpt(batch.input_ids.long(), counted.view_as(batch.target_ids), reduction="none")
+    borders, most = batch.cu_seqlens, batch.max_document_tokens
+    nats: Tensor = gpt(batch.input_ids.long(), batch.target_ids.long(), "none", borders, most)
     return nats.flatten()[places]

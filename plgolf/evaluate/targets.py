@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from plgolf.data.byte_counts import ByteCounts
 from plgolf.data.stream import ValidationSplit
 from plgolf.data.tokenizer import Tokenizer
 from plgolf.errors import UserError
+
+if TYPE_CHECKING:
+    from plgolf.data.borders import Borders
 
 Read = Callable[[int, int], NDArray[Any]]
 """Returns a number of tokens of a text, or of counts, (count,), from (start, count)."""
@@ -32,6 +35,7 @@ class Targets:
         byte_counts: tables of the tokenizer; None if bytes are counted elsewhere.
         read_raw_bytes: reads the bytes that each token has in the original text; None if they are unknown.
         bos_id: token that starts a document; None if the text is one document.
+        borders: where attention stops; None for nowhere in a sequence.
     """
 
     read: Read
@@ -43,6 +47,7 @@ class Targets:
     byte_counts: ByteCounts[NDArray[np.generic]] | None = None
     read_raw_bytes: Read | None = None
     bos_id: int | None = None
+    borders: "Borders | None" = None
 
     def __post_init__(self) -> None:
         self.scored = InOrder(self)
@@ -89,4 +94,5 @@ def split_targets(split: ValidationSplit, tokenizer: Tokenizer) -> Targets:
         tokenizer.byte_counts,
         split.raw_bytes.read if split.raw_bytes else None,
         tokenizer.bos_id,
+        split.borders,
     )

@@ -24,6 +24,8 @@ class Windows(Evaluator):
     least ``seq_len - stride`` tokens before them. The last window is padded. Every window has one shape, that
     of validation unless ``seq_len`` is another.
 
+    Where training stops attention at documents, so does each window.
+
     Sliding windows are those of the challenge's records since 2026-03-19
     (https://github.com/openai/parameter-golf), without scoring the end again and again.
 
@@ -116,4 +118,4 @@ def _cut(targets: Targets, starts: range, rows: int, seq_len: int, stride: int) 
     fresh = (begins == 0) | (target >= begins + seq_len - stride)
     scored = np.flatnonzero(fresh & (target >= targets.first) & (target < targets.last))
     batch = Batch(inputs, followers, len(starts), first=int(target.flat[scored[0]]))
-    return batch, torch.from_numpy(scored)
+    return targets.borders.mark(batch) if targets.borders else batch, torch.from_numpy(scored)

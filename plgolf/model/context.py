@@ -17,7 +17,7 @@ class Context(NamedTuple):
         x0: what enters the first layer, (batch, time, dim); before that, the embedding.
         rotary: cosines and sines of these positions, each (time, pairs of channels).
         values: what a part has looked up for the attention values, (batch, time, key-value width), or None.
-        segments: borders of the documents in a packed row, int32 (borders,), and the most tokens of one,
+        segments: borders of the documents in packed rows, int32 (borders,), and the most tokens of one,
             None for those of the row; None for one text in each row.
         memory: earlier positions in generation; None in training.
     """

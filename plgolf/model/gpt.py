@@ -182,8 +182,8 @@ class GPT(nn.Module):
             input_ids: token ids, int64 (batch, time).
             target_ids: the next token of each position, int64 (batch, time); -100 to leave a position out.
             reduction: ``mean`` or ``none`` of the targets' losses.
-            cu_seqlens: borders of the documents in a packed row (1, time), int32 (borders,): attention stays
-                inside a document; see ``segment_attention``. None if each row is one text.
+            cu_seqlens: borders of the documents in packed rows, int32 (borders,): attention stays inside a
+                document; see ``segment_attention``. None if each row is one text.
             max_document_tokens: most tokens that one of these documents has; None for those of the row.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Causal attention inside the documents of a packed row."""
+"""Causal attention inside the documents of packed rows."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -28,28 +28,30 @@ def segment_attention(
     limit of all batches: the kernel starts work for this number of queries in every document.
 
     Args:
-        q: queries, (1, query heads, tokens, head_dim); the result has their shape and dtype.
-        k: keys, (1, key-value heads, tokens, head_dim); each head serves neighbouring query heads.
+        q: queries, (rows, query heads, time, head_dim); the result has their shape and dtype.
+        k: keys, (rows, key-value heads, time, head_dim); each head serves neighbouring query heads.
         v: values, of the shape of ``k``.
-        cu_seqlens: int32 (borders,), on the device of ``q``: 0, the first token of each further document, and
-            the number of tokens, which may be repeated.
+        cu_seqlens: int32 (borders,), on the device of ``q``: 0, the first token of each further document,
+            counted through all rows, each of which starts one, and the number of tokens, which may be
+            repeated.
         max_document_tokens: most tokens that a document has; None for those of the row.
 
     Raises:
-        UserError: there is more than one row, or ``cu_seqlens`` is not int32 with one dimension; where the
-            kernel is not used, also if its borders do not rise from 0 to the number of tokens, or a document
-            has too many. The kernel would leave out what is beyond.
+        UserError: ``cu_seqlens`` is not int32 with one dimension; where the kernel is not used, also if its
+            borders do not rise from 0 to the number of tokens, or a document has too many. The kernel would
+            leave out what is beyond.
     """
-    if q.size(0) != 1:
-        raise UserError(f"a batch with cu_seqlens must have one row, got {q.size(0)}")
     if cu_seqlens.dtype != torch.int32 or cu_seqlens.dim() != 1:
         found = f"{cu_seqlens.dtype} of shape {tuple(cu_seqlens.shape)}"
         raise UserError(f"cu_seqlens must be int32 of shape (borders,), got {found}")
-    most = min(max_document_tokens or q.size(2), q.size(2))
+    rows, most = q.size(0), min(max_document_tokens or q.size(2), q.size(2))
+    # Without a copy: the heads of a position are side by side in memory.
+    q, k, v = (x.transpose(1, 2).flatten(0, 1).transpose(0, 1)[None] for x in (q, k, v))
     if has_kernel(q.device, q.dtype, q.size(3)):
-        return kernel_attention(q, k, v, cu_seqlens, most)
-    y: Tensor = _each_document(q, k, v, cu_seqlens, most)[0]
-    return y
+        y = kernel_attention(q, k, v, cu_seqlens, most)
+    else:
+        y = _each_document(q, k, v, cu_seqlens, most)[0]
+    return y[0].transpose(0, 1).unflatten(0, (rows, -1)).transpose(1, 2)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -67,7 +69,7 @@ def has_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
 
 
 def kernel_attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_document_tokens: int) -> Tensor:
-    """Attends like ``segment_attention`` with PyTorch's kernel, which takes documents of no tokens too."""
+    """Attends in one row like ``segment_attention`` with PyTorch's kernel, also in documents of no tokens."""
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 (imports the compiler)
 
     q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
@@ -157,7 +159,7 @@ class _Blocks:
         """Yields the document's first token, and the first and the end of its queries, for each block."""
         borders = cu_seqlens.tolist()
         if not borders or borders[0] != 0 or borders[-1] != self.tokens or borders != sorted(borders):
-            rule = f"must rise from 0 to the row's {self.tokens} tokens"
+            rule = f"must rise from 0 to the {self.tokens} tokens"
             raise UserError(f"cu_seqlens {rule}, got {', '.join(map(str, borders)):.100}")
         for start, end in pairwise(borders):
             if end - start > self.most:

@@ -155,6 +155,7 @@ class ShardDataModule(LightningDataModule):
             rank=rank,
             world_size=world_size,
             max_tokens=self.val_max_tokens,
+            borders=self.stream.borders(self.tokenizer.bos_id),
         )
 
     def plan_for(self, trainer: Trainer) -> BatchPlan:

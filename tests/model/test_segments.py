@@ -166,7 +166,7 @@ def test_the_kernel_computes_bfloat16_and_float16_on_newer_gpus_only(monkeypatch
 @pytest.mark.parametrize(
     ("cu_seqlens", "message"),
     [
-        ([0, 4], "must rise from 0 to the row's 5 tokens, got 0, 4"),
+        ([0, 4], "must rise from 0 to the 5 tokens, got 0, 4"),
         ([1, 5], "got 1, 5"),
         ([0, 3, 2, 5], "got 0, 3, 2, 5"),
         ([], "must rise from 0"),
@@ -177,11 +177,20 @@ def test_borders_that_are_not_those_of_the_row_are_refused(cu_seqlens, message):
         segment_attention(*heads(5), torch.tensor(cu_seqlens, dtype=torch.int32))
 
 
-def test_a_row_and_its_borders_have_their_shapes():
+def test_borders_of_another_dtype_are_refused():
     with pytest.raises(UserError, match=r"cu_seqlens must be int32 .* got torch.int64 of shape \(2,\)"):
         segment_attention(*heads(5), torch.tensor([0, 5]))
-    with pytest.raises(UserError, match="must have one row, got 2"):
-        segment_attention(*(x.expand(2, -1, -1, -1) for x in heads(5)), borders([5]))
+
+
+def test_several_rows_give_what_each_gives_alone():
+    leaves = heads(60)
+    rows = [x.detach().transpose(1, 2).view(3, 20, -1, 8).transpose(1, 2).requires_grad_() for x in leaves]
+    found = segment_attention(*rows, borders([20, 3, 17, 20], padded_to=8))
+    alone = [
+        segment_attention(*(x[i : i + 1] for x in rows), borders(lengths))
+        for i, lengths in enumerate(([20], [3, 17], [20]))
+    ]
+    torch.testing.assert_close(with_gradients(found, rows), with_gradients(torch.cat(alone), rows))
 
 
 def test_a_row_of_many_documents_needs_no_matrix_of_its_length():

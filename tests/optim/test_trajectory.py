@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from golden_data import TOKENIZER
-from golden_records import APRIL, MARCH, MARCH_B, april, content, golden, march, off, shards
+from golden_records import APRIL, MARCH, MARCH_B, april, content, golden, march, off, score_of_april, shards
 
 from plgolf import GPT
 from plgolf.data.packed import PackedStream
@@ -127,7 +127,8 @@ def run_of_april(dtype: str, rows: list[dict[str, Any]]) -> Run:
 )
 def test_a_run_is_that_of_april(dtype, first, every, norms, weights):
     """The record keeps the momentum of bfloat16 in bfloat16; ``MuonAdam`` keeps it in float32."""
-    rows = content("trajectory.json", APRIL)[dtype]["steps"]
+    expected = content("trajectory.json", APRIL)[dtype]
+    rows = expected["steps"]
     run = run_of_april(dtype, rows)
     seen, averaged = run.train(len(rows))
     for step, row in enumerate(rows):
@@ -143,6 +144,11 @@ def test_a_run_is_that_of_april(dtype, first, every, norms, weights):
         bank, _, index = name.rstrip("]").partition("[")
         tensor = found[kind][bank][int(index)] if index else found[kind][bank]
         assert off(tensor.detach(), values) < weights, key
+    for name, end in (("final_val_raw_weights", "final"), ("final_val_ema", "ema")):
+        run.gpt.load_state_dict(ends[end])
+        score = score_of_april(run.gpt, sequences=4)
+        assert score.loss == pytest.approx(expected[name]["val_loss"], rel=every), name
+        assert score.bpb_raw == pytest.approx(expected[name]["val_bpb"], rel=every), name
 
 
 def run_of_march(program: str, settings: dict[str, Any]) -> Run:
@@ -181,7 +187,7 @@ def run_of_march(program: str, settings: dict[str, Any]) -> Run:
     )
 
 
-def score(gpt: GPT, seq_len: int) -> float:
+def march_loss(gpt: GPT, seq_len: int) -> float:
     # The programs cut the split to whole sequences of their longer evaluation.
     split = ValidationSplit(shards("val"), seq_len=content("meta.json")["eval_seq_len"], batch_sequences=4)
     return evaluate(Windows(seq_len), gpt, split_targets(split, load_tokenizer(TOKENIZER))).loss
@@ -217,9 +223,9 @@ def test_a_run_is_that_of_march(program, name):
             assert off(tensor, values) < most, key
     assert compared > 20
     after = expected["after"]
-    assert score(run.gpt, 64) == pytest.approx(after["last_weights"]["val_loss"], rel=1e-3)
+    assert march_loss(run.gpt, 64) == pytest.approx(after["last_weights"]["val_loss"], rel=1e-3)
     run.gpt.load_state_dict(averaged)
-    assert score(run.gpt, 64) == pytest.approx(after["post_ema"]["val_loss"], rel=2e-5)
+    assert march_loss(run.gpt, 64) == pytest.approx(after["post_ema"]["val_loss"], rel=2e-5)
     # No tensor is large enough to be stored as codes.
     run.gpt.load_state_dict({name: tensor.half() for name, tensor in averaged.items()})
-    assert score(run.gpt, 96) == pytest.approx(after["int6_roundtrip"]["val_loss"], rel=2e-5)
+    assert march_loss(run.gpt, 96) == pytest.approx(after["int6_roundtrip"]["val_loss"], rel=2e-5)

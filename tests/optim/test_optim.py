@@ -78,21 +78,6 @@ def test_the_fused_form_rounds_less_in_bfloat16():
     assert error < error_of_plain < 0.01
 
 
-def test_lr_factors_are_the_references():
-    rows = json.loads((GOLDEN / "tied" / "lr_schedule.json").read_text())
-    assert len(rows) > 100
-    for row in rows:
-        cap = row["max_wallclock_ms"]
-        progress = RunProgress(
-            step=row["step"],
-            elapsed_seconds=row["elapsed_ms"] / 1000,
-            max_steps=row["iterations"],
-            max_seconds=None if cap is None else cap / 1000,
-        )
-        factor = Warmdown(steps=max(row["warmdown_iters"], 0)).factor(progress)
-        assert factor == pytest.approx(row["lr_scale"], abs=1e-9), row
-
-
 @given(steps=st.integers(0, 50), max_steps=st.integers(1, 100), step=st.integers(0, 100))
 def test_warmdown_falls_until_the_last_step(steps, max_steps, step):
     schedule = Warmdown(steps=steps)

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from golden_data import GOLDEN
+from golden_records import APRIL, MARCH, RECORDS, content
 
 from plgolf.errors import UserError
 from plgolf.optim import AdamConfig, Constant, MuonAdam, MuonConfig, Schedule, Warmdown
@@ -12,14 +13,12 @@ from plgolf.optim.group_schedules import GroupSchedules
 from plgolf.progress import RunProgress
 from plgolf.training import TrainClock
 
-RECORDS = GOLDEN / "records"
-MARCH = json.loads((RECORDS / "2026-03-22" / "lr_schedule.json").read_text())
-APRIL = json.loads((RECORDS / "2026-04-27" / "schedule.json").read_text())
 
-
-def test_warm_downs_in_steps_are_the_records():
-    assert len(MARCH) > 100
-    for row in MARCH:
+@pytest.mark.parametrize("folder", [GOLDEN / "tied", RECORDS / MARCH])
+def test_warm_downs_in_steps_are_those_of_the_programs(folder):
+    rows = json.loads((folder / "lr_schedule.json").read_text())
+    assert len(rows) > 100
+    for row in rows:
         cap = row["max_wallclock_ms"]
         progress = RunProgress(
             step=row["step"],
@@ -27,15 +26,15 @@ def test_warm_downs_in_steps_are_the_records():
             max_steps=row["iterations"],
             max_seconds=None if cap is None else cap / 1000,
         )
-        assert Warmdown(row["warmdown_iters"]).factor(progress) == pytest.approx(row["lr_scale"], abs=1e-9), (
-            row
-        )
+        factor = Warmdown(max(row["warmdown_iters"], 0)).factor(progress)
+        assert factor == pytest.approx(row["lr_scale"], abs=1e-9), row
 
 
 def test_warm_downs_in_shares_of_the_clock_with_reserve_and_floor_are_the_records():
-    assert len(APRIL) > 100
+    rows = content("schedule.json", APRIL)
+    assert len(rows) > 100
     bases = {"matrix": (0.026, 0.095), "embed": (0.03, 0.085), "scalar": (0.02, 0.02)}
-    for row in APRIL:
+    for row in rows:
         seconds, reserve = row["max_wallclock_seconds"] or None, row["gptq_reserve_seconds"]
         clock = TrainClock(seconds, reserve_seconds=reserve if seconds else 0.0)
         clock.elapsed_seconds = row["elapsed_ms"] / 1000

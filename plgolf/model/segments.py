@@ -47,11 +47,12 @@ def segment_attention(
     rows, most = q.size(0), min(max_document_tokens or q.size(2), q.size(2))
     # Without a copy: the heads of a position are side by side in memory.
     q, k, v = (x.transpose(1, 2).flatten(0, 1).transpose(0, 1)[None] for x in (q, k, v))
+    y: Tensor
     if has_kernel(q.device, q.dtype, q.size(3)):
         y = kernel_attention(q, k, v, cu_seqlens, most)
     else:
         y = _each_document(q, k, v, cu_seqlens, most)[0]
-    return y[0].transpose(0, 1).unflatten(0, (rows, -1)).transpose(1, 2)
+    return torch.unflatten(y[0].transpose(0, 1), 0, (rows, -1)).transpose(1, 2)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

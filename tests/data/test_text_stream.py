@@ -1,3 +1,5 @@
+from functools import cache
+
 import numpy as np
 import pytest
 from corpus.texts import TEXT, some_texts, tokenizer
@@ -15,6 +17,7 @@ KINDS = ["lossless bpe", "lossless unigram", *BYTE_LEVEL, "challenge bpe", "gold
 ALL = pytest.mark.parametrize("kind", KINDS)
 
 
+@cache
 def made(kind):
     if kind == "golden":
         return load_tokenizer(TOKENIZER)
@@ -42,18 +45,22 @@ def test_the_tokenizers_drop_different_spaces():
     assert said == {"first": ["a", " a a"], "extra": ["a", "a a"], "both": ["a", "a a"]}
 
 
+@cache
+def some_ids(kind):
+    """Lists of ids, with spaces and parts of characters far more often than by chance."""
+    made_by = made(kind)
+    spaces = [i for i in range(made_by.vocab_size) if not made_by.decode([i]).strip()][:8]
+    pieces = {i: made_by.bytes_of(i) for i in range(made_by.vocab_size)}
+    tricky = [i for i, piece in pieces.items() if piece and max(piece) >= 0x80][::3]
+    ids = st.integers(0, made_by.vocab_size - 1)
+    return st.lists(ids | st.sampled_from(spaces) | st.sampled_from(tricky or spaces), max_size=30)
+
+
 @ALL
 @settings(max_examples=200)
 @given(data=st.data())
 def test_any_ids_pushed_one_by_one_give_the_decoded_text(kind, data):
-    made_by = made(kind)
-    spaces = [i for i in range(made_by.vocab_size) if not made_by.decode([i]).strip()][:8]
-    # Parts of characters, far more often than by chance.
-    pieces = {i: made_by.bytes_of(i) for i in range(made_by.vocab_size)}
-    tricky = [i for i, piece in pieces.items() if piece and max(piece) >= 0x80][::3]
-    ids = st.integers(0, made_by.vocab_size - 1)
-    ids = st.lists(ids | st.sampled_from(spaces) | st.sampled_from(tricky or spaces), max_size=30)
-    drawn = data.draw(ids)
+    made_by, drawn = made(kind), data.draw(some_ids(kind))
     assert pushed(made_by, drawn) == made_by.decode(drawn)
 
 

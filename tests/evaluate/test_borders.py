@@ -10,8 +10,9 @@ from golden_data import VOCAB_SIZE, golden_gpt
 from golden_records import APRIL, april, content, score_of_april
 from golden_run import golden_data, golden_module, trainer
 
-from plgolf.data.borders import Borders
+from plgolf.data.borders import NUM_BORDERS, Borders
 from plgolf.data.streams import StreamConfig
+from plgolf.errors import UserError
 from plgolf.evaluate import Scored, Targets, Windows, evaluate
 
 BOS, LENGTH = 1, 32
@@ -100,3 +101,15 @@ def test_validation_and_windows_of_a_run_stop_at_documents_as_its_training_does(
         losses[kind] = module.run.val_score.loss
         assert evaluate(Windows(), module.gpt, targets).loss == losses[kind]
     assert losses["packed"] != losses["spans"]
+
+
+class Understated(Borders):
+    """Gives batches a longest document of one token."""
+
+    def mark(self, batch, number=NUM_BORDERS):
+        return super().mark(batch, number)._replace(max_document_tokens=1)
+
+
+def test_the_longest_document_of_a_batch_reaches_the_model(gpt):
+    with pytest.raises(UserError, match="max_document_tokens must be at least 5, got 1"):
+        evaluate(Windows(), gpt, text(borders=Understated(BOS)))

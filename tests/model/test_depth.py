@@ -127,15 +127,15 @@ def test_each_order_of_layers_is_one_compiled_graph(config):
 
 @WIRED
 @pytest.mark.parametrize("fraction", [0.0, 1.0])
-@pytest.mark.parametrize("format", [None, EXACT], ids=["reference", "container"])
-def test_an_artifact_runs_like_the_end_of_training(config, fraction, format, tmp_path):
+@pytest.mark.parametrize("form", [None, EXACT], ids=["reference", "container"])
+def test_an_artifact_runs_like_the_end_of_training(config, fraction, form, tmp_path):
     gpt, path = lively(config).at(fraction), tmp_path / "model.ptz"
-    save_artifact(gpt, path, format=format)
+    save_artifact(gpt, path, format=form)
     artifact = read_artifact(path)
     assert (artifact.config == config) is (gpt.visits == visits(config))
     again = artifact.gpt()
     assert again.visits == gpt.visits and again.at(0.9).visits == gpt.visits
-    rounded = {"rtol": 0.02, "atol": 0.15} if format is None else {"rtol": 0, "atol": 0}
+    rounded = {"rtol": 0.02, "atol": 0.15} if form is None else {"rtol": 0, "atol": 0}
     torch.testing.assert_close(again(TOKENS), gpt(TOKENS), **rounded)
 
 
@@ -177,7 +177,10 @@ def test_operations_are_counted_for_every_use_of_a_layer():
     [
         (lambda: RecurrenceConfig(layers="1", times=0), "times must be at least 1, got 0"),
         (lambda: RecurrenceConfig(layers="1", times=17), "times must be at most 16, got 17"),
-        (lambda: RecurrenceConfig(layers="1", starts=1.5), "starts must be from 0 to 1, or 2 for never, got 1.5"),
+        (
+            lambda: RecurrenceConfig(layers="1", starts=1.5),
+            "starts must be from 0 to 1, or 2 for never, got 1.5",
+        ),
         (
             lambda: replace(PLAIN, recurrence=RecurrenceConfig(layers="1, 3")),
             "recurrence.layers must be neighbours, got '1, 3'",

@@ -81,7 +81,9 @@ def _in_training(gpt: GPT, data: ShardDataModule) -> "LanguageModel":
     from plgolf.generation.language_model import LanguageModel  # noqa: PLC0415 (not packed)
 
     weights = {name: tensor.detach().cpu().clone() for name, tensor in gpt.state_dict().items()}
-    return LanguageModel(gpt_with_weights(config_as_it_runs(gpt), weights).eval(), data.tokenizer, data.seq_len)
+    return LanguageModel(
+        gpt_with_weights(config_as_it_runs(gpt), weights).eval(), data.tokenizer, data.seq_len
+    )
 
 
 def _exported(path: Path, data: ShardDataModule) -> "LanguageModel":

@@ -20,8 +20,8 @@ class RecurrenceConfig:
     Args:
         layers: the layers, such as ``3-5``, which run in order and then again.
         times: number of times that they run.
-        starts: fraction of the run from which they do so, from 0 to 1; before that they run once. 2 for never:
-            the file of a model whose training ended before has that.
+        starts: fraction of the run from which they do so, from 0 to 1; before that they run once. 2: never;
+            the file of a model whose training ended before that fraction has it.
 
     Raises:
         UserError: a value is out of range.

@@ -28,6 +28,7 @@ from plgolf.header import (
     header_from_dict,
 )
 from plgolf.model import GPT, GPTConfig
+from plgolf.model.depth import config_as_it_runs
 from plgolf.model.weights import check_weights_fit, gpt_with_weights
 from plgolf.reference import (
     gpt_config_from_weights,
@@ -101,7 +102,7 @@ def save_artifact(
     """Quantises a model and writes it to a file, by renaming a temporary file when all is written.
 
     Args:
-        gpt: the model; it is not changed.
+        gpt: the model; it is not changed. The file's model has the order of layers that it has now.
         path: the file, named ``*.ptz`` or ``*.plgolf``.
         seq_len: tokens in a training sequence.
         tokenizer: contents of the tokenizer's file; the artifact stores their SHA-256.
@@ -117,7 +118,7 @@ def save_artifact(
     """
     check_weights_fit(gpt.config, gpt.state_dict())  # A cast model could not be read again.
     sha256 = None if tokenizer is None else hashlib.sha256(tokenizer).hexdigest()
-    header = Header(gpt.config, seq_len, sha256)
+    header = Header(config_as_it_runs(gpt), seq_len, sha256)
     carried = (tokenizer or b"") if carry_tokenizer else None
     if carried is not None and not 1 <= len(carried) <= MAX_TOKENIZER_BYTES:
         most = MAX_TOKENIZER_BYTES

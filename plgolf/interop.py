@@ -1,9 +1,11 @@
-"""The old name of ``plgolf.reference``."""
+"""The names of ``plgolf.reference``, under those of its old module."""
 
 from typing import Any
 
+from plgolf import reference
+
 
 def __getattr__(name: str) -> Any:
-    if "reference" in name or name in ("gpt_config_from_weights", "is_control_name", "read_artifact_dict"):
-        raise ImportError(f"plgolf.interop.{name} must be imported as plgolf.reference.{name}")
+    if name in reference.__all__:
+        return getattr(reference, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

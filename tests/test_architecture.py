@@ -39,7 +39,7 @@ ALLOWED = {
     "optim": LEAVES,
     "quantize": LEAVES,
     "data": LEAVES,
-    "interop": set(),
+    "interop": {"reference"},
     "reference": LEAVES | {"model", "quantize"},
     "header": LEAVES | {"model"},
     "container": LEAVES | {"model", "quantize", "header"},

@@ -49,6 +49,8 @@ def score_documents(gpt: GPT, tokenizer: Tokenizer, documents: Iterable[str], *,
         raise UserError("text must not be empty")
     parts = ([[tokenizer.bos_id], ids] for ids in tokenizer.encode_batch(documents))
     stream = np.concatenate([part for both in parts for part in both]).astype(np.int64)
+    if gpt.config.attention.rope_length is None:  # It would set the rotary base to that of a short text.
+        seq_len = min(seq_len, len(stream) - 1)  # A short text is not padded.
     score = evaluate(Windows(), gpt, _targets(stream, seq_len, gpt.config.vocab_size))
     if not math.isfinite(score.nats):
         raise UserError(f"the model's losses must be finite, got {score.nats}")
@@ -58,7 +60,6 @@ def score_documents(gpt: GPT, tokenizer: Tokenizer, documents: Iterable[str], *,
 
 def _targets(stream: NDArray[np.int64], seq_len: int, vocab_size: int) -> Targets:
     num_tokens = len(stream) - 1
-    seq_len = min(seq_len, num_tokens)  # A short text is not padded.
     windows, most = -(-num_tokens // seq_len), max(_BATCH_LOGITS // (seq_len * vocab_size), 1)
     return Targets(
         read=lambda start, count: stream[start : start + count],

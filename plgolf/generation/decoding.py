@@ -22,7 +22,9 @@ class Context:
 
     def __init__(self, gpt: GPT, *, seq_len: int, expected: int) -> None:
         self._gpt, self._seq_len = gpt, seq_len
-        self._memory = gpt.memory(min(seq_len, expected))
+        # With rope_length the capacity sets the rotary base, which must be that of training.
+        fixed = gpt.config.attention.rope_length is None
+        self._memory = gpt.memory(min(seq_len, expected) if fixed else seq_len)
         self._seen: list[int] = []
 
     def next_logits(self, ids: Sequence[int]) -> Tensor:

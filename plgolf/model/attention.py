@@ -29,7 +29,8 @@ class AttentionConfig:
         rope_base: base of the rotary frequencies.
         rotary_dims: channels of each head that turn with the position, an even number; null for all.
         rope_length: longer sequences have a larger rotary base, with which their slowest pair turns as far as
-            in this length; null for the same base at every length.
+            in this length; null for the same base at every length. Generation and ``LanguageModel.score``
+            use the base of the training length, for short texts too.
 
     Raises:
         UserError: a value is out of range, or num_heads is not a multiple of num_kv_heads.

@@ -1,14 +1,16 @@
 """The order of the layers, as plain data: which layer comes when, and whose output is added to its input."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from plgolf.errors import UserError, whole_number
 
 if TYPE_CHECKING:
-    from plgolf.model.gpt import GPTConfig
+    from plgolf.model.gpt import GPT, GPTConfig
 
 _MAX_TIMES = 16
+NEVER = 2.0
+"""Start of a recurrence that no fraction of a run reaches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +20,8 @@ class RecurrenceConfig:
     Args:
         layers: the layers, such as ``3-5``, which run in order and then again.
         times: number of times that they run.
-        starts: fraction of the run from which they do so, from 0 to 1; before that they run once. A run that
-            ends earlier is exported as a model in which they recur.
+        starts: fraction of the run from which they do so, from 0 to 1; before that they run once. 2: never;
+            the file of a model whose training ended before that fraction has it.
 
     Raises:
         UserError: a value is out of range.
@@ -33,8 +35,8 @@ class RecurrenceConfig:
         whole_number("times", self.times, least=1)
         if self.times > _MAX_TIMES:
             raise UserError(f"times must be at most {_MAX_TIMES}, got {self.times}")
-        if not 0 <= self.starts <= 1:
-            raise UserError(f"starts must be from 0 to 1, got {self.starts}")
+        if not 0 <= self.starts <= 1 and self.starts != NEVER:
+            raise UserError(f"starts must be from 0 to 1, or {NEVER:g} for never, got {self.starts}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ class Visit(NamedTuple):
 
 
 def visits(config: "GPTConfig", fraction: float = 1.0) -> tuple[Visit, ...]:
-    """Returns the uses of layers in order, at a fraction of the run from 0 to 1.
+    """Returns the uses of layers in order, at a fraction of the run from 0 to 1; with ``NEVER`` all uses.
 
     Skips pair the uses like a U-Net (https://arxiv.org/abs/1505.04597), from the middle outwards. The last of
     an odd number of uses has no skip.
@@ -96,4 +98,12 @@ def visits(config: "GPTConfig", fraction: float = 1.0) -> tuple[Visit, ...]:
 def phases(config: "GPTConfig") -> tuple[float, ...]:
     """Returns the fractions of the run at which the order of layers begins and changes."""
     recurrence = config.recurrence
-    return (0.0,) if recurrence is None or not recurrence.starts else (0.0, recurrence.starts)
+    return (0.0,) if recurrence is None or recurrence.starts in (0.0, NEVER) else (0.0, recurrence.starts)
+
+
+def config_as_it_runs(gpt: "GPT") -> "GPTConfig":
+    """Returns the architecture of a model whose order of layers stays as it is now, for files."""
+    config, recurrence = gpt.config, gpt.config.recurrence
+    if recurrence is None or gpt.visits == visits(config):
+        return config
+    return replace(config, recurrence=replace(recurrence, starts=NEVER))

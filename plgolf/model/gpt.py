@@ -13,7 +13,7 @@ from plgolf.errors import UserError, under, whole_number
 from plgolf.hardware import resolve_dtype
 from plgolf.model.attention import AttentionConfig
 from plgolf.model.block import Block
-from plgolf.model.depth import LanesConfig, ParallelConfig, RecurrenceConfig, visits
+from plgolf.model.depth import NEVER, LanesConfig, ParallelConfig, RecurrenceConfig, visits
 from plgolf.model.head import Head, HeadConfig
 from plgolf.model.initial import Matrices, initialise
 from plgolf.model.mlp import MLPConfig
@@ -85,7 +85,7 @@ class GPTConfig:
         with under("mlp"):
             for mlp in self.mlp.of_layers(self.num_layers):
                 mlp.hidden_dim(self.dim)
-        visits(self)
+        visits(self, NEVER)
         if self.parallel or self.lanes:
             from plgolf.model.residual import layers_of  # noqa: PLC0415 (few use it)
 
@@ -133,7 +133,7 @@ class GPT(nn.Module):
             for layer, mlp in enumerate(config.mlp.of_layers(config.num_layers))
         )
         self.visits = visits(config)
-        skips = sum(visit.skip is not None for visit in self.visits)
+        skips = sum(visit.skip is not None for visit in visits(config, NEVER))
         # A single layer has no skips, and DDP would wait for the gradient of an empty parameter.
         self.skip_weights = nn.Parameter(torch.ones(skips, config.dim), requires_grad=skips > 0)
         self.skip_gates = None
@@ -213,7 +213,8 @@ class GPT(nn.Module):
         """Returns an empty memory for ``next_logits``.
 
         Args:
-            capacity: largest number of positions, at least 1.
+            capacity: largest number of positions, at least 1. With ``rope_length`` the rotary base is that of
+                a sequence of this length.
             batch: number of sequences, at least 1.
         """
         whole_number("capacity", capacity, least=1)
@@ -232,7 +233,8 @@ class GPT(nn.Module):
             memory: a memory of this model with room for them.
 
         Returns:
-            Float32 logits (batch, vocab), equal to those of ``forward`` at the last position.
+            Float32 logits (batch, vocab), equal to those of ``forward`` at the last position; with
+                ``rope_length``, of ``forward`` on a sequence that is padded to the memory's capacity.
 
         Raises:
             UserError: ids have another type or shape, are out of range (on a CPU), or do not fit the memory.

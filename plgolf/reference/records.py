@@ -173,18 +173,20 @@ def weights_from_record(
     Parameters of techniques that the configuration does not have are left out.
 
     Args:
-        weights: tensors or arrays, which are not copied; matrices alone or in the banks of later programs.
+        weights: tensors or arrays; matrices alone or in the banks of later programs.
         record: the record.
         config: the model, from ``config_from_record``.
 
     Raises:
-        UserError: the record is unknown.
+        UserError: the record is unknown, or a bank has another number of matrices than the model.
     """
     names, found = _names(record, config), dict[str, Tensor]()
     for name, value in weights.items():
-        tensor = torch.as_tensor(value)
+        tensor = _tensor(value)
         if name in _BANKS:
-            found |= dict(zip(_in_bank(name, config), tensor.unbind(), strict=True))
+            if len(tensor) != len(inside := _in_bank(name, config)):
+                raise UserError(f"{name} must have {len(inside)} matrices, got {len(tensor)}")
+            found |= dict(zip(inside, tensor, strict=True))
         elif name in names:
             found[names[name]] = tensor
         elif not _is_optional(name):
@@ -200,20 +202,29 @@ def weights_to_record(
     Matrices of 2026-04-27 are stacked in the program's banks; those of both programs of March are alone.
 
     Args:
-        named_tensors: tensors or arrays, of all parameters.
+        named_tensors: tensors or arrays; of a bank all matrices or none.
         record: the record.
         config: the model, from ``config_from_record``.
 
     Raises:
-        UserError: the record is unknown.
+        UserError: the record is unknown, or a matrix of a bank is missing.
     """
     theirs = {ours: name for name, ours in _names(record, config).items()}
-    left = {name: torch.as_tensor(value) for name, value in named_tensors.items()}
+    left = {name: _tensor(value) for name, value in named_tensors.items()}
     found = {}
-    if record == _APRIL:
-        for bank in _BANKS:
-            found[bank] = torch.stack([left.pop(name) for name in _in_bank(bank, config)])
+    for bank in _BANKS if record == _APRIL else ():
+        inside = [name for name in _in_bank(bank, config) if name in left]
+        if inside and inside != _in_bank(bank, config):
+            raise UserError(f"named_tensors must have all matrices of {bank} or none, got {len(inside)}")
+        if inside:
+            found[bank] = torch.stack([left.pop(name) for name in inside])
     return found | {theirs.get(n) or weight_name_to_reference(n): tensor for n, tensor in left.items()}
+
+
+def _tensor(value: Tensor | NDArray[Any]) -> Tensor:
+    if not isinstance(value, Tensor):
+        value = torch.from_numpy(value if value.flags.writeable else value.copy())
+    return value.detach()
 
 
 def _in_bank(bank: str, config: GPTConfig) -> list[str]:

@@ -70,6 +70,13 @@ class ScoreRecord(Record):
 
 
 @dataclass(frozen=True)
+class AveragesRecord(Record):
+    """What averages of the weights replaced: the score of the weights themselves."""
+
+    raw_val_bpb: float = math.nan
+
+
+@dataclass(frozen=True)
 class Result(Record):
     """The part of ``result.json`` that a report shows; what a run left out is NaN, None or empty."""
 
@@ -95,6 +102,7 @@ class Result(Record):
     val_raw_bytes: int | None = None
     val_share: float = 1.0
     scores: dict[str, ScoreRecord] = field(default_factory=dict)
+    averages: AveragesRecord | None = None
     tokenizer_bytes: int = 0
     compressors_bpb: dict[str, float] = field(default_factory=dict)
     hardware: str | None = None

@@ -12,7 +12,8 @@ def set_phase(module: Any, progress: RunProgress) -> None:
 
     Args:
         module: the module.
-        progress: of the run after the last step, the same on all ranks.
+        progress: of the run after the last step, the same on all ranks. A run that is over has no next step:
+            the model stays as it was trained.
 
     Raises:
         UserError: the order changes at a fraction of a run that has no end.
@@ -22,4 +23,5 @@ def set_phase(module: Any, progress: RunProgress) -> None:
     if progress.fraction is None and recurrence is not None and recurrence.starts:
         limits = "clock.max_seconds or trainer.max_steps"
         raise UserError(f"model.gpt.recurrence.starts must be 0 in a run without {limits}")
-    gpt.at(progress.fraction or 0.0)
+    if progress.fraction != 1:
+        gpt.at(progress.fraction or 0.0)

@@ -131,6 +131,6 @@ class ScoringModule(LightningModule):
             allowed = self.run.allowed_changes if fit else []
             compare.check_same_model(checkpoint, self.gpt.config, allowed=allowed)
         resume.check_weights(checkpoint, self.state_dict())
+        resume.restore_order(self.gpt, checkpoint)
         if not fit:
-            self.gpt.at(0.0 if checkpoint.get("before_recurrence") is True else 1.0)
             checkpoint.pop("loops", None)

@@ -17,6 +17,7 @@ from plgolf import GPT, GPTConfig, LanguageModel
 from plgolf.artifact import load_gpt, save_artifact
 from plgolf.data.tokenizer import ByteTokenizer
 from plgolf.errors import UserError
+from plgolf.generation.decoding import Context
 from plgolf.generation.sampling import Sampling, draw, probabilities
 from plgolf.model import AttentionConfig, HeadConfig
 from plgolf.model.weights import gpt_with_weights
@@ -69,6 +70,23 @@ def test_generated_text_is_the_same_without_a_cache(model, prompt, temperature, 
     expected = uncached(model, prompt, sampling, max_tokens=40, seed=seed)
     pieces = list(model.stream(prompt, sampling, max_tokens=40, seed=seed))
     assert "".join(pieces) == expected and all(pieces)
+
+
+@pytest.mark.parametrize("seq_len", [SEQ_LEN, 6])
+def test_a_rotary_base_that_depends_on_the_length_is_that_of_training(seq_len):
+    """Short texts too turn as the sequences of training, which are those of the file's length."""
+    gpt = small(attention=AttentionConfig(num_heads=4, num_kv_heads=2, rope_length=4))
+    model, ids = LanguageModel(gpt, ByteTokenizer(), seq_len), torch.tensor([[256, 97, 98, 99, 97]])
+    row = torch.nn.functional.pad(ids, (0, seq_len - 5))
+    with torch.inference_mode():
+        whole, short = gpt(row)[0], gpt(ids)[0]
+        context = Context(gpt, seq_len=seq_len, expected=5)
+        found = torch.stack([context.next_logits(ids[0, i : i + 1].tolist()) for i in range(5)])
+    torch.testing.assert_close(found, whole[:5], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(short, whole[:5], rtol=1e-3, atol=1e-3)
+    ids = [model.tokenizer.bos_id, *model.tokenizer.encode("abca").tolist()]
+    nats = -gpt(torch.tensor([ids + [0] * (seq_len - 5)]))[0, :4].log_softmax(1)[range(4), ids[1:]].sum()
+    assert model.score("abca").nats == pytest.approx(nats.item(), rel=1e-5)
 
 
 def test_the_same_seed_gives_the_same_text_and_leaves_other_generators_alone(model):

@@ -8,12 +8,15 @@ import pytest
 import torch
 from lively import lively
 
-from plgolf import GPT, GPTConfig
+from plgolf import GPT, GPTConfig, LanguageModel
 from plgolf.artifact import read_artifact, save_artifact
+from plgolf.container import Container
 from plgolf.errors import UserError
 from plgolf.model import AttentionConfig, depth
-from plgolf.model.depth import LanesConfig, ParallelConfig, RecurrenceConfig, phases, visits
+from plgolf.model.depth import NEVER, LanesConfig, ParallelConfig, RecurrenceConfig, phases, visits
 from plgolf.model.flops import train_flops_per_token
+from plgolf.quantize.codec import Raw
+from plgolf.quantize.plan import CodecConfig
 
 PLAIN = GPTConfig(
     vocab_size=64,
@@ -26,6 +29,7 @@ DEEP = replace(PLAIN, recurrence=RecurrenceConfig(layers="1-2", times=3, starts=
 LANES = replace(DEEP, lanes=LanesConfig(layers="from 3"))
 PARALLEL = replace(PLAIN, parallel=ParallelConfig(layers="all"))
 WIRED = pytest.mark.parametrize("config", [DEEP, LANES, PARALLEL], ids=["recurrent", "lanes", "parallel"])
+EXACT = Container({name: CodecConfig(raw=Raw()) for name in ("matrix", "embedding", "scalar")})
 TOKENS = torch.randint(64, (2, 12), generator=torch.Generator().manual_seed(0))
 
 
@@ -122,12 +126,32 @@ def test_each_order_of_layers_is_one_compiled_graph(config):
 
 
 @WIRED
-def test_an_artifact_runs_like_the_end_of_training(config, tmp_path):
-    gpt = lively(config)
-    save_artifact(gpt, tmp_path / "model.int8.ptz")
-    artifact = read_artifact(tmp_path / "model.int8.ptz")
-    assert artifact.config == config
-    torch.testing.assert_close(artifact.gpt()(TOKENS), gpt(TOKENS), rtol=0.02, atol=0.1)
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+@pytest.mark.parametrize("form", [None, EXACT], ids=["reference", "container"])
+def test_an_artifact_runs_like_the_end_of_training(config, fraction, form, tmp_path):
+    gpt, path = lively(config).at(fraction), tmp_path / "model.ptz"
+    save_artifact(gpt, path, format=form)
+    artifact = read_artifact(path)
+    assert (artifact.config == config) is (gpt.visits == visits(config))
+    again = artifact.gpt()
+    assert again.visits == gpt.visits and again.at(0.9).visits == gpt.visits
+    rounded = {"rtol": 0.02, "atol": 0.15} if form is None else {"rtol": 0, "atol": 0}
+    torch.testing.assert_close(again(TOKENS), gpt(TOKENS), **rounded)
+
+
+def test_the_file_of_a_model_whose_layers_run_once_says_so(tmp_path):
+    save_artifact(lively(DEEP).at(0.0), tmp_path / "model.ptz")
+    config = read_artifact(tmp_path / "model.ptz").config
+    assert config == replace(DEEP, recurrence=replace(DEEP.recurrence, starts=NEVER))
+    assert phases(config) == (0.0,) and visits(config) == visits(DEEP, 0.0)
+    with pytest.raises(UserError, match="recurrence.layers must be neighbours, got '1, 3'"):
+        replace(config, recurrence=replace(config.recurrence, layers="1, 3"))
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_generation_runs_a_model_in_the_order_that_it_has(fraction):
+    gpt = lively(replace(DEEP, compute_dtype="bfloat16")).at(fraction)
+    assert LanguageModel(gpt)._fast_gpt.visits == gpt.visits
 
 
 def test_a_document_in_a_packed_row_has_the_losses_of_a_document_alone():
@@ -153,7 +177,10 @@ def test_operations_are_counted_for_every_use_of_a_layer():
     [
         (lambda: RecurrenceConfig(layers="1", times=0), "times must be at least 1, got 0"),
         (lambda: RecurrenceConfig(layers="1", times=17), "times must be at most 16, got 17"),
-        (lambda: RecurrenceConfig(layers="1", starts=1.5), "starts must be from 0 to 1, got 1.5"),
+        (
+            lambda: RecurrenceConfig(layers="1", starts=1.5),
+            "starts must be from 0 to 1, or 2 for never, got 1.5",
+        ),
         (
             lambda: replace(PLAIN, recurrence=RecurrenceConfig(layers="1, 3")),
             "recurrence.layers must be neighbours, got '1, 3'",

@@ -43,6 +43,35 @@ def test_weights_keep_names_and_values_on_the_way_there_and_back():
     assert all(np.array_equal(back[name], value) for name, value in weights.items())
 
 
+@pytest.mark.parametrize("record", [MARCH, "2026-03-23", APRIL])
+def test_weights_and_gradients_are_taken_as_tensors_parameters_and_arrays(record):
+    config = config_from_record(content("meta.json", APRIL)["model"], APRIL) if record == APRIL else None
+    config, weights = config or march(record).config, golden("weights", record if record == APRIL else MARCH)
+    gpt, fixed = GPT(config), {name: array.copy() for name, array in weights.items()}
+    for array in fixed.values():
+        array.flags.writeable = False  # As in a file that is mapped to memory.
+    gpt.load_state_dict(weights_from_record(fixed, record, config))
+    for given in (dict(gpt.named_parameters()), gpt.state_dict()):
+        back = weights_to_record(given, record, config)
+        assert back.keys() == weights.keys()
+        assert all(np.array_equal(back[name].numpy(), value) for name, value in weights.items())
+    gpt(torch.arange(8)[None]).sum().backward()
+    gradients = {name: p.grad.numpy() for name, p in gpt.named_parameters()}
+    again = weights_from_record(weights_to_record(gradients, record, config), record, config)
+    assert again.keys() == gradients.keys()
+    assert all(np.array_equal(again[name].numpy(), value) for name, value in gradients.items())
+
+
+def test_a_bank_is_whole():
+    config, weights = april().config, golden("weights", APRIL)
+    with pytest.raises(UserError, match=r"^kv_bank must have 14 matrices, got 3$"):
+        weights_from_record({"kv_bank": weights["kv_bank"][:3]}, APRIL, config)
+    some = {"blocks.0.mlp.up_proj.weight": torch.ones(1)}
+    with pytest.raises(UserError, match=r"all matrices of mlp_up_bank or none, got 1$"):
+        weights_to_record(some, APRIL, config)
+    assert list(weights_to_record({"embedding.weight": torch.ones(1)}, APRIL, config)) == ["tok_emb.weight"]
+
+
 def test_every_stage_is_that_of_the_record():
     stages, gpt, seen = golden("stages"), march(), {}
     for index, block in enumerate(gpt.blocks):

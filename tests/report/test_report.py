@@ -14,7 +14,7 @@ from report.folders import write_groups, write_run
 
 from plgolf.cli import main
 from plgolf.report.cli import aligned
-from plgolf.report.page import HEAT_EDGES, heat_class
+from plgolf.report.page import HEAT_EDGES, heat_class, page_of
 from plgolf.report.pictures import NAMES
 from plgolf.report.runs import read_run
 from plgolf.report.writing import write_report
@@ -247,6 +247,15 @@ def test_odd_names_are_drawn_without_control_characters(tmp_path):
         texts = "".join(page.texts)
         assert not set("\x1b\u202e\udcff") & set(texts)
         assert "$x^2$ <b>&amp; 東京" in texts
+
+
+@pytest.mark.parametrize(
+    "averages", [None, {"ema": 0.9, "tail": None, "tail_steps": 0, "raw_val_bpb": 1.23456}]
+)
+def test_a_run_with_averages_shows_what_they_gain(averages, tmp_path):
+    run = read_run(write_run(tmp_path, steps=30, every=10, averages=averages))
+    text = page_of(run, [])
+    assert ("1.2346" in text and "of the weights that are not averaged" in text) is (averages is not None)
 
 
 def test_no_text_of_a_run_becomes_markup(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 from copy import deepcopy
 from pathlib import Path
@@ -186,16 +187,21 @@ def test_the_export_after_a_failure_is_of_the_averages(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_line_has_averages_off_unless_they_are_set(golden_recipe, tmp_path):
+def test_the_command_line_has_averages_off_unless_they_are_set(golden_recipe, tmp_path, capfd):
     command = ["fit", "-c", str(golden_recipe), "--trainer.max_steps=2"]
     words = ["--averages.ema=0.9", "--averages.tail=0.5"]
     assert main([*command, *words, f"--trainer.default_root_dir={tmp_path}/on"]) == 0
     result = json.loads((tmp_path / "on" / "result.json").read_text())
     assert result["averages"]["ema"] == 0.9 and result["averages"]["tail_steps"] == 2
+    raw = result["averages"]["raw_val_bpb"]
+    assert re.search(
+        rf"not averaged +{raw:.4f}  val/loss .* of the weights themselves", capfd.readouterr().out
+    )
     saved = load(tmp_path / "on" / "step-000002.ckpt")
     assert set(saved["averages"]) == {"tail_steps", "raw", "ema", "tail"}
     assert main([*command, f"--trainer.default_root_dir={tmp_path}/off"]) == 0
     assert "averages" not in load(tmp_path / "off" / "step-000002.ckpt")
+    assert "not averaged" not in capfd.readouterr().out
 
 
 def test_the_packed_configuration_names_averages_only_where_they_are_used():

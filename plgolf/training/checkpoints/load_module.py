@@ -24,4 +24,5 @@ def load_module(
     weights = files.load_checkpoint(path)
     resume.check_weights(weights, module.state_dict())
     module.load_state_dict(weights["state_dict"])
+    resume.restore_order(module.gpt, weights)
     return module if device is None else module.to(device)

@@ -195,13 +195,13 @@ class TrainClock(Callback):
 
             set_phase(module, self.progress(trainer.global_step, trainer.max_steps))
 
-    def on_train_batch_start(self, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._set_phase(trainer, pl_module)
         if self._started is None:
             _wait_for_device()
             self._started = self.now()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._set_phase(trainer, pl_module)
         if self._is_over or 0 <= trainer.max_steps <= trainer.global_step:
             # Reaching max_steps alone does not make Lightning validate once more; this does.
             trainer.should_stop = True

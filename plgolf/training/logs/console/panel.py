@@ -39,6 +39,10 @@ def _scores(result: Mapping[str, Any]) -> Iterator[Text]:
         yield _row("partial scores", f"{result['val_tokens']:,} tokens", note, "bold yellow")
     of_what = "" if share == 1 else " (partial)"
     yield _row("val/bpb", f"{before:.4f}{of_what}", f"val/loss {result['val_loss']:.4f}", "bold")
+    if averages := result.get("averages"):
+        raw = averages["raw_val_bpb"]
+        note = f"val/loss {averages['raw_val_loss']:.4f}, {raw - before:+.4f} bpb, of the weights themselves"
+        yield _row("not averaged", f"{raw:.4f}{of_what}", note)
     yield _row(
         "round-trip bpb",
         f"{after:.4f}{of_what}",

@@ -25,7 +25,7 @@ SETTINGS = META["optimizer"]
 BUDGET = SETTINGS["max_wallclock_seconds"] - SETTINGS["gptq_reserve_seconds"]
 
 
-def optimizer_of(gpt: GPT) -> MuonAdam:
+def optimizer_of(gpt: GPT, dtype) -> MuonAdam:
     betas = (SETTINGS["beta1"], SETTINGS["beta2"])
     return MuonAdam(
         param_groups(gpt),
@@ -34,7 +34,8 @@ def optimizer_of(gpt: GPT) -> MuonAdam:
             momentum=SETTINGS["muon_momentum"],
             momentum_start=SETTINGS["muon_momentum_warmup_start"],
             momentum_warmup_steps=SETTINGS["muon_momentum_warmup_steps"],
-            newton_schulz_dtype="float32",
+            momentum_dtype=dtype,
+            newton_schulz_dtype=dtype,
             polynomial="polar_express",
             equalize="rows",
             weight_decay=SETTINGS["muon_wd"],
@@ -56,12 +57,16 @@ def micro_batches(number: int) -> PackedStream:
     )
 
 
-def test_a_run_in_float32_is_the_records():
-    expected = json.loads((FOLDER / "trajectory.json").read_text())["float32"]["steps"]
+@pytest.mark.parametrize(
+    ("dtype", "most_of_losses", "most_of_weights"), [("float32", 1e-5, 1e-5), ("bfloat16", 1e-3, 2e-2)]
+)
+def test_a_run_is_the_records(dtype, most_of_losses, most_of_weights):
+    """Muon in float32 for exact numbers, and in bfloat16, as the record has it."""
+    expected = json.loads((FOLDER / "trajectory.json").read_text())[dtype]["steps"]
     config = config_from_record({**META["model"], "enable_looping_at": 0.35}, RECORD)
     gpt = GPT(config)
     gpt.load_state_dict(weights_from_record(arrays(f"records/{RECORD}", "weights"), RECORD, config))
-    optimizer, averages = optimizer_of(gpt), Averages(SETTINGS["ema_decay"], None, 0.5)
+    optimizer, averages = optimizer_of(gpt, dtype), Averages(SETTINGS["ema_decay"], None, 0.5)
 
     def progress(step: int) -> RunProgress:
         seconds = expected[min(step, len(expected) - 1)]["elapsed_ms"] / 1000
@@ -87,16 +92,16 @@ def test_a_run_in_float32_is_the_records():
         schedules.step()
         averages.update(dict(gpt.named_parameters()), progress(step + 1).fraction)
         momenta = {group["role"]: group.get("momentum") for group in optimizer.param_groups}
-        assert np.mean(losses) == pytest.approx(row["train_loss"], rel=1e-5), step
-        assert norm.item() == pytest.approx(row["grad_norm"], rel=1e-4), step
+        assert np.mean(losses) == pytest.approx(row["train_loss"], rel=most_of_losses), step
+        assert norm.item() == pytest.approx(row["grad_norm"], rel=10 * most_of_losses), step
         assert momenta["matrix"] == pytest.approx(row["momentum"], abs=1e-9)
         for role, name in (("matrix", "matrix"), ("embedding", "embed"), ("scalar", "scalar")):
             assert rates[role] == pytest.approx(row[f"lr_{name}"], abs=1e-9), step
     ends = {"final": dict(gpt.named_parameters()), "ema": averages.result()}
     found = {kind: weights_to_record(weights, RECORD, config) for kind, weights in ends.items()}
-    for key, values in arrays(f"records/{RECORD}", "trained_float32").items():
+    for key, values in arrays(f"records/{RECORD}", f"trained_{dtype}").items():
         kind, name = key.split("/", 1)
         bank, _, index = name.rstrip("]").partition("[")
         tensor = found[kind][bank][int(index)] if index else found[kind][bank]
         error = np.linalg.norm(tensor.detach().numpy() - values)
-        assert error <= 1e-5 * np.linalg.norm(values), key
+        assert error <= most_of_weights * np.linalg.norm(values), key

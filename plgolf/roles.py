@@ -61,12 +61,21 @@ def param_groups(model: nn.Module) -> list[dict[str, Any]]:
 
     Returns:
         One group per role in use, in the order of ``Role``, with ``params`` and the role under two keys:
-        ``role`` (read by ``MuonAdam``) and ``name`` (read by Lightning's LearningRateMonitor).
+        ``role`` (read by ``MuonAdam``) and ``name`` (read by Lightning's LearningRateMonitor). That of
+        matrices has the rows of an attention head in each as ``head_rows``, 0 where there are no heads: a
+        module says which of its linear maps have heads of ``head_dim`` rows in ``maps_to_heads``.
     """
     roles = parameter_roles(model)
+    heads = {
+        getattr(module, name).weight: module.head_dim
+        for module in model.modules()
+        for name in getattr(module, "maps_to_heads", ())
+    }
     groups: list[dict[str, Any]] = []
     for role in Role:
         params = [p for name, p in model.named_parameters() if roles[name] is role]
         if params:
             groups.append({"params": params, "role": role.value, "name": role.value})
+            if role is Role.MATRIX:
+                groups[-1]["head_rows"] = [heads.get(p, 0) for p in params]
     return groups

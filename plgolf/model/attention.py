@@ -75,6 +75,8 @@ class AttentionConfig:
 class SelfAttention(nn.Module):
     """Causal self-attention: each position attends to itself and to earlier positions."""
 
+    maps_to_heads = ("q_proj", "k_proj", "v_proj")
+
     def __init__(self, dim: int, config: AttentionConfig) -> None:
         super().__init__()
         self.head_dim = config.head_dim(dim)

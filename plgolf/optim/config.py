@@ -23,6 +23,16 @@ class MuonConfig:
             one of its own for each of at most 5, which brings singular values nearer to 1.
         equalize: ``rows`` to divide the rows of an update by their norms before these iterations.
         weight_decay: share of a weight that a step takes away, times the learning rate of the step.
+        decay: weights that decay: ``all``, or ``cautious`` for those that the step moves towards 0 anyway.
+        normalize: ``rows`` to divide the rows of an orthogonalised update by their root mean squares over
+            recent steps (NorMuon); ``shorter`` for the columns instead if there are more of them.
+        normalize_beta: decay of these mean squares.
+        heads: number of attention heads whose rows of queries, keys and values are orthogonalised as a matrix
+            of their own; null for all heads.
+        momentum_dtype: dtype of gradients and momentum.
+        mixture: moving averages of gradients that replace the momentum: decay, weight, and weight at the end
+            of each; the schedule ``mixture`` leads from the first weights, at 1, to the last, at 0.
+        mixture_start: last step, from 0, with the momentum itself.
 
     Raises:
         UserError: a value is out of range.
@@ -37,6 +47,13 @@ class MuonConfig:
     polynomial: Literal["quintic", "polar_express"] = "quintic"
     equalize: Literal["none", "rows"] = "none"
     weight_decay: float = 0.0
+    decay: Literal["all", "cautious"] = "all"
+    normalize: Literal["none", "rows", "shorter"] = "none"
+    normalize_beta: float = 0.95
+    heads: int | None = None
+    momentum_dtype: Literal["float32", "bfloat16"] = "float32"
+    mixture: tuple[tuple[float, float, float], ...] = ()
+    mixture_start: int = 1000
 
     def __post_init__(self) -> None:
         _check_size("lr", self.lr)
@@ -55,6 +72,18 @@ class MuonConfig:
             from plgolf.optim.equalize import check_equalize  # noqa: PLC0415 (packed where it is used)
 
             check_equalize(self.equalize)
+        if self.normalize != "none":
+            from plgolf.optim.normalize import check_normalize  # noqa: PLC0415 (packed where it is used)
+
+            check_normalize(self.normalize)
+        _check_share("normalize_beta", self.normalize_beta)
+        if self.heads is not None:
+            whole_number("heads", self.heads, least=1)
+        if self.mixture:
+            from plgolf.optim.momentum import check_momentum  # noqa: PLC0415 (packed where it is used)
+
+            check_momentum(self)
+        whole_number("mixture_start", self.mixture_start, least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +96,8 @@ class AdamConfig:
         eps: added to the square root of the second moment.
         weight_decay: share of a weight that a step takes away, times the learning rate of the step
             (https://arxiv.org/abs/1711.05101).
+        decay: weights that decay: ``all``, or ``cautious`` for those that the step moves towards 0 anyway.
+        bias_correction: False for moments as they are, smaller in the first steps.
 
     Raises:
         UserError: a value is out of range.
@@ -76,6 +107,8 @@ class AdamConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.0
+    decay: Literal["all", "cautious"] = "all"
+    bias_correction: bool = True
 
     def __post_init__(self) -> None:
         _check_size("lr", self.lr)

@@ -1,9 +1,11 @@
-"""Assigns matrices to ranks, and gathers the ranks' updates."""
+"""Assigns matrices to ranks, and gathers the ranks' updates and states."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from plgolf.distributed import all_gather_tensor, ranks
@@ -33,7 +35,7 @@ def assign_owners(shapes: tuple[torch.Size, ...], world_size: int) -> tuple[int,
 
 def gather_updates(
     mine: Mapping[int, Tensor],
-    shapes: Sequence[torch.Size],
+    shapes: Mapping[int, torch.Size],
     owners: Sequence[int],
     *,
     dtype: torch.dtype,
@@ -43,8 +45,8 @@ def gather_updates(
 
     Args:
         mine: this rank's matrices by index.
-        shapes: shapes of all matrices.
-        owners: owning rank of each matrix.
+        shapes: shapes of all matrices that are sent, by index.
+        owners: owning rank of each index.
         dtype: dtype in which they are sent.
         device: where they are.
 
@@ -53,12 +55,11 @@ def gather_updates(
     """
     _, world_size = ranks()
     if world_size == 1:
-        return lambda: [mine[index].float() for index in range(len(shapes))]
-    sizes = [0] * world_size
-    offsets = []
-    for shape, owner in zip(shapes, owners, strict=True):
-        offsets.append(sizes[owner])
-        sizes[owner] += shape.numel()
+        return lambda: [mine[index].float() for index in shapes]
+    sizes, offsets = [0] * world_size, dict[int, int]()
+    for index, shape in shapes.items():
+        offsets[index] = sizes[owners[index]]
+        sizes[owners[index]] += shape.numel()
     # An all-gather needs pieces of equal size; with balanced owners the padding is small.
     piece = max(sizes)
     sent = torch.zeros(piece, dtype=dtype, device=device)
@@ -71,8 +72,32 @@ def gather_updates(
         work.wait()
         everyones = received.float()
         return [
-            everyones[owner * piece + offset :][: shape.numel()].view(shape)
-            for shape, owner, offset in zip(shapes, owners, offsets, strict=True)
+            everyones[owners[index] * piece + offsets[index] :][: shape.numel()].view(shape)
+            for index, shape in shapes.items()
         ]
 
     return wait
+
+
+def gather_states(
+    states: MutableMapping[Tensor, Any], params: Sequence[Tensor], owners: Sequence[int]
+) -> None:
+    """Copies what owners remember about their matrices to rank 0; all ranks must call this together.
+
+    Args:
+        states: tensors by name, by matrix.
+        params: the matrices.
+        owners: owning rank of each.
+    """
+    rank, world_size = ranks()
+    mine = [states.get(p, {}) if owner == rank else {} for p, owner in zip(params, owners, strict=True)]
+    layouts: list[Any] = [None] * world_size
+    layout = [{name: (value.shape, value.dtype) for name, value in state.items()} for state in mine]
+    dist.all_gather_object(layouts, layout)
+    for index, (p, owner) in enumerate(zip(params, owners, strict=True)):
+        for name, (shape, dtype) in layouts[owner][index].items():
+            value = mine[index].get(name)
+            value = torch.empty(shape, dtype=dtype, device=p.device) if value is None else value
+            dist.broadcast(value, src=owner)
+            if rank == 0:
+                states[p][name] = value

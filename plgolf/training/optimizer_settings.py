@@ -15,8 +15,8 @@ from plgolf.optim import Schedule
 from plgolf.progress import RunProgress
 from plgolf.roles import param_groups
 
-_OF_MUON_ADAM = {"betas", "eps", "weight_decay"}
-"""Group settings of ``MuonAdam`` that come from the configurations its constructor takes."""
+_OF_MUON_ADAM = {"betas", "eps", "weight_decay", "decay", "bias_correction", "head_rows"}
+"""Group settings of ``MuonAdam`` that come from the configurations and groups its constructor takes."""
 
 
 def factor_of(optimizer: Optimizer) -> float:

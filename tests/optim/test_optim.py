@@ -52,7 +52,7 @@ def test_stack_and_loop_agree_to_the_bit_on_cpu(dtype):
     shapes = [(64, 64), (32, 64), (64, 128), (128, 64)] * 3
     matrices = {i: torch.randn(s) * 10.0 ** (i - 6) for i, s in enumerate(shapes)}
     loop = {i: orthogonalize(x, dtype=dtype) for i, x in matrices.items()}
-    stack = in_stacks(matrices, [partial(orthogonalize, dtype=dtype)])
+    stack = in_stacks(matrices, lambda _: [partial(orthogonalize, dtype=dtype)])
     assert set(loop) == set(stack) == set(matrices)
     assert all(torch.equal(loop[i], stack[i]) for i in matrices)
 
@@ -168,7 +168,8 @@ def test_the_updates_of_many_matrices_follow_the_formula(fused):
             i: torch.randn(shape, dtype=torch.float64, generator=generator) for i, shape in enumerate(shapes)
         }
         stages = direction(MuonConfig(), dtype=torch.float64, fused=fused)
-        updates = muon_updates(grads, buffers, momentum=momentum, stages=stages)
+        directions = nesterov([*grads.values()], [*buffers.values()], momentum)
+        updates = in_stacks(dict(enumerate(directions)), lambda _: stages)  # noqa: B023
         for i, (rows, cols) in enumerate(shapes):
             expected_buffers[i] = momentum * expected_buffers[i] + grads[i]
             x = grads[i] + momentum * expected_buffers[i]
@@ -184,9 +185,9 @@ def test_the_updates_of_many_matrices_follow_the_formula(fused):
 def test_fused_updates_have_the_dtype_and_layout_of_the_parameters():
     """One kernel then applies all of them; others would take a kernel each."""
     params = {i: torch.randn(shape) for i, shape in enumerate([(48, 16), (16, 48), (48, 16)])}
-    buffers = {i: torch.zeros_like(p) for i, p in params.items()}
-    stages = direction(MuonConfig(newton_schulz_steps=2), dtype=torch.bfloat16, fused=True)
-    updates = muon_updates(params, buffers, momentum=0.9, stages=stages)
+    states = {i: {} for i in params}
+    config = MuonConfig(newton_schulz_steps=2)
+    updates = muon_updates(params, states, config, {"momentum": 0.9}, fused=True)
     for i, p in params.items():
         assert (updates[i].dtype, updates[i].shape, updates[i].stride()) == (p.dtype, p.shape, p.stride())
 

@@ -96,6 +96,7 @@ def run_of_april(dtype: str, rows: list[dict[str, Any]]) -> Run:
             momentum=SETTINGS["muon_momentum"],
             momentum_start=SETTINGS["muon_momentum_warmup_start"],
             momentum_warmup_steps=SETTINGS["muon_momentum_warmup_steps"],
+            momentum_dtype=dtype,
             newton_schulz_dtype=dtype,
             polynomial="polar_express",
             equalize="rows",
@@ -123,10 +124,9 @@ def run_of_april(dtype: str, rows: list[dict[str, Any]]) -> Run:
 
 @pytest.mark.parametrize(
     ("dtype", "first", "every", "norms", "weights"),
-    [("float32", 1e-5, 1e-5, 1e-4, 1e-5), ("bfloat16", 1e-4, 2e-2, 2e-2, 2e-2)],
+    [("float32", 1e-5, 1e-5, 1e-4, 1e-5), ("bfloat16", 1e-4, 1e-3, 1e-2, 2e-2)],
 )
 def test_a_run_is_that_of_april(dtype, first, every, norms, weights):
-    """The record keeps the momentum of bfloat16 in bfloat16; ``MuonAdam`` keeps it in float32."""
     expected = content("trajectory.json", APRIL)[dtype]
     rows = expected["steps"]
     run = run_of_april(dtype, rows)

@@ -142,7 +142,9 @@ def _check_moments(state: Any, p: Tensor, *, fused: bool) -> None:
         elif name == "step":
             fits = isinstance(value, Tensor) and value.shape == () and value.dtype is torch.float32
         else:
-            alike = isinstance(value, Tensor) and (value.shape, value.dtype) == (p.shape, p.dtype)
+            # Moments of rows and columns, which MuonAdam begins again if their shape is another.
+            shape = getattr(value, "shape", None) if name == "second_moment" else p.shape
+            alike = isinstance(value, Tensor) and (value.shape, value.dtype) == (shape, p.dtype)
             fits = alike and value.is_contiguous()
         if not fits:
             what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from plgolf.console import ByteProgress, Console
-from plgolf.corpus.document_stream import digests
+from plgolf.corpus.document_stream import count_unknown, digests
 from plgolf.corpus.encoding import Encoded, encode_in_order
 from plgolf.corpus.sampling import draw_sample
 from plgolf.corpus.shard_writer import ShardWriter
@@ -19,7 +19,7 @@ from plgolf.corpus.shuffling import ShuffledDocuments
 from plgolf.corpus.splitting import Corpus, check_splits
 from plgolf.corpus.text_files import TextFile
 from plgolf.corpus.tokenizer_training import TokenizerRecipe, train_tokenizer
-from plgolf.data.manifest import Manifest, Split, TokenizerEntry, hash_file
+from plgolf.data.manifest import Manifest, Split, hash_file, tokenizer_entry, write_manifest
 from plgolf.data.tokenizer import NO_BYTE_FALLBACK, Tokenizer
 from plgolf.errors import UserError, at_least
 
@@ -77,7 +77,7 @@ class _SplitWriter:
         self.documents += len(encoded.documents)
         self.raw_bytes += sum(document.num_bytes for document in encoded.documents)
         self.scored_bytes += tokenizer.byte_counts.total(tokens)
-        self.unknown_tokens += tokenizer.count_unknown(tokens)
+        self.unknown_tokens += count_unknown(tokens, tokenizer.unknown_id)
         self.num_tokens += tokens.size
         if self.shuffled is not None:
             self.shuffled.add(encoded.tokens)
@@ -121,14 +121,14 @@ def build(
     splits = {split: writer.close() for split, writer in writers.items()}
     manifest = Manifest(
         name=name,
-        tokenizer=TokenizerEntry.of(tokenizer, tokenizer.file_name),
+        tokenizer=tokenizer_entry(tokenizer, tokenizer.file_name),
         splits=splits,
         sources=[{**describe_file(file), "documents": per_file[file.name]} for file in corpus.all_files],
         options=dict(options),
         left_out=dict(corpus.left_out),
-        byte_note="; ".join(filter(None, [_byte_note(splits), _unknown_note(writers)])),
+        byte_note="; ".join(filter(None, [_byte_note(splits, tokenizer), _unknown_note(writers)])),
     )
-    manifest.save(folder)
+    write_manifest(manifest, folder)
     return manifest
 
 
@@ -206,13 +206,14 @@ def _disjoint(encoded: Encoded, held_out: set[bytes], corpus: Corpus) -> Encoded
     return encoded._replace(documents=documents, tokens=[encoded.tokens[index] for index in kept])
 
 
-def _byte_note(splits: Mapping[str, Split]) -> str:
+def _byte_note(splits: Mapping[str, Split], tokenizer: Tokenizer) -> str:
     """Describes how scored and raw bytes differ, if they do."""
+    counted = "val/bpb is per scored byte, val/bpb_raw per raw byte"
+    if tokenizer.transform:
+        counted = f"val/bpb is per raw byte, because {tokenizer.transform} changes the text"
     for name, split in sorted(splits.items(), reverse=True):  # Validation first, because it is scored.
         raw, scored = split.raw_bytes, split.scored_bytes
         if raw and scored is not None and scored != raw:
-            return (
-                f"{name}: {scored} scored bytes for {raw} raw ones ({100 * (scored / raw - 1):+.2f} %): "
-                "val/bpb is per scored byte, val/bpb_raw per raw byte"
-            )
+            off = f"{100 * (scored / raw - 1):+.2f} %"
+            return f"{name}: {scored} scored bytes for {raw} raw ones ({off}): {counted}"
     return ""

@@ -14,6 +14,11 @@ def digests(documents: Iterable[Tokens]) -> list[bytes]:
     return [hashlib.blake2b(tokens.astype("<u2").tobytes(), digest_size=16).digest() for tokens in documents]
 
 
+def count_unknown(tokens: NDArray[np.generic], unknown_id: int | None) -> int:
+    """Returns the number of tokens (n,) that stand for text outside the vocabulary."""
+    return 0 if unknown_id is None else int(np.count_nonzero(tokens == unknown_id))
+
+
 def whole_documents(
     reader: ShardReader, bos_id: int, *, chunk_tokens: int = 1 << 22
 ) -> Iterator[tuple[Tokens, NDArray[np.int64]]]:

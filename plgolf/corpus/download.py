@@ -14,10 +14,11 @@ from plgolf.data.manifest import (
     FileEntry,
     Manifest,
     Split,
-    TokenizerEntry,
     check_only_own_files,
     hash_file,
     read_manifest,
+    tokenizer_entry,
+    write_manifest,
 )
 from plgolf.data.shards import open_shard
 from plgolf.data.tokenizer import Tokenizer, load_tokenizer
@@ -114,7 +115,7 @@ def _download(
     }
     manifest = Manifest(
         name=_PREFIX,
-        tokenizer=TokenizerEntry.of(tokenizer, f"../../tokenizers/{Path(tokenizer_files[0]).name}"),
+        tokenizer=tokenizer_entry(tokenizer, f"../../tokenizers/{Path(tokenizer_files[0]).name}"),
         splits=splits,
         sources=[source],
         options={"train_shards": train, "published_train_shards": published.splits["train"].files},
@@ -122,7 +123,7 @@ def _download(
     with staged_folder(folder, replace=True) as partial:
         for path in (*shards["train"], *shards["val"]):
             _link_or_copy(stage / path, partial / Path(path).name)
-        manifest.save(partial)
+        write_manifest(manifest, partial)
     shutil.rmtree(stage, ignore_errors=True)
     tokens = [splits[split].tokens for split in ("train", "val")]
     console.say(f"{folder}: {tokens[0]:,} train and {tokens[1]:,} val tokens, all checked")

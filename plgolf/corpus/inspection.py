@@ -130,7 +130,8 @@ def _heading(view: DatasetView) -> Iterator[str]:
             yield f"left out       {count:,}: {reason}"
     if tokenizer:
         lossless = "lossless" if tokenizer.lossless else "normalises"
-        yield f"tokenizer      {tokenizer.kind}, {tokenizer.vocab_size} ids, {lossless}"
+        kind = f"{tokenizer.transform} and {tokenizer.kind}" if tokenizer.transform else tokenizer.kind
+        yield f"tokenizer      {kind}, {tokenizer.vocab_size} ids, {lossless}"
 
 
 def _numbers(split: str, found: SplitView) -> Iterator[str]:

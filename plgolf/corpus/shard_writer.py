@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from plgolf.data.manifest import FileEntry
+from plgolf.data.manifest import FileEntry, file_entry
 from plgolf.data.shards import shard_header
 
 
@@ -46,5 +46,5 @@ class ShardWriter:
             file.write(shard_header(self._filled))
             file.flush()
             os.fsync(file.fileno())
-        self._entries.append(FileEntry.of(self._path, self._filled))
+        self._entries.append(file_entry(self._path, self._filled))
         self._filled = 0

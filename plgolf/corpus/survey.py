@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plgolf.console import ByteProgress
-from plgolf.corpus.document_stream import digests, whole_documents
+from plgolf.corpus.document_stream import count_unknown, digests, whole_documents
 from plgolf.data.byte_counts import ByteCounts
 from plgolf.data.shards import TOKEN_BYTES, ShardReader, Tokens
 from plgolf.data.tokenizer import Tokenizer
@@ -72,7 +72,7 @@ def survey(
         found.empty_documents += sum(document.size == 1 for document in documents)
         found.tokens += tokens.size
         found.max_id = max(found.max_id, int(tokens.max()))
-        found.unknown_tokens += tokenizer.count_unknown(tokens)
+        found.unknown_tokens += count_unknown(tokens, tokenizer.unknown_id)
         if held_out is None:
             found.known.update(digests(documents))
         else:
@@ -94,7 +94,7 @@ def _decode(
 ) -> None:
     """Decodes documents with the tokenizer's own library and counts their bytes."""
     for document in documents:
-        if tokenizer.count_unknown(document):  # A part of its text is lost.
+        if count_unknown(document, tokenizer.unknown_id):  # A part of its text is lost.
             found.undecoded_bytes += counts.total(document)
             continue
         text = "".join(tokenizer.decode_documents(document))

@@ -13,7 +13,13 @@ from sentencepiece import SentencePieceNormalizer, SentencePieceTrainer
 
 from plgolf.config import config_to_dict
 from plgolf.data.shards import MAX_VOCAB_SIZE
-from plgolf.data.tokenizer import SPACE, ByteTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
+from plgolf.data.tokenizer import (
+    SPACE,
+    ByteTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    tokenizer_of,
+)
 from plgolf.errors import UserError, at_least
 
 _PRESETS: dict[str, dict[str, Any]] = {
@@ -35,6 +41,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "max_sentence_length": 4192,
     },
 }
+_TRANSFORMED = {"caseops": "lossless", "caseops_challenge": "challenge"}
+"""Presets with CaseOps, and the preset of the tokenizer behind it."""
 _COMMON: dict[str, Any] = {
     "byte_fallback": True,
     "split_digits": True,
@@ -58,14 +66,15 @@ class TokenizerRecipe:
             BPE, a .tiktoken file, or the name of a tiktoken encoding, such as gpt2 (docs/data.md).
         model_type: type of the model; byte needs no training.
         preset: lossless decodes every text exactly; challenge has the options of the challenge's own
-            tokenizers, which normalise.
+            tokenizers, which normalise. caseops and caseops_challenge are the same with capitals as operators
+            before lower-case words (docs/data.md).
         vocab_size: number of pieces, with the 256 bytes and 4 special ones.
         sample_bytes: largest number of bytes to train on, drawn from the training documents.
     """
 
     tokenizer: str | None = None
     model_type: Literal["bpe", "unigram", "byte"] = "bpe"
-    preset: Literal["lossless", "challenge"] = "lossless"
+    preset: Literal["lossless", "challenge", "caseops", "caseops_challenge"] = "lossless"
     vocab_size: int = 1024
     sample_bytes: int = 20_000_000
 
@@ -78,6 +87,8 @@ class TokenizerRecipe:
             if field.name not in self.used() and value != field.default:
                 ready = "tokenizer" if self.tokenizer is not None else "model_type byte"
                 rule = f"must be left out with {ready}, which is not trained"
+                if value in _TRANSFORMED:
+                    rule += " to reserve the operators U+E001 to U+E004 as pieces; one that does has CaseOps"
                 raise UserError(f"{field.name} {rule}, got {value}")
 
     def ready(self) -> Tokenizer | None:
@@ -99,7 +110,7 @@ class TokenizerRecipe:
     @property
     def longest_bytes(self) -> int | None:
         """Bytes of the longest document that SentencePiece trains on; None without a limit."""
-        return _PRESETS[self.preset].get("max_sentence_length")
+        return self.options.get("max_sentence_length")
 
     def used(self) -> dict[str, Any]:
         """Returns the settings that affect the result."""
@@ -111,14 +122,34 @@ class TokenizerRecipe:
 
     def normalizer(self) -> Callable[[str], str]:
         """Returns the ``normalize`` method of the tokenizer that would be trained."""
-        if self.preset == "lossless":
+        if self.is_lossless:
             return str
         normalizer = SentencePieceNormalizer(
-            rule_name=_PRESETS[self.preset]["normalization_rule_name"],
+            rule_name=self.options["normalization_rule_name"],
             add_dummy_prefix=_COMMON["add_dummy_prefix"],
             remove_extra_whitespaces=True,
         )
-        return normalizer.normalize
+        transform, _ = self.transform()
+        return lambda text: normalizer.normalize(transform(text))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the trainer that depend on the preset."""
+        return _PRESETS[_TRANSFORMED.get(self.preset, self.preset)]
+
+    @property
+    def is_lossless(self) -> bool:
+        """True if the tokenizer that would be trained decodes every text exactly."""
+        return bool(self.options["normalization_rule_name"] == "identity")
+
+    def transform(self) -> tuple[Callable[[str], str], str]:
+        """Returns the change of text before the tokenizer, and the characters that it adds to a text."""
+        if self.preset not in _TRANSFORMED:
+            return str, ""
+        # Not at the top: the packed code of a run has it if the run has imported it.
+        from plgolf.data.tokenizer.case_ops import OPERATORS, transformed  # noqa: PLC0415
+
+        return transformed, OPERATORS
 
 
 def train_tokenizer(documents: Iterable[str], recipe: TokenizerRecipe) -> Tokenizer:
@@ -128,24 +159,26 @@ def train_tokenizer(documents: Iterable[str], recipe: TokenizerRecipe) -> Tokeni
         UserError: the vocabulary is too small or too large for the text.
     """
     model = io.BytesIO()
-    texts = _stripped(documents) if recipe.preset == "challenge" else _cleaned(documents)
+    texts = _cleaned(documents) if recipe.is_lossless else _stripped(documents)
+    transform, operators = recipe.transform()
     try:
         _interruptibly(
             SentencePieceTrainer.train,
-            sentence_iterator=texts,
+            sentence_iterator=map(transform, texts),
             model_writer=model,
             model_type=recipe.model_type,
             vocab_size=recipe.vocab_size,
             **_COMMON,
-            **_PRESETS[recipe.preset],
+            user_defined_symbols=list(operators),
+            **recipe.options,
         )
     except RuntimeError as error:
         raise _unsuitable(recipe.vocab_size, " ".join(str(error).split())) from error
-    tokenizer = SentencePieceTokenizer(model.getvalue())
+    tokenizer = tokenizer_of(model.getvalue())
     if tokenizer.vocab_size < recipe.vocab_size:  # The challenge preset makes as many as it can.
         raise _unsuitable(recipe.vocab_size, f"<= {tokenizer.vocab_size}")
     _check_space(tokenizer, "the trained tokenizer")
-    assert tokenizer.lossless == (recipe.preset == "lossless")
+    assert tokenizer.lossless == recipe.is_lossless
     return tokenizer
 
 
@@ -161,7 +194,7 @@ def _unsuitable(vocab_size: int, reason: str) -> UserError:
 
 
 def _check_space(tokenizer: Tokenizer, name: str) -> None:
-    if isinstance(tokenizer, SentencePieceTokenizer) and not tokenizer.has_space:
+    if not tokenizer.has_space:
         rule = "must have a piece for a single space, which would count three bytes without it"
         raise UserError(f"{name}: {rule}")
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from plgolf.console import ByteProgress, Console
 from plgolf.corpus.survey import Survey, survey
-from plgolf.data.manifest import MANIFEST, Manifest, TokenizerEntry, find_tokenizer, hash_file, read_manifest
+from plgolf.data.manifest import MANIFEST, Manifest, find_tokenizer, hash_file, read_manifest, tokenizer_entry
 from plgolf.data.shards import TOKEN_BYTES, Shard, ShardReader, find_shards, find_side_cars
-from plgolf.data.tokenizer import NO_BYTE_FALLBACK, SentencePieceTokenizer, Tokenizer
+from plgolf.data.tokenizer import NO_BYTE_FALLBACK, Tokenizer
 from plgolf.errors import UserError
 
 _LEAST_REENCODED = 0.9
@@ -118,15 +118,16 @@ def _check_files(
 
 
 def _check_tokenizer(tokenizer: Tokenizer, manifest: Manifest | None) -> Check:
-    if isinstance(tokenizer, SentencePieceTokenizer) and not tokenizer.has_space:
+    if not tokenizer.has_space:
         return Check("tokenizer", False, "it has no piece for a single space, which then counts 3 bytes")
     known = "not listed"
     if manifest:
         known, listed = "as listed", manifest.tokenizer
-        if listed != TokenizerEntry.of(tokenizer, listed.file):
+        if listed != tokenizer_entry(tokenizer, listed.file):
             return Check("tokenizer", False, f"it is not the one in {MANIFEST}")
     lossless = "lossless" if tokenizer.lossless else "it normalises"
-    return Check("tokenizer", True, f"{tokenizer.kind}, {tokenizer.vocab_size} ids, {lossless}; {known}")
+    kind = f"{tokenizer.transform} and {tokenizer.kind}" if tokenizer.transform else tokenizer.kind
+    return Check("tokenizer", True, f"{kind}, {tokenizer.vocab_size} ids, {lossless}; {known}")
 
 
 def _check_documents(surveys: dict[str, Survey], manifest: Manifest | None) -> Check:

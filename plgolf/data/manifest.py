@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plgolf.config import config_from_dict, config_to_dict
+from plgolf.config import config_from_dict, config_to_dict, newer
 from plgolf.data.shards import MAX_VOCAB_SIZE, ShardReader, find_shards
 from plgolf.data.tokenizer import ByteTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 from plgolf.errors import UserError
@@ -27,11 +27,6 @@ class FileEntry:
     bytes: int
     sha256: str
     tokens: int
-
-    @classmethod
-    def of(cls, path: Path, tokens: int) -> "FileEntry":
-        """Measures and hashes a file in the folder of the dataset."""
-        return cls(path.name, path.stat().st_size, hash_file(path), tokens)
 
 
 @dataclass(frozen=True)
@@ -61,18 +56,17 @@ class Split:
 
 @dataclass(frozen=True)
 class TokenizerEntry:
-    """The tokenizer of the dataset; its file is a path relative to the manifest."""
+    """The tokenizer of the dataset; its file is a path relative to the manifest.
+
+    ``transform`` is the name of the change of text before it, which follows from the file; None without one.
+    """
 
     file: str
     sha256: str
     kind: str
     vocab_size: int
     lossless: bool
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer, file: str) -> "TokenizerEntry":
-        """Describes a tokenizer in a file."""
-        return cls(file, tokenizer.sha256, tokenizer.kind, tokenizer.vocab_size, tokenizer.lossless)
+    transform: str | None = newer(None)
 
 
 @dataclass(frozen=True)
@@ -104,10 +98,22 @@ class Manifest:
         """Shards and side-cars of both splits."""
         return [entry for split in self.splits.values() for entry in split.files]
 
-    def save(self, root: Path) -> None:
-        """Writes ``manifest.json`` into a folder."""
-        content = json.dumps(config_to_dict(self), indent=2, ensure_ascii=False)
-        write_atomically(root / MANIFEST, (content + "\n").encode(errors="replace"))
+
+def file_entry(path: Path, tokens: int) -> FileEntry:
+    """Measures and hashes a file in the folder of a dataset."""
+    return FileEntry(path.name, path.stat().st_size, hash_file(path), tokens)
+
+
+def tokenizer_entry(tokenizer: Tokenizer, file: str) -> TokenizerEntry:
+    """Describes a tokenizer in a file."""
+    size, lossless = tokenizer.vocab_size, tokenizer.lossless
+    return TokenizerEntry(file, tokenizer.sha256, tokenizer.kind, size, lossless, tokenizer.transform)
+
+
+def write_manifest(manifest: Manifest, root: Path) -> None:
+    """Writes ``manifest.json`` into a folder."""
+    content = json.dumps(config_to_dict(manifest), indent=2, ensure_ascii=False)
+    write_atomically(root / MANIFEST, (content + "\n").encode(errors="replace"))
 
 
 def read_manifest(root: Path) -> Manifest | None:
@@ -208,7 +214,8 @@ def find_tokenizer(root: Path, manifest: Manifest | None, path: Path | None = No
         if path is None:
             raise UserError(f"{root}: must hold {' or '.join(names)}, or another tokenizer must be named")
     tokenizer = load_tokenizer(path)
-    if manifest is not None and tokenizer.sha256 != manifest.tokenizer.sha256:
+    entry = manifest and manifest.tokenizer
+    if entry and (tokenizer.sha256, tokenizer.transform) != (entry.sha256, entry.transform):
         other = f"the one of {root / MANIFEST}"
-        raise UserError(f"{path}: is another tokenizer than {other}: their sha256 differ")
+        raise UserError(f"{path}: is another tokenizer than {other}: its sha256 or transform differs")
     return tokenizer

@@ -32,7 +32,7 @@ class Targets:
         last: end of this rank's targets.
         seq_len: tokens in a sequence of training.
         batch_sequences: sequences of that length that the model computes at once.
-        byte_counts: tables of the tokenizer; None if bytes are counted elsewhere.
+        byte_counts: tables of the tokenizer; None if it has a transform, or bytes are counted elsewhere.
         read_raw_bytes: reads the bytes that each token has in the original text; None if they are unknown.
         bos_id: token that starts a document; None if the text is one document.
         borders: where attention stops; None for nowhere in a sequence.
@@ -54,9 +54,15 @@ class Targets:
         """Targets that have been scored."""
 
     def num_bytes(self, first: int, count: int) -> NDArray[Any]:
-        """Returns the UTF-8 bytes of targets, int32 (count,); zeros without ``byte_counts``."""
-        tokens = self.read(first, count + 1)
-        return self.byte_counts(tokens[:-1], tokens[1:]) if self.byte_counts else np.zeros(count, np.int32)
+        """Returns the UTF-8 bytes of targets, int32 (count,).
+
+        Without ``byte_counts``, these are the bytes in the original text, or zeros if they are unknown.
+        """
+        if self.byte_counts:
+            tokens = self.read(first, count + 1)
+            return self.byte_counts(tokens[:-1], tokens[1:])
+        raw = self.read_raw_bytes
+        return raw(first + 1, count).astype(np.int32) if raw else np.zeros(count, np.int32)
 
 
 class InOrder:
@@ -91,7 +97,7 @@ def split_targets(split: ValidationSplit, tokenizer: Tokenizer) -> Targets:
         split.last * split.seq_len,
         split.seq_len,
         split.batch_sequences,
-        tokenizer.byte_counts,
+        None if tokenizer.transform else tokenizer.byte_counts,
         split.raw_bytes.read if split.raw_bytes else None,
         tokenizer.bos_id,
         split.borders,

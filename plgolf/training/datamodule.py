@@ -147,6 +147,8 @@ class ShardDataModule(LightningDataModule):
             )
         val = open_split(self.root, "val", manifest, vocab_size=self.vocab_size)
         side_cars = find_side_cars(self.root, "val", val.shards)
+        if self.tokenizer.transform and not side_cars:
+            raise UserError(f"{self.root}: must have byte side-cars")
         self.val_split = ValidationSplit(
             val,
             raw_bytes=ShardReader(side_cars) if side_cars else None,

@@ -113,6 +113,7 @@ def test_the_time_of_a_push_does_not_grow_with_the_text(kind):
             decoded.append(len(ids))
             return made_by.decode(ids)
 
+        transform = None
         bytes_of, byte_counts, byte_level = made_by.bytes_of, made_by.byte_counts, made_by.byte_level
 
     for ids in (tricky * 500, silent * 50, np.arange(made_by.vocab_size).tolist()):

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from plgolf.data.manifest import (
     MANIFEST,
     MAX_BYTES,
-    FileEntry,
     Manifest,
     Split,
-    TokenizerEntry,
+    file_entry,
     find_tokenizer,
     hash_file,
     read_manifest,
+    tokenizer_entry,
+    write_manifest,
 )
 from plgolf.data.shards import write_shard
 from plgolf.data.tokenizer import ByteTokenizer
@@ -32,10 +33,10 @@ def content(tmp_path_factory):
     splits = {}
     for split in ("train", "val"):
         write_shard(root / f"d_{split}_000000.bin", np.arange(20, dtype=np.uint16))
-        entry = FileEntry.of(root / f"d_{split}_000000.bin", 20)
+        entry = file_entry(root / f"d_{split}_000000.bin", 20)
         splits[split] = Split(2, 20, 18, 18, [entry], [])
-    tokenizer = TokenizerEntry.of(ByteTokenizer(), ByteTokenizer.file_name)
-    Manifest("d", tokenizer, splits, [{"path": "a.txt"}], {"seed": 1}).save(root)
+    tokenizer = tokenizer_entry(ByteTokenizer(), ByteTokenizer.file_name)
+    write_manifest(Manifest("d", tokenizer, splits, [{"path": "a.txt"}], {"seed": 1}), root)
     return json.loads((root / MANIFEST).read_text())
 
 

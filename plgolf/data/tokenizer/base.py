@@ -27,6 +27,8 @@ class Tokenizer(ABC):
         lossless: decoding returns every text unchanged, and ``byte_counts`` sum to exactly its UTF-8 bytes.
         byte_level: ``decode`` is the UTF-8 decoding of ``bytes_of`` its ids.
         file_name: name of the tokenizer's file inside a dataset.
+        has_space: a space alone is a piece.
+        transform: name of the change of text before it is encoded; None if it is encoded as it is.
     """
 
     kind: str
@@ -36,6 +38,8 @@ class Tokenizer(ABC):
     lossless: bool
     byte_level: bool = False
     file_name: str
+    has_space: bool = True
+    transform: str | None = None
 
     @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
@@ -74,10 +78,6 @@ class Tokenizer(ABC):
     def encode(self, text: str) -> Ids:
         """Encodes one text, without begin-of-sequence."""
         return self.encode_batch([text])[0]
-
-    def count_unknown(self, tokens: NDArray[np.generic]) -> int:
-        """Returns the number of tokens that stand for text outside the vocabulary."""
-        return 0 if self.unknown_id is None else int(np.count_nonzero(tokens == self.unknown_id))
 
     @property
     def sha256(self) -> str:

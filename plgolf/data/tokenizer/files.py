@@ -40,7 +40,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
         if not path.is_file():
             raise UserError("no tokenizer there")
         content = read_regular(path, max_bytes=MAX_FILE_BYTES)
-        return _from_json(content) if path.suffix == ".json" else SentencePieceTokenizer(content)
+        return _from_json(content) if path.suffix == ".json" else _from_model(content)
     except UserError as error:
         raise UserError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
 
@@ -52,7 +52,16 @@ def tokenizer_of(content: bytes) -> Tokenizer:
         UserError: the contents are malformed, or the tokenizer's package is not installed.
     """
     # A SentencePiece model never starts with a brace: it would be a field that the format does not have.
-    return _from_json(content) if content.startswith(b"{") else SentencePieceTokenizer(content)
+    return _from_json(content) if content.startswith(b"{") else _from_model(content)
+
+
+def _from_model(content: bytes) -> Tokenizer:
+    tokenizer = SentencePieceTokenizer(content)
+    if b"\xee\x80\x84" not in content:  # The last operator of CaseOps.
+        return tokenizer
+    from plgolf.data.tokenizer.cased import with_case_ops  # noqa: PLC0415 (packed only where it is used)
+
+    return with_case_ops(tokenizer)
 
 
 def _from_json(content: bytes) -> Tokenizer:
@@ -61,9 +70,9 @@ def _from_json(content: bytes) -> Tokenizer:
     except (ValueError, RecursionError) as error:
         raise UserError("must be JSON") from error
     if isinstance(parsed, dict) and "model" in parsed:
-        from plgolf.data.tokenizer.hugging_face import HuggingFaceTokenizer  # noqa: PLC0415 (an extra)
+        from plgolf.data.tokenizer.hugging_face import from_parsed  # noqa: PLC0415 (an extra)
 
-        return HuggingFaceTokenizer(content, parsed)
+        return from_parsed(content, parsed)
     if isinstance(parsed, dict) and parsed.get("tokenizer_type") == "tiktoken":
         from plgolf.data.tokenizer.tiktoken_bpe import TiktokenTokenizer  # noqa: PLC0415
 

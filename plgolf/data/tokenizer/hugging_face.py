@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plgolf.data.tokenizer.base import ByteLevelTokenizer, Ids
+from plgolf.data.tokenizer.base import ByteLevelTokenizer, Ids, Tokenizer
 from plgolf.errors import UserError, extra
 
 if TYPE_CHECKING:
@@ -104,6 +104,16 @@ class HuggingFaceTokenizer(ByteLevelTokenizer):
 
     def to_bytes(self) -> bytes:
         return self._content
+
+
+def from_parsed(content: bytes, parsed: Mapping[str, Any]) -> Tokenizer:
+    """Makes a tokenizer from a ``tokenizer.json``, with CaseOps if its added tokens are the operators."""
+    tokenizer = HuggingFaceTokenizer(content, parsed)
+    if not parsed.get("added_tokens"):
+        return tokenizer
+    from plgolf.data.tokenizer.cased import with_case_ops  # noqa: PLC0415 (packed only where it is used)
+
+    return with_case_ops(tokenizer)
 
 
 def _load(content: bytes) -> "tokenizers.Tokenizer":

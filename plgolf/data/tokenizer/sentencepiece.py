@@ -51,8 +51,8 @@ class SentencePieceTokenizer(Tokenizer):
         self.bos_id = next((index for index in separators if 0 <= index < self.vocab_size), -1)
         if self.bos_id < 0:
             raise UserError("must have a begin-of-sequence or an end-of-sequence piece")
+        # Without a piece, a space would become the three bytes of its mark.
         self.has_space = not self.processor.is_unknown(self.processor.piece_to_id(SPACE))
-        """A space alone is a piece. Without it, a space would become the three bytes of its mark."""
         ids = [i for i in range(self.vocab_size) if self.processor.is_byte(i)]
         self._byte_ids = np.array(ids, dtype=np.int32)
         self.unknown_id = None if len(ids) == 256 else self.processor.unk_id()

@@ -37,7 +37,7 @@ ALLOWED = {
     "tensor_file": {"errors"},
     "model": LEAVES,
     "optim": LEAVES,
-    "quantize": LEAVES,
+    "quantize": LEAVES | {"model"},
     "data": LEAVES,
     "interop": set(),
     "reference": LEAVES | {"model", "quantize"},

@@ -54,6 +54,7 @@ class TrainClock(Callback):
             raise UserError(
                 f"clock.reserve_seconds must be from 0 to clock.max_seconds, got {reserve_seconds}"
             )
+        self.reserve_seconds = reserve_seconds
         self.max_seconds = max_seconds and max_seconds - reserve_seconds
         """Training seconds after which training ends; None for no limit."""
         self.agree_seconds = agree_seconds

@@ -73,7 +73,7 @@ class LowRank:
         check_finite(error)
         u, values, v = torch.linalg.svd(error, full_matrices=False)
         factors = {"left": u[:, : self.rank] * values[: self.rank], "right": v[: self.rank]}
-        planes = {}
+        planes = dict[str, Tensor]()
         for name, factor in factors.items():
             low, high, limit = self._range(name)
             groups = factor.reshape(self.planes(tuple(error.shape))[f"{name}_scales"].shape[0], -1)
@@ -102,7 +102,7 @@ class LowRank:
         return factors[0] @ factors[1]
 
     def _range(self, name: str) -> tuple[int, int, float]:
-        """Returns the smallest and largest code of a factor, and the magnitude of its largest value in codes."""
+        """Returns the smallest and largest code of a factor, and the magnitude of the largest value."""
         if self.group is None:
             return -_SYMMETRIC, _SYMMETRIC, _SYMMETRIC
         low, high = _RANGES[name]

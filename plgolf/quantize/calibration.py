@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ class Calibration:
         UserError: a setting is out of range.
     """
 
-    text: Literal["training", "model"] = "training"
+    text: str = "training"
     batches: int = 16
 
     def __post_init__(self) -> None:

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from plgolf.config import config_from_dict, config_to_dict
 from plgolf.errors import UserError
 from plgolf.model import GPT, GPTConfig
@@ -77,7 +75,8 @@ class ArtifactFormat:
 
     file_name = "model.plgolf"
     calibration: Any = None
-    """Settings of the calibration that the format needs after training; None if it needs none."""
+    """Settings of the calibration that the format needs after training, with the methods of
+    ``plgolf.quantize.calibration.Calibrated``; None if it needs none."""
 
     def check(self, gpt: GPT) -> None:
         """Raises a UserError, before the run, if the settings of the format do not fit the model."""
@@ -92,17 +91,5 @@ class ArtifactFormat:
 
         Raises:
             UserError: the model cannot be written so that it can be read back.
-        """
-        raise NotImplementedError
-
-    def calibrated_names(self, gpt: GPT) -> list[str]:
-        """Returns the names of the tensors whose inputs the format needs."""
-        raise NotImplementedError
-
-    def calibrated(self, hessians: Mapping[str, Tensor]) -> "ArtifactFormat":
-        """Returns a copy of the format that knows sums of x x^T over the inputs x of these tensors.
-
-        Args:
-            hessians: float32 (columns, columns) by name.
         """
         raise NotImplementedError

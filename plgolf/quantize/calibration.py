@@ -1,9 +1,9 @@
 """Collects what the matrices of a model get as inputs on some text, for codecs that need it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,24 @@ class Calibration:
         if self.text not in ("training", "model"):
             raise UserError(f"text must be training or model, got {self.text!r:.50}")
         whole_number("batches", self.batches, least=1)
+
+
+class Calibrated(Protocol):
+    """What is calibrated: a format of artifacts."""
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Settings of the calibration; None if it needs none."""
+
+    def calibrated_names(self, gpt: GPT) -> list[str]:
+        """Returns the names of the tensors whose inputs are needed."""
+
+    def calibrated(self, hessians: Mapping[str, Tensor]) -> Any:
+        """Returns a copy that knows sums of x x^T over the inputs x of these tensors.
+
+        Args:
+            hessians: float32 (columns, columns) by name.
+        """
 
 
 def check_inputs(gpt: GPT, names: Iterable[str]) -> None:

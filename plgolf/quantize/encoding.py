@@ -60,15 +60,15 @@ def encode_tensors(
                 arrays[name] = codec.encode(plain[name])
         else:
             stacks.setdefault((rule, shape), []).append(name)
+    hessians = hessians or {}
     for (rule, _), names in stacks.items():
         codec = codecs[rule].codec
         assert isinstance(codec, CalibratedCodec)
-        inputs = [(hessians or {}).get(name) for name in names]
-        for name, found in zip(names, inputs, strict=True):
-            if found is None:
+        for name in names:
+            if name not in hessians:
                 raise UserError(f"{name} must have been calibrated, got no inputs of it")
         with _naming(" or ".join(names)):
-            found = codec.encode_all([plain[name] for name in names], [h for h in inputs if h is not None])
+            found = codec.encode_all([plain[name] for name in names], [hessians[name] for name in names])
         arrays |= dict(zip(names, found, strict=True))
     return _corrected(plain, specs, codecs, arrays, low_rank_tensors)
 

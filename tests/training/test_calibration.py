@@ -22,7 +22,7 @@ from plgolf.quantize.low_rank import LowRank
 from plgolf.quantize.plan import CodecConfig
 from plgolf.quantize.rows import Rows
 from plgolf.training import ArtifactExport, TrainClock
-from plgolf.training.finish.calibrate import calibrated, check_calibration
+from plgolf.training.finish.calibrate import check_calibration, prepared
 
 SMALL = {"global_batch_tokens": 8 * 64, "micro_batch_sequences": 4}
 
@@ -85,7 +85,7 @@ def test_time_beyond_the_reserve_is_told_but_a_model_may_write_text_outside_it(r
     monkeypatch.setattr(module.run.clock, "reserve_seconds", 1e-9)
     monkeypatch.setattr(made.datamodule, "plan", replace(made.datamodule.plan, span_sequences=1))
     for text, within in (("training", False), ("model", True)):
-        form = calibrated(container(text=text), made, module)
+        form = prepared(container(text=text), made, 1)
         assert module.run.notes["calibration"]["within_reserve"] is within
         assert all(h.diagonal().min() >= 0 and h.any() for h in form._hessians.values())
 
@@ -106,9 +106,9 @@ class Compare(Callback):
     """Calibrates with all ranks, and on rank 0 alone."""
 
     def on_train_end(self, trainer, pl_module):
-        together = calibrated(container(), trainer, pl_module)._hessians
+        together = prepared(container(), trainer, 2)._hessians
         if trainer.is_global_zero:
-            alone = calibrated(container(), trainer, pl_module, alone=True)._hessians
+            alone = prepared(container(), trainer, 1)._hessians
             same = [torch.equal(together[name], alone[name]) for name in together]
             Path(trainer.default_root_dir, "same.json").write_text(json.dumps(same))
 

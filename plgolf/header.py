@@ -74,6 +74,9 @@ class ArtifactFormat:
     """Base class of artifact formats, with the name of the file in a run's folder."""
 
     file_name = "model.plgolf"
+    calibration: Any = None
+    """Settings of the calibration that the format needs after training, with the methods of
+    ``plgolf.quantize.calibration.Calibrated``; None if it needs none."""
 
     def check(self, gpt: GPT) -> None:
         """Raises a UserError, before the run, if the settings of the format do not fit the model."""

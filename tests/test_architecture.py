@@ -37,7 +37,7 @@ ALLOWED = {
     "tensor_file": {"errors"},
     "model": LEAVES,
     "optim": LEAVES,
-    "quantize": LEAVES,
+    "quantize": LEAVES | {"model"},
     "data": LEAVES,
     "interop": {"reference"},
     "reference": LEAVES | {"model", "quantize"},

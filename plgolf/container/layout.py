@@ -22,7 +22,9 @@ VERSION = 1
 MAX_VALUES = 2**30
 """Largest number of values of a tensor, and of inflated bytes of a file."""
 NAME = re.compile(r"[A-Za-z0-9_.]{1,200}")
-"""Names of tensors and rules."""
+"""Names of tensors."""
+RULE = re.compile(r"[A-Za-z0-9_., -]{1,200}")
+"""Names of rules."""
 _SIZES = struct.Struct("<II")
 """Bytes of the JSON header, compressed and inflated."""
 _CHECKSUM = struct.Struct("<I")

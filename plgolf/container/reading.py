@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from plgolf.config import config_from_dict
-from plgolf.container.layout import MAX_VALUES, NAME, Listing, disassemble, dtype_name
+from plgolf.container.layout import MAX_VALUES, RULE, Listing, disassemble, dtype_name
 from plgolf.errors import UserError
 from plgolf.header import Header, check_tokenizer, header_from_dict
 from plgolf.quantize.coders import CoderName, decompress
@@ -70,8 +70,10 @@ def _checked_header(said: Mapping[str, Any]) -> tuple[Header, Listing]:
     if missing:
         raise UserError(f"its header is malformed: {missing[0]} is missing")
     codecs = said.get("codecs")
-    if not isinstance(codecs, dict) or not all(map(NAME.fullmatch, codecs)):
-        raise UserError("header.codecs must be a mapping whose keys have only letters, digits, _ and dots")
+    if not isinstance(codecs, dict) or not all(map(RULE.fullmatch, codecs)):
+        raise UserError(
+            "header.codecs must be a mapping whose keys have only letters, digits, spaces and _ . , -"
+        )
     others = {name: value for name, value in said.items() if name not in ("version", *_MODEL_FIELDS)}
     return header_from_dict(said), config_from_dict(Listing, others, where="header")
 

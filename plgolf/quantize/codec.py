@@ -1,8 +1,8 @@
 """What a codec is, and the one that keeps floating-point values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,20 +18,13 @@ class Plane(NamedTuple):
 
 
 class Codec(Protocol):
-    """Turns a tensor into arrays and back; pure functions of their arguments and the codec's settings."""
+    """What a file has of a tensor; pure functions of their arguments and the codec's settings."""
 
     def planes(self, shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Plane]:
         """Returns the arrays, by name, that a tensor of this shape and dtype becomes."""
 
     def label(self, dtype: torch.dtype) -> str:
         """Returns the name of the numbers that a tensor of this dtype becomes, such as ``int6``."""
-
-    def encode(self, values: Tensor) -> dict[str, Tensor]:
-        """Turns a CPU tensor into the arrays of ``planes``.
-
-        Raises:
-            UserError: a value is not finite or cannot be stored.
-        """
 
     def decode(self, planes: Mapping[str, Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Restores a tensor; nothing that it returns shares memory with the arrays.
@@ -47,6 +40,34 @@ class Codec(Protocol):
 
     def largest(self, planes: Mapping[str, Tensor]) -> Tensor | None:
         """Returns the magnitudes (rows, 1) above which values were clipped; None if none were."""
+
+
+@runtime_checkable
+class PlainCodec(Codec, Protocol):
+    """A codec that needs a tensor alone."""
+
+    def encode(self, values: Tensor) -> dict[str, Tensor]:
+        """Turns a CPU tensor into the arrays of ``planes``.
+
+        Raises:
+            UserError: a value is not finite or cannot be stored.
+        """
+
+
+@runtime_checkable
+class CalibratedCodec(Codec, Protocol):
+    """A codec that also needs the inputs of a matrix."""
+
+    def encode_all(self, values: Sequence[Tensor], hessians: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        """Turns matrices into the arrays of ``planes``, but for those of a low-rank correction.
+
+        Args:
+            values: CPU matrices of one shape (rows, columns).
+            hessians: sums of x x^T over their inputs x, float32 (columns, columns), on any one device.
+
+        Raises:
+            UserError: a value is not finite or cannot be stored.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)

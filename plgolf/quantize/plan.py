@@ -1,10 +1,15 @@
-"""The plan: which codec each tensor gets, by rules for roles and parts."""
+"""The plan: which codec each tensor gets, by rules for roles, parts and layers."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
+from plgolf.config import newer
 from plgolf.errors import UserError
+from plgolf.model.layers import layer_indices
 from plgolf.quantize.codec import Codec, Raw
+from plgolf.quantize.gptq import Gptq
 from plgolf.quantize.rows import Rows
 from plgolf.roles import Role
 
@@ -16,6 +21,7 @@ class CodecConfig:
     Args:
         raw: floating-point values.
         rows: integer codes of 2 to 8 bits with one scale for each row.
+        gptq: the same, rounded by the inputs that a matrix has in a calibration.
 
     Raises:
         UserError: no codec or several are given.
@@ -23,6 +29,7 @@ class CodecConfig:
 
     raw: Raw | None = None
     rows: Rows | None = None
+    gptq: Gptq | None = newer(None)
 
     def __post_init__(self) -> None:
         given = self._given()
@@ -50,8 +57,9 @@ def assign_rules(rules: Mapping[str, CodecConfig], roles: Mapping[str, Role]) ->
 
     A rule is named after what it matches: a role (``matrix``, ``embedding``, ``head``, ``scalar``), a part
     and a role (``mlp.scalar``), or a part alone, which stands for its matrices. A part is a name on the way
-    to the parameter, such as ``attention``, ``mlp`` or ``q_proj``. If several rules match a tensor, the one
-    with the innermost part is its rule.
+    to the parameter, such as ``attention``, ``mlp`` or ``q_proj``. ``of layers`` limits a rule to some
+    layers, in words: ``mlp of layers last 2``. If several rules match a tensor, the one with the innermost
+    part is its rule; of rules with the same part, the one with layers.
 
     Args:
         rules: codecs by what they match.
@@ -67,16 +75,12 @@ def assign_rules(rules: Mapping[str, CodecConfig], roles: Mapping[str, Role]) ->
     >>> assign_rules({"mlp": CodecConfig(rows=Rows(bits=5)), "matrix": CodecConfig(rows=Rows(bits=6))}, roles)
     {'mlp.up.weight': 'mlp', 'attention.q.weight': 'matrix'}
     """
-    parsed = {rule: _parse(rule) for rule in rules}
+    count = max((layer + 1 for layer in map(_layer, roles) if layer is not None), default=0)
+    parsed = {rule: _parse(rule, count) for rule in rules}
     assigned = {}
     for name, role in roles.items():
-        path = name.split(".")[:-1]
-        depths = {
-            rule: len(path) - path[::-1].index(part) if part else 0
-            for rule, (part, kind) in parsed.items()
-            if kind is role and (part is None or part in path)
-        }
-        best = [rule for rule, depth in depths.items() if depth == max(depths.values())]
+        ranks = {rule: found.rank(name) for rule, found in parsed.items() if found.matches(name, role)}
+        best = [rule for rule, rank in ranks.items() if rank == max(ranks.values())]
         if len(best) != 1:
             found = " and ".join(best) or "none"
             raise UserError(
@@ -89,12 +93,36 @@ def assign_rules(rules: Mapping[str, CodecConfig], roles: Mapping[str, Role]) ->
     return assigned
 
 
-def _parse(rule: str) -> tuple[str | None, Role]:
-    """Returns the part, or None for all, and the role that a rule matches."""
+class _Rule(NamedTuple):
+    """What a rule matches; None matches everything."""
+
+    part: str | None
+    role: Role
+    layers: frozenset[int] | None
+
+    def matches(self, name: str, role: Role) -> bool:
+        inside = self.part is None or self.part in name.split(".")[:-1]
+        return role is self.role and inside and (self.layers is None or _layer(name) in self.layers)
+
+    def rank(self, name: str) -> tuple[int, bool]:
+        """Returns how specific the rule is for a tensor that it matches."""
+        path = name.split(".")[:-1]
+        depth = len(path) - path[::-1].index(self.part) if self.part else 0
+        return depth, self.layers is not None
+
+
+def _layer(name: str) -> int | None:
+    found = re.match(r"blocks\.(\d+)\.", name)
+    return int(found[1]) if found else None
+
+
+def _parse(rule: str, num_layers: int) -> _Rule:
+    what, _, words = rule.partition(" of layers ")
+    layers = layer_indices(words, num_layers, name=f"quantize.{rule}") if words else None
     roles = {role.value: role for role in Role}
-    if rule in roles:
-        return None, roles[rule]
-    part, _, role = rule.partition(".")
+    if what in roles:
+        return _Rule(None, roles[what], layers)
+    part, _, role = what.partition(".")
     if role and role not in roles:
         raise UserError(f"quantize.{rule} must end with a role, one of {', '.join(roles)}, got {role!r:.50}")
-    return part, roles[role or "matrix"]
+    return _Rule(part, roles[role or "matrix"], layers)

@@ -74,7 +74,16 @@ class Rows:
     def label(self, dtype: torch.dtype) -> str:  # noqa: ARG002
         return f"int{self.bits}"
 
-    def encode(self, values: Tensor) -> dict[str, Tensor]:
+    def encode(self, values: Tensor, widths: Tensor | None = None) -> dict[str, Tensor]:
+        """Turns a CPU tensor into codes and scales.
+
+        Args:
+            values: the tensor.
+            widths: multiply the limits of rows, float32 (rows,); None for 1.
+
+        Raises:
+            UserError: a value is not finite or cannot be stored.
+        """
         rows = _as_rows(values.float())
         check_finite(rows)
         dtype = getattr(torch, self.scale)
@@ -82,7 +91,7 @@ class Rows:
         scales = torch.full((len(rows),), _SMALLEST[dtype], dtype=dtype)
         least = torch.full((len(rows),), math.inf, dtype=torch.float64)
         for limits in self._limits(rows) if rows.numel() else ():
-            step = self._stored_scales(limits)
+            step = self._stored_scales(limits if widths is None else limits * widths)
             found = _rounded(rows, step, self.largest_code)
             errors = (found * step.float()[:, None] - rows).square_().sum(1, dtype=torch.float64)
             errors = errors if self.best_for == "row" else errors.sum().expand_as(errors)

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plgolf.errors import UserError
 from plgolf.quantize.codec import Plane
 from plgolf.quantize.coders import CoderName, compress
 from plgolf.quantize.plan import CodecConfig
@@ -81,25 +80,3 @@ def split_arrays(data: bytes, planes: Sequence[tuple[str, Plane]]) -> Iterator[t
         end = start + math.prod(plane.shape)
         yield name, whole[start:end].view(plane.shape)
         start = end
-
-
-def encode_tensors(
-    tensors: Mapping[str, Tensor], specs: Sequence[TensorSpec], codecs: Mapping[str, CodecConfig]
-) -> dict[Stream, bytes]:
-    """Encodes tensors into streams that are not compressed yet.
-
-    Raises:
-        UserError: a tensor cannot be stored; the message names it.
-    """
-    encoded = {spec.name: _encoded(tensors[spec.name], spec, codecs[spec.rule]) for spec in specs}
-    return {
-        stream: join_arrays([encoded[name][stream.plane] for name, _ in planes])
-        for stream, planes in plan_streams(specs, codecs).items()
-    }
-
-
-def _encoded(tensor: Tensor, spec: TensorSpec, config: CodecConfig) -> dict[str, Tensor]:
-    try:
-        return config.codec.encode(tensor.detach().cpu().contiguous())
-    except UserError as error:
-        raise UserError(f"{spec.name} {error}") from error

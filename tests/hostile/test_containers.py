@@ -130,10 +130,10 @@ STRUCTURES = {
         lambda h, s: h["codecs"].update({"a" * 999: {"raw": {}}}),
         "keys have only letters, digits",
     ),
-    "no codec": (put("codecs", "matrix", value={}), "exactly one of raw, rows, got none"),
+    "no codec": (put("codecs", "matrix", value={}), "exactly one of raw, rows, gptq, got none"),
     "two codecs": (
         lambda h, s: h["codecs"]["matrix"].update(raw={}),
-        "exactly one of raw, rows, got raw, rows",
+        "exactly one of raw, rows, gptq, got raw, rows",
     ),
     "an unknown codec": (
         put("codecs", "matrix", value={"lqer": {}}),

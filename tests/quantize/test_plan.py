@@ -41,6 +41,25 @@ def test_a_part_and_a_role_take_what_is_both():
     assert "skip_weights" in found["scalar"]
 
 
+def test_a_rule_of_layers_takes_its_part_out_of_these_layers():
+    found = assigned(
+        "matrix", "mlp", "mlp of layers last 1", "embedding", "head", "scalar of layers 0", "scalar"
+    )
+    assert {name.split(".")[1] for name in found["mlp of layers last 1"]} == {"1"}
+    assert (
+        {name.split(".")[1] for name in found["mlp"]}
+        == {"0"}
+        == {name.split(".")[1] for name in found["scalar of layers 0"]}
+    )
+    assert "skip_weights" in found["scalar"] and "blocks.1.mlp_scale" in found["scalar"]
+    found = assigned(
+        "up_proj", "mlp of layers all", "matrix of layers 0", "matrix", "embedding", "head", "scalar"
+    )
+    assert {name.split(".")[3] for name in found["up_proj"]} == {"up_proj"}
+    assert {name.split(".")[3] for name in found["mlp of layers all"]} == {"down_proj"}
+    assert found["matrix of layers 0"] == {name.replace(".1.", ".0.") for name in found["matrix"]}
+
+
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
@@ -59,6 +78,22 @@ def test_a_part_and_a_role_take_what_is_both():
         ),
         (("matrix", "mlp", "mlp.matrix", "embedding", "head", "scalar"), "got mlp and mlp.matrix"),
         (("matrix", "embedding", "head", "scalar", "mlp.gain"), "quantize.mlp.gain must end with a role"),
+        (
+            ("matrix", "mlp of layers last 3", "embedding", "head", "scalar"),
+            "quantize.mlp of layers last 3 must be some of the layers 0 to 1, got 'last 3'",
+        ),
+        (
+            ("matrix", "mlp of layers final", "embedding", "head", "scalar"),
+            "quantize.mlp of layers final must be like 'all', 'first 3', .*, got 'final'",
+        ),
+        (
+            ("matrix", "mlp of layers 0", "mlp of layers first 1", "embedding", "head", "scalar"),
+            "got mlp of layers 0 and mlp of layers first 1",
+        ),
+        (
+            ("matrix", "embedding", "head", "head of layers 0", "scalar"),
+            "quantize.head of layers 0 must match a tensor",
+        ),
         ((), "must have one rule for"),
     ],
 )
@@ -69,7 +104,7 @@ def test_plans_that_are_not_one_rule_for_each_tensor_are_refused(rules, message)
 
 def test_a_codec_is_exactly_one():
     assert CodecConfig(rows=Rows(bits=6)).codec == Rows(bits=6) and CodecConfig(raw=Raw()).name == "raw"
-    with pytest.raises(UserError, match="exactly one of raw, rows, got none"):
+    with pytest.raises(UserError, match="exactly one of raw, rows, gptq, got none"):
         CodecConfig()
-    with pytest.raises(UserError, match="exactly one of raw, rows, got raw, rows"):
+    with pytest.raises(UserError, match="exactly one of raw, rows, gptq, got raw, rows"):
         CodecConfig(raw=Raw(), rows=Rows())

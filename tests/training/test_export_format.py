@@ -100,7 +100,7 @@ def test_the_reference_style_names_the_format(tmp_path, capsys, run):
         ({"scalar": None}, "must have one rule for skip_weights, whose role is scalar"),
         ({"mlp": {"rows": {"bits": 9}}}, "bits must be from 2 to 8, got 9"),
         ({"mlp": {"rows": {"bit": 6}}}, "export.format.quantize must be settings by name, got"),
-        ({"mlp": {}}, "codec must be exactly one of raw, rows, got none"),
+        ({"mlp": {}}, "codec must be exactly one of raw, rows, gptq, got none"),
     ],
 )
 def test_a_plan_that_does_not_fit_costs_one_line_before_the_run(run, change, message, tmp_path, capfd):

@@ -32,7 +32,7 @@ _IF_NAMED = ("plgolf.container", "plgolf.quantize")
 """Imported inside functions for a format that is packed only if the configuration names its class."""
 _IF_IMPORTED = (
     *("plgolf.data.", "plgolf.model.", "plgolf.optim."),
-    *("plgolf.training.health.watch", "plgolf.training.phases"),
+    *("plgolf.training.health.watch", "plgolf.training.phases", "plgolf.training.finish.calibrate"),
 )
 """Rooms whose functions import a module only where it is used, such as a kind of tokenizer."""
 _MODEL, _PARTS = "plgolf.model.gpt", "plgolf.model.parts"

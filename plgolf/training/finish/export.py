@@ -67,7 +67,7 @@ class ArtifactExport(Callback):
         self.hardest_documents = hardest_documents
         self.tokenizer = tokenizer
         self.check_code = check_code
-        self.format = format
+        self.format = self._prepared = format
         self.evaluators = list(evaluators)
         self.provenance = Provenance()
         self.result: dict[str, Any] = {}
@@ -89,6 +89,7 @@ class ArtifactExport(Callback):
             self.result, self._metrics, self._began = {}, [], False
             if self.format:
                 self.format.check(pl_module.gpt)
+                self._prepare(trainer)
             if self.evaluators:
                 from plgolf.training.finish.more_scores import check  # noqa: PLC0415 (packed if needed)
 
@@ -117,6 +118,7 @@ class ArtifactExport(Callback):
         clock, data = pl_module.run.clock, trainer.datamodule  # type: ignore[attr-defined]
         path = self.path(trainer)
         with clock.phase("export"):
+            self._prepare(trainer, trainer.world_size)
             saved = on_rank_zero(trainer, lambda: self._save(pl_module, data, path))
             say(f"export: wrote {path}, scoring what it holds")
             before = pl_module.run.val_score or score(trainer, pl_module)
@@ -175,10 +177,18 @@ class ArtifactExport(Callback):
                 self.on_train_end(trainer, pl_module)
             elif trainer.is_global_zero:  # The other ranks may be anywhere, so nothing is scored.
                 path, data = self.path(trainer), trainer.datamodule  # type: ignore[attr-defined]
+                self._prepare(trainer, 1)
                 self._pack(self._save(pl_module, data, path)[1], data, path)
                 say(f"export: wrote {path}; plgolf validate scores it")
         except Exception as error:
             say(f"export: {type(error).__name__}: {error}")
+
+    def _prepare(self, trainer: Trainer, *num_ranks: int) -> None:
+        """Calibrates the format if it needs that; see ``prepared``."""
+        if self.format and self.format.calibration:
+            from plgolf.training.finish.calibrate import prepared  # noqa: PLC0415 (few use it)
+
+            self._prepared = prepared(self.format, trainer, *num_ranks)
 
     def _save(self, module: GolfModule, data: ShardDataModule, path: Path) -> tuple[dict[str, Any], Artifact]:
         """Writes the artifact and the tokenizer; returns its counters, and the artifact read back."""
@@ -190,7 +200,7 @@ class ArtifactExport(Callback):
                 seq_len=data.seq_len,
                 tokenizer=content,
                 carry_tokenizer=inside,
-                format=self.format,
+                format=self._prepared,
             )
         except OSError as error:
             raise UserError(f"{path}: cannot be written: {error.strerror}") from error

@@ -56,7 +56,7 @@ class TrainClock(Callback):
             )
         self.max_seconds = max_seconds and max_seconds - reserve_seconds
         """Training seconds after which training ends; None for no limit."""
-        self.agree_seconds = agree_seconds
+        self.agree_seconds, self.reserve_seconds = agree_seconds, reserve_seconds
         self.now: Callable[[], float] = time.perf_counter
         self.elapsed_seconds = 0.0
         """Training seconds at the end of the last optimizer step, by rank 0's clock."""

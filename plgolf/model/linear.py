@@ -15,6 +15,9 @@ class CastLinear(nn.Linear):
         zero_init: True if ``initialise`` sets the weight to 0.
     """
 
+    initial_std: float | None = None
+    """Standard deviation of the initial weight, if ``initialise`` makes it normal."""
+
     def __init__(self, in_features: int, out_features: int, *, zero_init: bool = False) -> None:
         super().__init__(in_features, out_features, bias=False)
         self.zero_init = zero_init

@@ -17,7 +17,7 @@ from plgolf.errors import UserError
 
 PAGE = REPOSITORY / "docs" / "extending.md"
 OWN = REPOSITORY / "docs" / "own_classes.md"
-OVERLAY = "configs/ablations/head_gain.yaml"
+OVERLAY = "configs/parts/head_gain.yaml"
 
 
 def run(*words: str, cwd: Path, code: int = 0) -> str:

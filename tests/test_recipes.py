@@ -19,11 +19,14 @@ from plgolf.data.stream import plan_batches
 CONFIGS = Path(__file__).parent.parent / "configs"
 OVERLAYS = sorted(path for path in CONFIGS.rglob("*.yaml") if "# Overlay:" in path.read_text())
 RECIPES = sorted(set(CONFIGS.rglob("*.yaml")) - set(OVERLAYS))
-WITH_OVERLAYS = [(recipe,) for recipe in RECIPES] + [(CONFIGS / "baseline.yaml", over) for over in OVERLAYS]
+PARTS = [path for path in OVERLAYS if path.parent.name == "parts"]
+WITH_OVERLAYS = [(recipe,) for recipe in RECIPES]
+WITH_OVERLAYS += [(CONFIGS / "baseline.yaml", over) for over in OVERLAYS if over not in PARTS]
+WITH_OVERLAYS += [(CONFIGS / "quickstart.yaml", *PARTS)]
 
 
 def names(files: tuple[Path, ...]) -> str:
-    return "+".join(file.stem for file in files)
+    return "+".join(file.stem for file in files[:2])
 
 
 def given(files: Iterable[Path | str]) -> list[str]:
@@ -50,6 +53,16 @@ def test_recipe_parses_and_builds(recipe, capfd):
     assert f"plgolf fit -c configs/{recipe.relative_to(CONFIGS)}" in header
     assert re.search(r"val/bpb", header)
     assert re.search(r"\d s\b", header)
+
+
+@pytest.mark.parametrize("overlay", PARTS, ids=lambda path: path.stem)
+def test_an_overlay_of_a_part_fits_the_quickstart(overlay):
+    settings = yaml.safe_load((CONFIGS / "quickstart.yaml").read_text())["model"]["gpt"]
+    changes = yaml.safe_load(overlay.read_text())["model"]["gpt"]
+    settings["attention"] |= changes.pop("attention", {})
+    config = config_from_dict(GPTConfig, {**settings, **changes})
+    [name] = config.parts.in_use()
+    assert name in changes["parts"] and changes.keys() == {"parts"}
 
 
 def header_of(recipe: Path) -> str:
@@ -99,7 +112,7 @@ def test_hardware_overlay_goes_over_the_baseline(overlay, capfd):
     assert config["trainer"]["strategy"] == "auto"
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("overlay", [each for each in OVERLAYS if each not in PARTS], ids=lambda p: p.stem)
 def test_overlay_leaves_the_model_and_any_optimizer(overlay, capfd, tmp_path):
     """Artifacts of the recipe can be scored with it, and a recipe may have another optimizer."""
     baseline, other = CONFIGS / "baseline.yaml", tmp_path / "other.yaml"

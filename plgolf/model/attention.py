@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from plgolf.config import newer
 from plgolf.errors import UserError, at_least
 from plgolf.model.causal import causal_attention
-from plgolf.model.context import Context
+from plgolf.model.context import Context, Port
 from plgolf.model.linear import CastLinear
 from plgolf.model.norm import rms_norm
 from plgolf.model.rotary import rotate
@@ -86,7 +86,7 @@ class SelfAttention(nn.Module):
         self.v_proj = CastLinear(dim, kv_dim)
         self.out_proj = CastLinear(dim, dim, zero_init=True)
         self.qk_gain = nn.Parameter(torch.full((config.num_heads,), config.qk_gain))
-        self.value_parts, self.head_parts = nn.ModuleDict(), nn.ModuleDict()
+        self.key_parts, self.value_parts, self.head_parts = Port(), Port(), Port()
 
     def forward(self, x: Tensor, context: Context, slot: int = 0, *, scale: Tensor | None = None) -> Tensor:
         """Computes the attention layer's output, of the shape and dtype of ``x``.
@@ -103,9 +103,8 @@ class SelfAttention(nn.Module):
         heads = (-1, self.head_dim)
         q = rotate(rms_norm(self.q_proj(x).unflatten(-1, heads)), cos, sin)
         k = rotate(rms_norm(self.k_proj(x).unflatten(-1, heads)), cos, sin)
-        v = self.v_proj(x)
-        for part in self.value_parts.values():
-            v = part(v, context)
+        k = self.key_parts(k, context, slot)
+        v = self.value_parts(self.v_proj(x), context, x)
         own_v = v.unflatten(-1, heads)
         q = q * self.qk_gain.to(q.dtype)[:, None]
         q, k, v = (each.transpose(1, 2) for each in (q, k, own_v))
@@ -118,7 +117,6 @@ class SelfAttention(nn.Module):
         else:
             y = causal_attention(q, k, v)
         y = y.transpose(1, 2)
-        for part in self.head_parts.values():
-            y = part(y, own_v, x)
+        y = self.head_parts(y, own_v, x)
         out: Tensor = self.out_proj(y.flatten(2), scale)
         return out

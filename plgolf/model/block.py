@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from plgolf.model.attention import AttentionConfig, SelfAttention
-from plgolf.model.context import Context
+from plgolf.model.context import Context, Port
 from plgolf.model.mlp import MLP, MLPConfig
 from plgolf.model.norm import rms_norm
 
@@ -31,11 +31,13 @@ class Block(nn.Module):
         self.mlp_scale = nn.Parameter(torch.ones(dim))
         self.attention = SelfAttention(dim, attention)
         self.mlp = MLP(dim, mlp)
+        self.stream_parts = Port()
 
-    def mix(self, x: Tensor, x0: Tensor) -> Tensor:
-        """Mixes the normalised embedding ``x0`` into the stream ``x``, both (batch, time, dim)."""
+    def mix(self, x: Tensor, context: Context) -> Tensor:
+        """Mixes the input of the first layer into the stream ``x``, (batch, time, dim)."""
         keep, restore = self.residual_mix.to(x.dtype).unbind()
-        return keep * x + restore * x0
+        mixed: Tensor = self.stream_parts(keep * x + restore * context.x0, context)
+        return mixed
 
     def attend(self, x: Tensor, context: Context, slot: int) -> Tensor:
         """Computes what attention adds to the mixed stream ``x``; ``slot`` is the number of the visit."""
@@ -59,6 +61,6 @@ class Block(nn.Module):
             context: what all layers share.
             slot: number of the visit, for the memory of generation.
         """
-        x = self.mix(x, context.x0)
+        x = self.mix(x, context)
         x = x + self.attend(x, context, slot)
         return x + self.feed(x)

@@ -13,6 +13,7 @@ from plgolf.errors import UserError, under, whole_number
 from plgolf.hardware import resolve_dtype
 from plgolf.model.attention import AttentionConfig
 from plgolf.model.block import Block
+from plgolf.model.context import Port
 from plgolf.model.depth import NEVER, LanesConfig, ParallelConfig, RecurrenceConfig, visits
 from plgolf.model.head import Head, HeadConfig
 from plgolf.model.initial import Matrices, initialise
@@ -145,7 +146,7 @@ class GPT(nn.Module):
 
             self.residual = Residual(config)
         self.head = Head(config.vocab_size, config.dim, config.head)
-        self.input_parts = nn.ModuleDict()
+        self.input_parts, self.output_parts = Port(), Port()
         self.value_source: nn.Module | None = None
         if config.parts.in_use():
             from plgolf.model.parts.building import add_parts  # noqa: PLC0415 (few use it)

@@ -41,6 +41,7 @@ class Head(nn.Module):
         super().__init__()
         self.softcap = config.softcap
         self.proj = None if config.tied else CastLinear(dim, vocab_size, zero_init=True)
+        self.part: nn.Module | None = None
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Computes float32 logits, (batch, time, vocab).
@@ -51,4 +52,5 @@ class Head(nn.Module):
         """
         logits = F.linear(x, embedding.to(x.dtype)) if self.proj is None else self.proj(x)
         # Float32 from here on: near a cap of 30, bfloat16 has steps of 1/8.
-        return self.softcap * torch.tanh(logits.float() / self.softcap)
+        logits = logits.float()
+        return self.part(logits) if self.part else self.softcap * torch.tanh(logits / self.softcap)

@@ -12,7 +12,7 @@ Matrices = Literal["uniform", "orthogonal"]
 def initialise(module: nn.Module, *, embedding_std: float, matrices: Matrices) -> None:
     """Sets the initial values of embeddings and matrices below a module.
 
-    An embedding is normal, with its own ``initial_std`` if it has one. A matrix with ``zero_init`` is 0, so
+    An embedding is normal, and so is what has its own ``initial_std``. A matrix with ``zero_init`` is 0, so
     that a layer begins without effect. Other matrices are ``uniform`` in +-1/sqrt(columns), PyTorch's own
     values, which are kept, or ``orthogonal`` (https://arxiv.org/abs/1312.6120), times the ``gain`` of each.
 
@@ -22,8 +22,9 @@ def initialise(module: nn.Module, *, embedding_std: float, matrices: Matrices) -
         matrices: values of matrices that do not begin as 0.
     """
     for part in module.modules():
-        if isinstance(part, nn.Embedding):
-            nn.init.normal_(part.weight, std=getattr(part, "initial_std", embedding_std))
+        std = getattr(part, "initial_std", embedding_std if isinstance(part, nn.Embedding) else None)
+        if std is not None:
+            nn.init.normal_(part.weight, std=std)
         elif isinstance(part, CastLinear):
             if part.zero_init:
                 nn.init.zeros_(part.weight)

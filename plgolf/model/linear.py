@@ -16,6 +16,9 @@ class CastLinear(nn.Linear):
         gain: factor on other initial values.
     """
 
+    initial_std: float | None = None
+    """Standard deviation of the initial weight, if ``initialise`` makes it normal."""
+
     def __init__(
         self, in_features: int, out_features: int, *, zero_init: bool = False, gain: float = 1.0
     ) -> None:

@@ -67,12 +67,12 @@ class Residual(nn.Module):
     def forward(self, layer: int, block: Block, lanes: Lanes, context: Context, slot: int) -> Lanes:
         """Computes the streams after a layer; ``slot`` is the number of the visit."""
         if layer in self.parallel:
-            x = block.mix(lanes[0], context.x0)
+            x = block.mix(lanes[0], context)
             return (x + block.attend(x, context, slot) + block.feed(x),)
         if layer not in self.two:
             return (block(lanes[0], context, slot),)
         first, second = lanes
-        attended = block.attend(block.mix(first, context.x0), context, slot)
+        attended = block.attend(block.mix(first, context), context, slot)
         fed = block.feed(second)
         keep, post = self.keep[layer].to(first.dtype), self.post[layer].to(first.dtype)
         return (

@@ -35,7 +35,7 @@ def residual_stream(
     time = input_ids.size(1)
     rotary = gpt.rotary(time, x.dtype) if memory is None else memory.rotary(time)
     values = None if gpt.value_source is None else gpt.value_source(input_ids)
-    context = Context(input_ids, x, rotary, values, segments, memory)
+    context = Context(input_ids, x, rotary, values, segments, memory, {})
     x = _inputs(gpt, x, context)
     return rms_norm(_layers(gpt, x, context._replace(x0=x)))
 
@@ -68,4 +68,5 @@ def _layers(gpt: "GPT", x: Tensor, context: Context) -> Tensor:
         else:
             lanes = residual(layer, block, lanes, context, slot)
         outputs.append(lanes[0])
-    return lanes[0] if residual is None else residual.merge(lanes)
+    y: Tensor = gpt.output_parts(lanes[0] if residual is None else residual.merge(lanes), outputs)
+    return y

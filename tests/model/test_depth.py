@@ -75,14 +75,14 @@ def test_a_parallel_layer_feeds_attention_and_mlp_with_the_same_stream():
     gpt = lively(replace(PARALLEL, num_layers=1))
     seen = {}
     block = gpt.blocks[0]
-    block.attention.register_forward_pre_hook(lambda _, args: seen.update(attention=args[0], x0=args[1].x0))
+    block.attention.register_forward_pre_hook(lambda _, args: seen.update(attention=args[0], context=args[1]))
     block.mlp.register_forward_pre_hook(lambda _, args: seen.update(mlp=args[0]))
     block.attention.register_forward_hook(lambda _m, _a, out: seen.update(attended=out))
     block.mlp.register_forward_hook(lambda _m, _a, out: seen.update(fed=out))
     gpt.head.register_forward_pre_hook(lambda _, args: seen.update(out=args[0]))
     gpt(TOKENS)
     assert torch.equal(seen["attention"], seen["mlp"])
-    total = block.mix(seen["x0"], seen["x0"]) + seen["attended"] + seen["fed"]
+    total = block.mix(seen["context"].x0, seen["context"]) + seen["attended"] + seen["fed"]
     torch.testing.assert_close(seen["out"], torch.nn.functional.rms_norm(total, (32,)))
 
 

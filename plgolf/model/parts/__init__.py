@@ -3,10 +3,14 @@
 from dataclasses import dataclass, fields
 
 from plgolf.config import newer
+from plgolf.model.parts.backout import BackoutConfig
 from plgolf.model.parts.bigram_hash import BigramHashConfig
 from plgolf.model.parts.exclusive import ExclusiveConfig
+from plgolf.model.parts.key_offset import KeyOffsetConfig
+from plgolf.model.parts.logit_rescale import LogitRescaleConfig
 from plgolf.model.parts.output_gate import OutputGateConfig
 from plgolf.model.parts.ports import PartConfig
+from plgolf.model.parts.residual_scale import ResidualScaleConfig
 from plgolf.model.parts.smear_gate import SmearGateConfig
 from plgolf.model.parts.value_embedding import ValueEmbeddingConfig
 
@@ -21,6 +25,10 @@ class PartsConfig:
         value_embedding: adds a token embedding, shared by layers, to attention's values.
         exclusive: removes a position's own value from what it attends to.
         output_gate: gates each attention head by the layer's input.
+        residual_scale: multiplies the stream and the first layer's input by learned factors in each layer.
+        key_offset: takes channels of the keys from the previous position.
+        backout: subtracts the stream of the middle of the model from its end.
+        logit_rescale: limits logits by a shifted sigmoid instead of the soft cap.
     """
 
     bigram_hash: BigramHashConfig | None = newer(None)
@@ -28,6 +36,10 @@ class PartsConfig:
     value_embedding: ValueEmbeddingConfig | None = newer(None)
     exclusive: ExclusiveConfig | None = newer(None)
     output_gate: OutputGateConfig | None = newer(None)
+    residual_scale: ResidualScaleConfig | None = newer(None)
+    key_offset: KeyOffsetConfig | None = newer(None)
+    backout: BackoutConfig | None = newer(None)
+    logit_rescale: LogitRescaleConfig | None = newer(None)
 
     def in_use(self) -> dict[str, PartConfig]:
         """Returns the settings of the techniques in use, by name, in the order of application."""

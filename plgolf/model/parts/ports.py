@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ class Shape(NamedTuple):
         num_heads: number of query heads.
         num_kv_heads: number of key and value heads.
         head_dim: channels of a head.
+        rotary_dims: first channels of a head that turn with the position.
+        layer: the layer that a part is built for, where it is part of a layer.
     """
 
     vocab_size: int
@@ -28,6 +31,8 @@ class Shape(NamedTuple):
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    rotary_dims: int
+    layer: int = 0
 
 
 def check_gain(gain: float, dim: int, width: int) -> None:
@@ -65,12 +70,41 @@ class ValueSource(nn.Module, ABC):
         """Returns values, (batch, time, key-value width), of token ids (batch, time)."""
 
 
+class StreamPart(nn.Module, ABC):
+    """Changes the residual stream that enters one layer."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """Returns the changed stream, of the shape and dtype of ``x``, (batch, time, dim)."""
+
+
+class KeyPart(nn.Module, ABC):
+    """Changes the keys of one attention layer."""
+
+    @abstractmethod
+    def forward(self, k: Tensor, context: Context, slot: int) -> Tensor:
+        """Returns changed keys, which generation keeps.
+
+        Args:
+            k: keys after the rotation, (batch, time, key-value heads, head_dim); the result has their shape
+                and dtype.
+            context: what all layers share.
+            slot: number of the visit of the layer.
+        """
+
+
 class ValuePart(nn.Module, ABC):
     """Changes the values of one attention layer before they are split into heads."""
 
     @abstractmethod
-    def forward(self, v: Tensor, context: Context) -> Tensor:
-        """Returns changed values, of the shape and dtype of ``v``, (batch, time, key-value width)."""
+    def forward(self, v: Tensor, context: Context, x: Tensor) -> Tensor:
+        """Returns changed values.
+
+        Args:
+            v: values, (batch, time, key-value width); the result has their shape and dtype.
+            context: what all layers share.
+            x: the input of the layer, normalised and scaled, (batch, time, dim).
+        """
 
 
 class HeadPart(nn.Module, ABC):
@@ -87,11 +121,32 @@ class HeadPart(nn.Module, ABC):
         """
 
 
+class OutputPart(nn.Module, ABC):
+    """Changes the stream after the last layer."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+        """Returns the changed stream before the last norm.
+
+        Args:
+            x: the stream, (batch, time, dim); the result has its shape and dtype.
+            outputs: the stream after each use of a layer, in order.
+        """
+
+
+class LogitPart(nn.Module, ABC):
+    """Computes logits from the products of stream and embedding, in place of the soft cap."""
+
+    @abstractmethod
+    def forward(self, logits: Tensor) -> Tensor:
+        """Returns float32 logits, of the shape of ``logits``, (batch, time, vocab)."""
+
+
 class PartConfig:
     """Base of the settings of a part, which are frozen dataclasses."""
 
-    layers: str = "all"
-    """Layers that have the part, in words (``layer_indices``); for parts of attention layers."""
+    layers: str | None = "all"
+    """Layers that have the part, in words (``layer_indices``); for parts of layers."""
 
     def check(self, shape: Shape) -> None:
         """Raises a UserError that names the field if a setting does not fit the model."""
@@ -99,6 +154,10 @@ class PartConfig:
     def build(self, shape: Shape) -> nn.Module:
         """Returns a new part; its class says where it belongs."""
         raise NotImplementedError
+
+    def in_layer(self, shape: Shape) -> nn.Module | None:
+        """Returns what each layer has of this part, if ``build`` returns a part of the whole model."""
+        return None
 
     def source(self, shape: Shape) -> ValueSource | None:
         """Returns what computes ``Context.values`` for this part, if anything."""

@@ -1,10 +1,12 @@
 """Mixes the embedding of the previous token into each position."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from plgolf.config import newer
 from plgolf.errors import UserError
 from plgolf.model.context import Context, previous
 from plgolf.model.linear import CastLinear
@@ -20,16 +22,22 @@ class SmearGateConfig(PartConfig):
         window: number of first channels of the embedding that the gate depends on; null for a gate of each
             channel that depends on nothing.
         bos_id: id of the token that begins a document, into which nothing is mixed; null for none.
+        initial: initial gate of each channel, before the sigmoid; -3 mixes in 5 % (record 2026-03-19).
     """
 
     window: int | None = None
     bos_id: int | None = None
+    initial: float = newer(0.0)
 
     def check(self, shape: Shape) -> None:
         if self.window is not None and not 1 <= self.window <= shape.dim:
             raise UserError(f"window must be from 1 to the width {shape.dim}, got {self.window}")
         if self.bos_id is not None and not 0 <= self.bos_id < shape.vocab_size:
             raise UserError(f"bos_id must be from 0 to {shape.vocab_size - 1}, got {self.bos_id}")
+        if not math.isfinite(self.initial):
+            raise UserError(f"initial must be finite, got {self.initial}")
+        if self.initial and self.window is not None:
+            raise UserError(f"initial must be 0 with window, got {self.initial}")
 
     def build(self, shape: Shape) -> "SmearGate":
         return ChannelSmear(shape, self) if self.window is None else WindowSmear(self, self.window)
@@ -57,7 +65,7 @@ class ChannelSmear(SmearGate):
 
     def __init__(self, shape: Shape, config: SmearGateConfig) -> None:
         super().__init__(config.bos_id)
-        self.gate = nn.Parameter(torch.zeros(shape.dim))
+        self.gate = nn.Parameter(torch.full((shape.dim,), config.initial))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         fraction = torch.sigmoid(self.gate).to(x.dtype)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from plgolf.errors import UserError
 from plgolf.model.context import Context
 from plgolf.model.linear import CastLinear
 from plgolf.model.parts.ports import PartConfig, Shape, Table, ValuePart, ValueSource, check_gain
+from plgolf.roles import Role
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,11 @@ class ValueEmbeddingConfig(PartConfig):
         scale: initial value of the factor that all layers share.
         std: standard deviation of the initial table.
         gain: factor on the initial values of the projection.
+        tables: ``shared`` by all layers, or each layer's ``own``.
+        gate_window: number of first channels of the layer's input, and of the values of the table, on which a
+            gate of each key-value head depends (https://github.com/KellerJordan/modded-nanogpt); null for
+            no gates.
+        gate_factor: multiplies the sigmoid of the gates, which begin at half of it.
     """
 
     layers: str = "last 2"
@@ -30,6 +37,9 @@ class ValueEmbeddingConfig(PartConfig):
     scale: float = 0.1
     std: float = 0.01
     gain: float = newer(1.0)
+    tables: Literal["shared", "own"] = newer("shared")
+    gate_window: int | None = newer(None)
+    gate_factor: float = newer(2.0)
 
     def check(self, shape: Shape) -> None:
         if not 1 <= self.dim <= shape.dim:
@@ -39,16 +49,23 @@ class ValueEmbeddingConfig(PartConfig):
         check_gain(self.gain, self.dim, shape.num_kv_heads * shape.head_dim)
         if not self.scale:
             raise UserError("scale must not be 0, at which nothing would be learned, got 0")
+        width = shape.num_kv_heads * shape.head_dim
+        if self.gate_window is not None and not 1 <= self.gate_window <= width:
+            raise UserError(
+                f"gate_window must be from 1 to the values' width {width}, got {self.gate_window}"
+            )
+        if not 0 < self.gate_factor < math.inf:
+            raise UserError(f"gate_factor must be finite and positive, got {self.gate_factor}")
 
     def build(self, shape: Shape) -> "LayerValues":
-        return LayerValues()
+        return LayerValues(shape, self)
 
-    def source(self, shape: Shape) -> "ValueEmbedding":
-        return ValueEmbedding(shape, self)
+    def source(self, shape: Shape) -> "ValueEmbedding | None":
+        return ValueEmbedding(shape, self) if self.tables == "shared" else None
 
 
 class ValueEmbedding(ValueSource):
-    """The table that all layers share."""
+    """The table that all layers share, or that of a layer."""
 
     def __init__(self, shape: Shape, config: ValueEmbeddingConfig) -> None:
         super().__init__()
@@ -64,13 +81,35 @@ class ValueEmbedding(ValueSource):
 
 
 class LayerValues(ValuePart):
-    """Adds the shared values with the factor of a layer, at the start 1."""
+    """Adds values of a table with the factor of a layer, at the start 1, and gates of its heads."""
 
-    def __init__(self) -> None:
+    def __init__(self, shape: Shape, config: ValueEmbeddingConfig) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(1))
+        self.table = None if config.tables == "shared" else ValueEmbedding(shape, config)
+        self.gate = None if config.gate_window is None else ValueGate(shape, config, config.gate_window)
 
-    def forward(self, v: Tensor, context: Context) -> Tensor:
-        if context.values is None:
+    def forward(self, v: Tensor, context: Context, x: Tensor) -> Tensor:
+        values = context.values if self.table is None else self.table(context.tokens)
+        if values is None:
             raise ValueError("the context must have the values of the table")
-        return v + self.scale.to(v.dtype) * context.values
+        if self.gate is not None:
+            values = self.gate(values, x)
+        return v + self.scale.to(v.dtype) * values
+
+
+class ValueGate(nn.Module):
+    """Multiplies the values of each key-value head by a factor that depends on them and on the position."""
+
+    role = Role.SCALAR
+
+    def __init__(self, shape: Shape, config: ValueEmbeddingConfig, window: int) -> None:
+        super().__init__()
+        self.window, self.factor = window, config.gate_factor
+        self.proj = CastLinear(2 * window, shape.num_kv_heads, zero_init=True)
+
+    def forward(self, values: Tensor, x: Tensor) -> Tensor:
+        """Returns gated values (batch, time, key-value width); ``x`` (batch, time, dim) is the layer's input."""
+        seen = torch.cat((x[..., : self.window], values[..., : self.window]), -1)
+        gate = self.factor * torch.sigmoid(self.proj(seen)).unsqueeze(-1)
+        return (values.unflatten(-1, (gate.size(-2), -1)) * gate).flatten(-2)

@@ -58,7 +58,7 @@ def _march(given: dict[str, Any], record: str) -> dict[str, Any]:
     exclusive = given.pop("xsa_last_n", 4)
     value_dim, value_layers = given.pop("ve_dim", 128), given.pop("ve_layers", "9,10")
     has_values = given.pop("ve_enabled", True) and value_layers
-    # The first program divides initial projections by sqrt(2 * layers); those that it does not set to 0 are these.
+    # The first program divides projections by sqrt(2 * layers) at the start; the others begin as 0.
     gain = (2 * config["num_layers"]) ** -0.5 if record == RECORDS[0] else 1.0
     attention = config["attention"]
     value_width = attention.num_kv_heads * attention.head_dim(config["dim"])

@@ -28,7 +28,6 @@ from plgolf.header import (
     header_from_dict,
 )
 from plgolf.model import GPT, GPTConfig
-from plgolf.model.depth import config_as_it_runs
 from plgolf.model.weights import check_weights_fit, gpt_with_weights
 from plgolf.reference import (
     gpt_config_from_weights,
@@ -118,7 +117,9 @@ def save_artifact(
     """
     check_weights_fit(gpt.config, gpt.state_dict())  # A cast model could not be read again.
     sha256 = None if tokenizer is None else hashlib.sha256(tokenizer).hexdigest()
-    header = Header(config_as_it_runs(gpt), seq_len, sha256)
+    recurrence = gpt.config.recurrence
+    config = recurrence.config_as_it_runs(gpt) if recurrence else gpt.config
+    header = Header(config, seq_len, sha256)
     carried = (tokenizer or b"") if carry_tokenizer else None
     if carried is not None and not 1 <= len(carried) <= MAX_TOKENIZER_BYTES:
         most = MAX_TOKENIZER_BYTES

@@ -18,7 +18,6 @@ from plgolf.evaluate.documents import TextScore, score_documents, utf8
 from plgolf.generation.decoding import generate_ids
 from plgolf.generation.sampling import Sampling, draw, probabilities
 from plgolf.model import GPT, GPTConfig
-from plgolf.model.depth import config_as_it_runs
 from plgolf.model.weights import gpt_with_weights
 
 _MAX_SEED = 2**63
@@ -130,9 +129,11 @@ class LanguageModel:
         """The model in float32, which is fastest on most processors for one token at a time."""
         if self.gpt.config.compute_dtype == "float32":
             return self.gpt
-        config = replace(config_as_it_runs(self.gpt), compute_dtype="float32")
+        config = replace(self.gpt.config, compute_dtype="float32")
         weights = {name: tensor.float() for name, tensor in self.gpt.state_dict().items()}
-        return gpt_with_weights(config, weights).to(self.gpt.embedding.weight.device).eval()
+        gpt = gpt_with_weights(config, weights).to(self.gpt.embedding.weight.device).eval()
+        gpt.visits = self.gpt.visits
+        return gpt
 
 
 def _texts(tokenizer: Tokenizer, prompt: Sequence[int], new: Iterator[int]) -> Iterator[str]:

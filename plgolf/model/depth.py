@@ -38,6 +38,24 @@ class RecurrenceConfig:
         if not 0 <= self.starts <= 1 and self.starts != NEVER:
             raise UserError(f"starts must be from 0 to 1, or {NEVER:g} for never, got {self.starts}")
 
+    @property
+    def phases(self) -> tuple[float, ...]:
+        """Fractions of the run at which the order of layers begins and changes."""
+        return (0.0, self.starts) if 0 < self.starts <= 1 else (0.0,)
+
+    def order(self, layers: list[int], fraction: float) -> list[int]:
+        """Returns the layers in the order in which they run at a fraction of the run."""
+        if fraction < self.starts:
+            return layers
+        from plgolf.model.layers import repeated  # noqa: PLC0415 (few use it)
+
+        return repeated(layers, self.layers, self.times)
+
+    def config_as_it_runs(self, gpt: "GPT") -> "GPTConfig":
+        """Returns the architecture of a model whose order of layers stays as it is now, for files."""
+        is_last = gpt.visits == visits(gpt.config, 1.0)
+        return gpt.config if is_last else replace(gpt.config, recurrence=replace(self, starts=NEVER))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
@@ -76,8 +94,8 @@ class Visit(NamedTuple):
     skip: int | None
 
 
-def visits(config: "GPTConfig", fraction: float = 1.0) -> tuple[Visit, ...]:
-    """Returns the uses of layers in order, at a fraction of the run from 0 to 1; with ``NEVER`` all uses.
+def visits(config: "GPTConfig", fraction: float = NEVER) -> tuple[Visit, ...]:
+    """Returns the uses of layers in order, at a fraction of the run from 0 to 1; by default all uses.
 
     Skips pair the uses like a U-Net (https://arxiv.org/abs/1505.04597), from the middle outwards. The last of
     an odd number of uses has no skip.
@@ -86,10 +104,8 @@ def visits(config: "GPTConfig", fraction: float = 1.0) -> tuple[Visit, ...]:
         UserError: the layers of the recurrence are not neighbours, or not layers of the model.
     """
     order, recurrence = list(range(config.num_layers)), config.recurrence
-    if recurrence is not None and fraction >= recurrence.starts:
-        from plgolf.model.layers import repeated  # noqa: PLC0415 (few use it)
-
-        order = repeated(order, recurrence.layers, recurrence.times)
+    if recurrence:
+        order = recurrence.order(order, fraction)
     half = len(order) // 2
     skips = (*[None] * half, *reversed(range(half)), *[None] * (len(order) % 2))
     return tuple(map(Visit, order, skips))
@@ -97,13 +113,4 @@ def visits(config: "GPTConfig", fraction: float = 1.0) -> tuple[Visit, ...]:
 
 def phases(config: "GPTConfig") -> tuple[float, ...]:
     """Returns the fractions of the run at which the order of layers begins and changes."""
-    recurrence = config.recurrence
-    return (0.0,) if recurrence is None or recurrence.starts in (0.0, NEVER) else (0.0, recurrence.starts)
-
-
-def config_as_it_runs(gpt: "GPT") -> "GPTConfig":
-    """Returns the architecture of a model whose order of layers stays as it is now, for files."""
-    config, recurrence = gpt.config, gpt.config.recurrence
-    if recurrence is None or gpt.visits == visits(config):
-        return config
-    return replace(config, recurrence=replace(recurrence, starts=NEVER))
+    return config.recurrence.phases if config.recurrence else (0.0,)

@@ -14,7 +14,7 @@ from plgolf.hardware import resolve_dtype
 from plgolf.model.attention import AttentionConfig
 from plgolf.model.block import Block
 from plgolf.model.context import Port
-from plgolf.model.depth import NEVER, LanesConfig, ParallelConfig, RecurrenceConfig, visits
+from plgolf.model.depth import LanesConfig, ParallelConfig, RecurrenceConfig, visits
 from plgolf.model.head import Head, HeadConfig
 from plgolf.model.initial import Matrices, initialise
 from plgolf.model.mlp import MLPConfig
@@ -86,7 +86,7 @@ class GPTConfig:
         with under("mlp"):
             for mlp in self.mlp.of_layers(self.num_layers):
                 mlp.hidden_dim(self.dim)
-        visits(self, NEVER)
+        visits(self)
         if self.parallel or self.lanes:
             from plgolf.model.residual import layers_of  # noqa: PLC0415 (few use it)
 
@@ -133,8 +133,8 @@ class GPT(nn.Module):
             Block(config.dim, config.attention, mlp, norm_scale=config.norm_scale_of(layer))
             for layer, mlp in enumerate(config.mlp.of_layers(config.num_layers))
         )
-        self.visits = visits(config)
-        skips = sum(visit.skip is not None for visit in visits(config, NEVER))
+        self.visits = visits(config, 1.0)
+        skips = sum(visit.skip is not None for visit in visits(config))
         # A single layer has no skips, and DDP would wait for the gradient of an empty parameter.
         self.skip_weights = nn.Parameter(torch.ones(skips, config.dim), requires_grad=skips > 0)
         self.skip_gates = None

@@ -90,7 +90,12 @@ class GolfModule(ScoringModule):
         self.check(self.trainer)  # Before Lightning looks, which would name no setting of plgolf.
         present = self.trainer.callbacks  # type: ignore[attr-defined]
         self.run = Run(present)
-        missing = [k() for k in (PeerWatch, CompileWarmup) if not any(isinstance(c, k) for c in present)]
+        kinds: list[type[Callback]] = [PeerWatch, CompileWarmup]
+        if self.gpt.config.recurrence:
+            from plgolf.training.phases import Phases  # noqa: PLC0415 (few use it)
+
+            kinds.append(Phases)
+        missing = [k() for k in kinds if not any(isinstance(c, k) for c in present)]
         return [*([] if self.run.clock in present else [self.run.clock]), *missing]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -116,8 +121,7 @@ class GolfModule(ScoringModule):
     def on_fit_start(self) -> None:
         seed = torch.initial_seed() % 2**63 if self._seed is None else self._seed
         self._seed = self.trainer.strategy.broadcast(seed)
-        params = dict(self.gpt.named_parameters())
-        self.run.statistics = StepStatistics(params, stop=self.nonfinite == "stop")
+        self.run.statistics = StepStatistics(dict(self.gpt.named_parameters()), stop=self.nonfinite == "stop")
 
     def on_train_start(self) -> None:
         resume.check_same_start(self.trainer)
@@ -188,8 +192,8 @@ class GolfModule(ScoringModule):
             unread = run.statistics.take()
             by_rank = all_gather_floats(run.statistics.stacked(unread), run.clock.reading())
             run.clock.agree(by_rank)
-            values = [row[2:] for row in by_rank]
-            run.train_loss, run.gradient_norm = run.statistics.read(trainer, unread, values)
+            found = run.statistics.read(trainer, unread, [row[2:] for row in by_rank])
+            run.train_loss, run.gradient_norm = found
         else:
             run.clock.advance()
         run.lr_factor = factor_of(trainer.optimizers[0])

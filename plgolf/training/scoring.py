@@ -13,7 +13,6 @@ from plgolf.errors import UserError
 from plgolf.evaluate.evaluator import Tally, score_batch
 from plgolf.evaluate.targets import Targets, split_targets
 from plgolf.model import GPT, GPTConfig, flash
-from plgolf.model.depth import visits
 from plgolf.training.checkpoints import compare, resume
 from plgolf.training.logs.metrics_row import record
 from plgolf.training.run import Run
@@ -122,8 +121,6 @@ class ScoringModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["gpt_config"] = config_to_dict(self.gpt.config)
-        if self.gpt.visits != visits(self.gpt.config):
-            checkpoint["before_recurrence"] = True
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         fit = self.trainer.state.fn == "fit"
@@ -131,6 +128,5 @@ class ScoringModule(LightningModule):
             allowed = self.run.allowed_changes if fit else []
             compare.check_same_model(checkpoint, self.gpt.config, allowed=allowed)
         resume.check_weights(checkpoint, self.state_dict())
-        resume.restore_order(self.gpt, checkpoint)
         if not fit:
             checkpoint.pop("loops", None)

@@ -132,7 +132,7 @@ def test_an_artifact_runs_like_the_end_of_training(config, fraction, form, tmp_p
     gpt, path = lively(config).at(fraction), tmp_path / "model.ptz"
     save_artifact(gpt, path, format=form)
     artifact = read_artifact(path)
-    assert (artifact.config == config) is (gpt.visits == visits(config))
+    assert (artifact.config == config) is (gpt.visits == visits(config, 1.0))
     again = artifact.gpt()
     assert again.visits == gpt.visits and again.at(0.9).visits == gpt.visits
     rounded = {"rtol": 0.02, "atol": 0.15} if form is None else {"rtol": 0, "atol": 0}
@@ -143,7 +143,7 @@ def test_the_file_of_a_model_whose_layers_run_once_says_so(tmp_path):
     save_artifact(lively(DEEP).at(0.0), tmp_path / "model.ptz")
     config = read_artifact(tmp_path / "model.ptz").config
     assert config == replace(DEEP, recurrence=replace(DEEP.recurrence, starts=NEVER))
-    assert phases(config) == (0.0,) and visits(config) == visits(DEEP, 0.0)
+    assert phases(config) == (0.0,) and visits(config, 1.0) == visits(DEEP, 0.0)
     with pytest.raises(UserError, match="recurrence.layers must be neighbours, got '1, 3'"):
         replace(config, recurrence=replace(config.recurrence, layers="1, 3"))
 

@@ -69,9 +69,9 @@ def test_layers_recur_from_a_step_on_after_both_orders_are_warmed_up(tmp_path):
 
 def test_a_run_without_an_end_has_no_fraction():
     module = golden_module()
-    set_phase(module, RunProgress(step=1, elapsed_seconds=0.0))
+    set_phase(module.gpt, RunProgress(step=1, elapsed_seconds=0.0))
     with pytest.raises(UserError, match="recurrence.starts must be 0 in a run without clock.max_seconds"):
-        set_phase(GolfModule(DEEP), RunProgress(step=1, elapsed_seconds=0.0))
+        set_phase(GolfModule(DEEP).gpt, RunProgress(step=1, elapsed_seconds=0.0))
 
 
 class Speeds(Callback):

@@ -7,6 +7,7 @@ from plgolf.errors import UserError
 from plgolf.model import GPTConfig
 from plgolf.training.checkpoints import resume
 from plgolf.training.checkpoints.files import CheckpointFiles
+from plgolf.training.phases import restore_order
 
 if TYPE_CHECKING:
     from plgolf.training.scoring import ScoringModule
@@ -24,5 +25,5 @@ def load_module(
     weights = files.load_checkpoint(path)
     resume.check_weights(weights, module.state_dict())
     module.load_state_dict(weights["state_dict"])
-    resume.restore_order(module.gpt, weights)
+    restore_order(module.gpt, weights)
     return module if device is None else module.to(device)

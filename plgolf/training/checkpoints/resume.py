@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from plgolf.artifact import SUFFIXES
 from plgolf.distributed import all_gather_floats
 from plgolf.errors import UserError
-from plgolf.model import GPT, GPTConfig
+from plgolf.model import GPTConfig
 from plgolf.training.checkpoints.compare import check_same_data, check_same_model, short
 from plgolf.training.checkpoints.files import read_checkpoint
 
@@ -39,11 +39,6 @@ def check_weights(checkpoint: Mapping[str, Any], weights: Mapping[str, Tensor]) 
         if not isinstance(tensor, Tensor) or (tensor.shape, tensor.dtype) != (ours.shape, ours.dtype):
             what = f"{getattr(tensor, 'dtype', type(tensor).__name__)} {tuple(getattr(tensor, 'shape', ()))}"
             raise UserError(f"the checkpoint's {name} must be {ours.dtype} {tuple(ours.shape)}, got {what}")
-
-
-def restore_order(gpt: GPT, checkpoint: Mapping[str, Any]) -> None:
-    """Gives a model the order of layers of the last step before a checkpoint."""
-    gpt.at(0.0 if checkpoint.get("before_recurrence") is True else 1.0)
 
 
 def check_resume(

@@ -10,7 +10,6 @@ from lightning.pytorch import Callback, Trainer
 
 from plgolf.errors import at_least
 from plgolf.model import GPT
-from plgolf.model.depth import config_as_it_runs
 from plgolf.model.weights import gpt_with_weights
 from plgolf.training.datamodule import ShardDataModule
 from plgolf.training.logs.media import MEDIA_LOGGERS, log_table
@@ -81,9 +80,9 @@ def _in_training(gpt: GPT, data: ShardDataModule) -> "LanguageModel":
     from plgolf.generation.language_model import LanguageModel  # noqa: PLC0415 (not packed)
 
     weights = {name: tensor.detach().cpu().clone() for name, tensor in gpt.state_dict().items()}
-    return LanguageModel(
-        gpt_with_weights(config_as_it_runs(gpt), weights).eval(), data.tokenizer, data.seq_len
-    )
+    copy = gpt_with_weights(gpt.config, weights).eval()
+    copy.visits = gpt.visits
+    return LanguageModel(copy, data.tokenizer, data.seq_len)
 
 
 def _exported(path: Path, data: ShardDataModule) -> "LanguageModel":

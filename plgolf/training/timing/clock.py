@@ -187,16 +187,8 @@ class TrainClock(Callback):
         on_gpu = pl_module.device.type == "cuda"
         apart = self.agree_seconds if self.agree_seconds is not None else 2.0 if on_gpu else 0.0
         self._pace = Pace(apart, self._banked_seconds, self.max_seconds)
-        self._set_phase(trainer, pl_module)
 
-    def _set_phase(self, trainer: Trainer, module: Any) -> None:
-        if module.gpt.config.recurrence is not None:
-            from plgolf.training.phases import set_phase  # noqa: PLC0415 (few use it)
-
-            set_phase(module, self.progress(trainer.global_step, trainer.max_steps))
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._set_phase(trainer, pl_module)
+    def on_train_batch_start(self, *_: Any) -> None:
         if self._started is None:
             _wait_for_device()
             self._started = self.now()

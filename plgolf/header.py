@@ -71,12 +71,12 @@ def check_tokenizer(content: bytes, sha256: str | None) -> bytes:
 
 
 class ArtifactFormat:
-    """Base class of artifact formats, with the name of the file in a run's folder."""
+    """Base class of artifact formats, with the name of the file in a run's folder.
+
+    A format that is calibrated after training has what ``plgolf.quantize.calibration.Calibrated`` says.
+    """
 
     file_name = "model.plgolf"
-    calibration: Any = None
-    """Settings of the calibration that the format needs after training, with the methods of
-    ``plgolf.quantize.calibration.Calibrated``; None if it needs none."""
 
     def check(self, gpt: GPT) -> None:
         """Raises a UserError, before the run, if the settings of the format do not fit the model."""

@@ -115,6 +115,27 @@ class Rows:
             raise UserError(f"must be at most {most:.6g} for {self.scale} scales, got {got:.6g}")
         return scales
 
+    def rounded(self, weights: Tensor) -> Tensor:
+        """Returns what a matrix would be after ``encode`` and ``decode``, in a graph that can be compiled.
+
+        Args:
+            weights: float32 (rows, columns), with values that can be stored.
+
+        Raises:
+            UserError: several limits would be tried, or one that is not the maximum or a multiple of sigma.
+        """
+        if self.quantiles == [1.0] and not self.sigmas:
+            limits = weights.abs().amax(1)
+        elif len(self.sigmas) == 1 and not self.quantiles:
+            limits = self.sigmas[0] * weights.std(1)
+        else:
+            raise UserError(
+                "rows must have one limit, quantiles: [1.0] or one of sigmas, to round in training"
+            )
+        dtype: torch.dtype = getattr(torch, self.scale)
+        scales = (limits.clamp_min(self.floor) / self.largest_code).clamp_min(_SMALLEST[dtype]).to(dtype)
+        return _rounded(weights, scales, self.largest_code) * scales.float()[:, None]
+
     def decode(self, planes: Mapping[str, Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         codes, scales = planes["codes"], planes["scales"]
         if codes.numel():

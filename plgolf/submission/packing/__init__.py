@@ -30,6 +30,8 @@ _NEEDED_BY = {"evaluators": "plgolf.training.finish.more_scores.score_by"}
 """Functions whose modules a setting needs after all, by the name of the setting."""
 _IF_NAMED = ("plgolf.container", "plgolf.quantize")
 """Imported inside functions for a format that is packed only if the configuration names its class."""
+_NAMING = (*_IF_NAMED, "plgolf.training.straight_through")
+"""Classes that need these rooms."""
 _IF_IMPORTED = (
     *("plgolf.data.", "plgolf.model.", "plgolf.optim."),
     *("plgolf.training.health.watch", "plgolf.training.phases", "plgolf.training.finish.calibrate"),
@@ -89,7 +91,7 @@ def _pack_modules(
     class_paths: tuple[str, ...], imported: frozenset[str], gpt: str
 ) -> tuple[dict[str, bytes], list[str]]:
     """Returns the sources to pack by path, and which of them the minifier failed on."""
-    named = any(path.startswith(_IF_NAMED) for path in class_paths)
+    named = any(path.startswith(_NAMING) for path in class_paths)
 
     def is_needed(module: str) -> bool:
         missing = module.startswith(_IF_IMPORTED) and module not in imported

@@ -185,7 +185,7 @@ class ArtifactExport(Callback):
 
     def _prepare(self, trainer: Trainer, *num_ranks: int) -> None:
         """Calibrates the format if it needs that; see ``prepared``."""
-        if self.format and self.format.calibration:
+        if getattr(self.format, "calibration", None):
             from plgolf.training.finish.calibrate import prepared  # noqa: PLC0415 (few use it)
 
             self._prepared = prepared(self.format, trainer, *num_ranks)

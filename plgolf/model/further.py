@@ -1,6 +1,6 @@
 """The loss of further targets of each position, beside the next token."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,12 +20,14 @@ class Further(NamedTuple):
     target_ids: Tensor
     weights: Tensor
 
-    def of(self, logits: Tensor) -> Tensor:
-        """Returns the weighted sum of the losses at each position, float32 (batch * time,), in nats.
+    def losses(self, logits: Tensor, reduction: Literal["mean", "none"]) -> Tensor:
+        """Returns the weighted sum of the losses, in nats.
 
         Args:
             logits: float32 (batch, time, vocab).
+            reduction: ``mean`` over all positions, (), or ``none``, (batch * time,).
         """
         rows, ids = logits.flatten(0, 1), self.target_ids.flatten(1).T
         losses = rows.logsumexp(-1, keepdim=True) - rows.gather(1, ids.clamp(min=0))
-        return torch.where(ids == IGNORED, 0.0, losses * self.weights).sum(-1)
+        each = torch.where(ids == IGNORED, 0.0, losses * self.weights).sum(-1)
+        return each.mean() if reduction == "mean" else each

@@ -212,8 +212,7 @@ class GPT(nn.Module):
         except IndexError as error:
             raise range_error("target_ids", target_ids, self.config.vocab_size) from error
         if further is not None:
-            each = further.of(logits)
-            loss = loss + (each.mean() if reduction == "mean" else each)
+            loss = loss + further.losses(logits, reduction)
         return loss if reduction == "mean" else loss.view_as(target_ids)
 
     def memory(self, capacity: int, *, batch: int = 1) -> "Memory":

@@ -2,7 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,13 +35,16 @@ class FurtherTargets(Callback, ABC):
             other = "a module with a micro_batch_loss of its own"
             raise UserError(f"trainer.callbacks must not have {type(self).__name__} with {other}")
 
-    @staticmethod
-    def of_all(sources: Sequence["FurtherTargets"], module: Any, batch: Batch) -> Further:
-        """Returns the further targets that callbacks give a micro-batch of a ``GolfModule``."""
-        fraction = _fraction(module) or 0.0
-        weights = torch.tensor([weight for source in sources for weight in source.weights(fraction)])
-        targets = torch.cat([source.further_targets(batch) for source in sources])
-        return Further(targets, weights.to(targets.device, non_blocking=True))
+        pl_module.run.further = partial(self._added, pl_module, pl_module.run.further)
+
+    def _added(self, module: Any, others: Callable[[Batch], Further | None], batch: Batch) -> Further:
+        """Adds the further targets of a micro-batch to those of other callbacks."""
+        targets = self.further_targets(batch)
+        weights = torch.tensor(self.weights(_fraction(module) or 0.0)).to(targets.device, non_blocking=True)
+        before = others(batch)
+        if before is None:
+            return Further(targets, weights)
+        return Further(torch.cat((before.target_ids, targets)), torch.cat((before.weights, weights)))
 
     @abstractmethod
     def weights(self, fraction: float) -> list[float]:
@@ -54,9 +58,9 @@ class FurtherTargets(Callback, ABC):
 class LaterTokens(FurtherTargets):
     """Predicts tokens after the next one with the same logits (parameter-free multi-token prediction).
 
-    Weights end one after the other, the farthest first: each has an equal share of the time, in which it falls
-    to 0 linearly (https://github.com/KellerJordan/modded-nanogpt). In packed rows a later token of another
-    document is left out.
+    Weights end one after the other, the farthest first: each has an equal share of the time, in which it
+    falls to 0 linearly (https://github.com/KellerJordan/modded-nanogpt). In packed rows a later token of
+    another document is left out.
 
     Args:
         later: initial weight of each later token: of the second next, of the third next and so on.
@@ -81,22 +85,22 @@ class LaterTokens(FurtherTargets):
     def further_targets(self, batch: Batch) -> Tensor:
         ids = batch.target_ids.long()
         later = torch.full((len(self.later), *ids.shape), IGNORED, device=ids.device)
-        position = torch.arange(ids.size(1), device=ids.device)
         document = None
         if batch.cu_seqlens is not None:
+            position = torch.arange(ids.numel(), device=ids.device).view_as(ids)
             document = torch.bucketize(position, batch.cu_seqlens, right=True)
         for row, distance in zip(later, range(1, ids.size(1)), strict=False):
             row[:, :-distance] = ids[:, distance:]
             if document is not None:
-                row[:, :-distance][:, document[distance:] != document[:-distance]] = IGNORED
+                row[:, :-distance][document[:, distance:] != document[:, :-distance]] = IGNORED
         return later
 
 
 class PrefixToken(FurtherTargets):
     """Predicts the longest token whose bytes begin the next token, besides the next token itself.
 
-    The logits then favour tokens that are at least partly right (https://github.com/KellerJordan/modded-nanogpt).
-    A next token of one byte has none. Of tokens with the same bytes the one with the largest id is taken.
+    Its source is https://github.com/KellerJordan/modded-nanogpt. A next token of one byte has none. Of tokens
+    with the same bytes the one with the largest id is taken.
 
     Args:
         weight: initial weight.

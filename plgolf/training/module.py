@@ -156,8 +156,8 @@ class GolfModule(ScoringModule):
 
     def micro_batch_loss(self, batch: Batch) -> Tensor:
         """Returns the mean loss () of a micro-batch, in nats per token. Override it to change the loss."""
-        ids, further = (batch.input_ids.long(), batch.target_ids.long()), self.run.further(self, batch)
-        loss: Tensor = self.gpt(*ids, "mean", batch.cu_seqlens, batch.max_document_tokens, further)
+        ids = batch.input_ids.long(), batch.target_ids.long(), "mean", batch.cu_seqlens
+        loss: Tensor = self.gpt(*ids, batch.max_document_tokens, self.run.further(batch))
         return loss
 
     def _backward(self, batch: Sequence[Batch]) -> Tensor:

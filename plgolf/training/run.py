@@ -1,11 +1,11 @@
 """The state of a fit or a validation: one object, which the module makes and its callbacks read."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 
 from plgolf.data.stream import Batch
 from plgolf.evaluate.score import Score
@@ -27,7 +27,8 @@ class Run:
         """Training seconds, signals, and when the run ends."""
         self.allowed_changes = [n for c in found if isinstance(c, RunCheckpoint) for n in c.allow_changed]
         """What may differ from the checkpoint that a run resumes from, by dotted name."""
-        self._sources = [callback for callback in found if hasattr(callback, "further_targets")]
+        self.further: Callable[[Batch], Any] = lambda _: None
+        """Returns what callbacks (``FurtherTargets``) add to the loss of a micro-batch; None for nothing."""
         self.statistics = StepStatistics({})
         """Losses and gradient norms of the steps that no rank has read yet."""
         self.warming_up = False
@@ -46,7 +47,3 @@ class Run:
         """Folder of ``result.json`` and the artifact."""
         self.val_score: Score | None = None
         """Result of the last validation; None once a step has been made since."""
-
-    def further(self, module: LightningModule, batch: Batch) -> Any:
-        """Returns what callbacks (``FurtherTargets``) add to the loss of a micro-batch; None for nothing."""
-        return self._sources[0].of_all(self._sources, module, batch) if self._sources else None

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pydoc
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,13 +16,15 @@ from plgolf import GPT, GPTConfig, load_artifact
 from plgolf.cli import main
 from plgolf.config import config_from_dict
 from plgolf.data.stream import plan_batches
+from plgolf.training.further_targets import FurtherTargets
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 OVERLAYS = sorted(path for path in CONFIGS.rglob("*.yaml") if "# Overlay:" in path.read_text())
 RECIPES = sorted(set(CONFIGS.rglob("*.yaml")) - set(OVERLAYS))
 PARTS = [path for path in OVERLAYS if path.parent.name == "parts"]
-WITH_OVERLAYS = [(recipe,) for recipe in RECIPES]
-WITH_OVERLAYS += [(CONFIGS / "baseline.yaml", over) for over in OVERLAYS if over not in PARTS]
+LOSSES = [path for path in OVERLAYS if path.parent.name == "losses"]
+OTHERS = [path for path in OVERLAYS if path not in PARTS + LOSSES]
+WITH_OVERLAYS = [(recipe,) for recipe in RECIPES] + [(CONFIGS / "baseline.yaml", over) for over in OTHERS]
 WITH_OVERLAYS += [(CONFIGS / "quickstart.yaml", *PARTS)]
 
 
@@ -63,6 +66,13 @@ def test_an_overlay_of_a_part_fits_the_quickstart(overlay):
     config = config_from_dict(GPTConfig, {**settings, **changes})
     [name] = config.parts.in_use()
     assert name in changes["parts"] and changes.keys() == {"parts"}
+
+
+@pytest.mark.parametrize("overlay", LOSSES, ids=lambda path: path.stem)
+def test_an_overlay_of_a_loss_adds_a_callback(overlay):
+    [callback] = yaml.safe_load(overlay.read_text())["trainer"]["callbacks+"]
+    assert issubclass(pydoc.locate(callback["class_path"]), FurtherTargets)
+    pydoc.locate(callback["class_path"])(**callback.get("init_args", {}))
 
 
 def header_of(recipe: Path) -> str:
@@ -112,7 +122,7 @@ def test_hardware_overlay_goes_over_the_baseline(overlay, capfd):
     assert config["trainer"]["strategy"] == "auto"
 
 
-@pytest.mark.parametrize("overlay", [each for each in OVERLAYS if each not in PARTS], ids=lambda p: p.stem)
+@pytest.mark.parametrize("overlay", OTHERS, ids=lambda p: p.stem)
 def test_overlay_leaves_the_model_and_any_optimizer(overlay, capfd, tmp_path):
     """Artifacts of the recipe can be scored with it, and a recipe may have another optimizer."""
     baseline, other = CONFIGS / "baseline.yaml", tmp_path / "other.yaml"

@@ -24,6 +24,7 @@ from plgolf.model.stream import residual_stream
 from plgolf.model.token_ids import IGNORED, check_ids, check_targets, range_error
 
 if TYPE_CHECKING:
+    from plgolf.model.further import Further
     from plgolf.model.memory import Memory
 
 _AT_MOST = {"vocab_size": 2**20, "dim": 2**16, "num_layers": 512}
@@ -176,6 +177,7 @@ class GPT(nn.Module):
         reduction: Literal["mean", "none"] = "mean",
         cu_seqlens: Tensor | None = None,
         max_document_tokens: int | None = None,
+        further: "Further | None" = None,
     ) -> Tensor:
         """Computes logits, or the losses of targets.
 
@@ -186,6 +188,7 @@ class GPT(nn.Module):
             cu_seqlens: borders of the documents in packed rows, int32 (borders,): attention stays inside a
                 document; see ``segment_attention``. None if each row is one text.
             max_document_tokens: most tokens that one of these documents has; None for those of the row.
+            further: further targets of each position, whose weighted losses are added; None for none.
 
         Returns:
             Without targets, float32 logits (batch, time, vocab). With targets, float32 losses in nats: the
@@ -208,6 +211,8 @@ class GPT(nn.Module):
             )
         except IndexError as error:
             raise range_error("target_ids", target_ids, self.config.vocab_size) from error
+        if further is not None:
+            loss = loss + further.losses(logits, reduction)
         return loss if reduction == "mean" else loss.view_as(target_ids)
 
     def memory(self, capacity: int, *, batch: int = 1) -> "Memory":

@@ -160,8 +160,8 @@ class GolfModule(ScoringModule):
 
     def micro_batch_loss(self, batch: Batch) -> Tensor:
         """Returns the mean loss () of a micro-batch, in nats per token. Override it to change the loss."""
-        ids, targets = batch.input_ids.long(), batch.target_ids.long()
-        loss: Tensor = self.gpt(ids, targets, "mean", batch.cu_seqlens, batch.max_document_tokens)
+        ids = batch.input_ids.long(), batch.target_ids.long(), "mean", batch.cu_seqlens
+        loss: Tensor = self.gpt(*ids, batch.max_document_tokens, self.run.further(batch))
         return loss
 
     def _backward(self, batch: Sequence[Batch]) -> Tensor:

@@ -1,12 +1,13 @@
 """The state of a fit or a validation: one object, which the module makes and its callbacks read."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
 
+from plgolf.data.stream import Batch
 from plgolf.evaluate.score import Score
 from plgolf.training.checkpoints.run_checkpoint import RunCheckpoint
 from plgolf.training.health.nonfinite import StepStatistics
@@ -26,6 +27,8 @@ class Run:
         """Training seconds, signals, and when the run ends."""
         self.allowed_changes = [n for c in found if isinstance(c, RunCheckpoint) for n in c.allow_changed]
         """What may differ from the checkpoint that a run resumes from, by dotted name."""
+        self.further: Callable[[Batch], Any] = lambda _: None
+        """Returns what callbacks (``FurtherTargets``) add to the loss of a micro-batch; None for nothing."""
         self.statistics = StepStatistics({})
         """Losses and gradient norms of the steps that no rank has read yet."""
         self.warming_up = False

@@ -109,7 +109,7 @@ class ValueGate(nn.Module):
         self.proj = CastLinear(2 * window, shape.num_kv_heads, zero_init=True)
 
     def forward(self, values: Tensor, x: Tensor) -> Tensor:
-        """Returns gated values, of the shape and dtype of ``values``; ``x`` is the layer's input."""
+        """Returns gated ``values`` (batch, time, key-value width), by the input ``x`` (batch, time, dim)."""
         seen = torch.cat((x[..., : self.window], values[..., : self.window]), -1)
         gate = self.factor * torch.sigmoid(self.proj(seen)).unsqueeze(-1)
         heads = values.view(*gate.shape[:-1], -1)

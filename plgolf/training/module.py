@@ -90,13 +90,9 @@ class GolfModule(ScoringModule):
         self.check(self.trainer)  # Before Lightning looks, which would name no setting of plgolf.
         present = self.trainer.callbacks  # type: ignore[attr-defined]
         self.run = Run(present)
-        kinds: list[type[Callback]] = [PeerWatch, CompileWarmup]
-        if self.gpt.config.recurrence:
-            from plgolf.training.phases import Phases  # noqa: PLC0415 (few use it)
-
-            kinds.append(Phases)
-        missing = [k() for k in kinds if not any(isinstance(c, k) for c in present)]
-        return [*([] if self.run.clock in present else [self.run.clock]), *missing]
+        missing = [k() for k in (PeerWatch, CompileWarmup) if not any(isinstance(c, k) for c in present)]
+        clock = [] if self.run.clock in present else [self.run.clock]
+        return [*clock, *missing, *super().configure_callbacks()]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = make_optimizer(self.optimizer, self.gpt)
@@ -192,8 +188,8 @@ class GolfModule(ScoringModule):
             unread = run.statistics.take()
             by_rank = all_gather_floats(run.statistics.stacked(unread), run.clock.reading())
             run.clock.agree(by_rank)
-            found = run.statistics.read(trainer, unread, [row[2:] for row in by_rank])
-            run.train_loss, run.gradient_norm = found
+            values = [row[2:] for row in by_rank]
+            run.train_loss, run.gradient_norm = run.statistics.read(trainer, unread, values)
         else:
             run.clock.advance()
         run.lr_factor = factor_of(trainer.optimizers[0])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 
 from plgolf.config import config_to_dict
@@ -51,6 +51,13 @@ class ScoringModule(LightningModule):
         from plgolf.training.checkpoints.load_module import load_module  # noqa: PLC0415 (not packed)
 
         return load_module(cls, checkpoint_path, args, kwargs)
+
+    def configure_callbacks(self) -> list[Callback]:
+        if not self.gpt.config.recurrence:
+            return []
+        from plgolf.training.phases import Phases  # noqa: PLC0415 (few use it)
+
+        return [Phases()]
 
     def configure_model(self) -> None:
         if self._configured:  # Lightning calls this at every fit and validate.

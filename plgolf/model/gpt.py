@@ -219,8 +219,7 @@ class GPT(nn.Module):
         """Returns an empty memory for ``next_logits``.
 
         Args:
-            capacity: largest number of positions, at least 1. With ``rope_length`` the rotary base is that of
-                a sequence of this length.
+            capacity: largest number of positions, at least 1; with ``rope_length`` it sets the rotary base.
             batch: number of sequences, at least 1.
         """
         whole_number("capacity", capacity, least=1)
@@ -239,8 +238,7 @@ class GPT(nn.Module):
             memory: a memory of this model with room for them.
 
         Returns:
-            Float32 logits (batch, vocab), equal to those of ``forward`` at the last position; with
-                ``rope_length``, of ``forward`` on a sequence that is padded to the memory's capacity.
+            Float32 logits (batch, vocab), those of ``forward`` on a text padded to the memory's capacity.
 
         Raises:
             UserError: ids have another type or shape, are out of range (on a CPU), or do not fit the memory.

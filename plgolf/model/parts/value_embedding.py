@@ -112,4 +112,5 @@ class ValueGate(nn.Module):
         """Returns gated ``values`` (batch, time, key-value width), by the input ``x`` (batch, time, dim)."""
         seen = torch.cat((x[..., : self.window], values[..., : self.window]), -1)
         gate = self.factor * torch.sigmoid(self.proj(seen)).unsqueeze(-1)
-        return (values.unflatten(-1, (gate.size(-2), -1)) * gate).flatten(-2)
+        heads: Tensor = values.view(*gate.shape[:-1], -1)
+        return (heads * gate).flatten(-2)

@@ -34,13 +34,16 @@ class Borders:
         if self.most is not None:
             whole_number("data.stream.max_document_tokens", self.most, least=1)
 
-    def of(self, rows: NDArray[np.uint16]) -> NDArray[np.int64]:
+    def of(self, rows: NDArray[np.uint16], count: int | None = None) -> NDArray[np.int64]:
         """Returns the first token of each document or piece of one, and the number of tokens (n,).
 
         Args:
             rows: token ids (rows, tokens); places count through all rows.
+            count: number of rows that are no padding, in which there are no documents; None for all.
         """
         starts = rows == self.bos_id
+        if count is not None:
+            starts[count:] = False
         starts[:, 0] = True
         ends = [*np.flatnonzero(starts), rows.size]
         pieces = [np.arange(start, end, self.most or rows.shape[1]) for start, end in pairwise(ends)]
@@ -49,7 +52,7 @@ class Borders:
     def mark(self, batch: Batch, number: int = NUM_BORDERS) -> Batch:
         """Returns a batch with its borders, of which there are ``number``, or twice as many and so on."""
         rows = batch.input_ids.numpy()
-        borders = self.of(rows)
+        borders = self.of(rows, batch.num_sequences)
         while number < borders.size:
             number *= 2
         padded = np.full(number, rows.size, dtype=np.int32)

@@ -106,7 +106,8 @@ def _cut(targets: Targets, starts: range, rows: int, seq_len: int, stride: int) 
         targets to score, int64 (targets,), which are consecutive from ``batch.first`` on.
     """
     found = targets.read(starts[0], min(starts[-1] + seq_len, targets.num_tokens) + 1 - starts[0])
-    tokens = np.zeros((rows - 1) * stride + seq_len + 1, dtype=found.dtype)
+    begins_none = int(targets.bos_id == 0)  # Padding without documents, each of which would need a border.
+    tokens = np.full((rows - 1) * stride + seq_len + 1, begins_none, dtype=found.dtype)
     tokens[: found.size] = found
     inputs, followers = (
         torch.from_numpy(sliding_window_view(part, seq_len)[::stride].copy())

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from golden_records import APRIL, april, content, score_of_april
 from golden_run import golden_data, golden_module, trainer
 
 from plgolf.data.borders import NUM_BORDERS, Borders
+from plgolf.data.stream import Batch
 from plgolf.data.streams import StreamConfig
 from plgolf.errors import UserError
 from plgolf.evaluate import Scored, Targets, Windows, evaluate
@@ -101,6 +103,27 @@ def test_validation_and_windows_of_a_run_stop_at_documents_as_its_training_does(
         losses[kind] = module.run.val_score.loss
         assert evaluate(Windows(), module.gpt, targets).loss == losses[kind]
     assert losses["packed"] != losses["spans"]
+
+
+class Noted(Borders):
+    """Keeps the borders of every batch."""
+
+    seen: ClassVar[list[list[int]]] = []
+
+    def mark(self, batch, number=NUM_BORDERS):
+        marked = super().mark(batch, number)
+        self.seen.append(marked.cu_seqlens.tolist())
+        return marked
+
+
+def test_padding_has_no_documents_where_id_0_begins_one(gpt):
+    """Else a padded batch would have a border for each token of its padding, and need a graph of its own."""
+    tokens, rows = np.full(401, 5, dtype=np.uint16), torch.zeros(4, 160, dtype=torch.uint16)
+    targets = text(bos_id=0, borders=Noted(0), num_tokens=400, last=400, seq_len=160)
+    evaluate(Windows(), gpt, replace(targets, read=lambda start, count: tokens[start : start + count]))
+    rows[:3] = 5
+    Noted(0).mark(Batch(rows, rows, 3))
+    assert Noted.seen == [[0, 160, 320, 480, *[640] * 60]] * 2
 
 
 class Understated(Borders):

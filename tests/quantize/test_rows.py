@@ -3,20 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from golden_data import TOKENIZER
-from golden_records import MARCH, content, golden, shards
+from golden_records import content, golden
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plgolf import GPT
-from plgolf.data.stream import ValidationSplit
-from plgolf.data.tokenizer import load_tokenizer
 from plgolf.errors import UserError
-from plgolf.evaluate import Windows, evaluate, split_targets
 from plgolf.quantize.clip import quantile_limits, sigma_limits
 from plgolf.quantize.codec import Raw
 from plgolf.quantize.rows import Rows
-from plgolf.reference.records import config_from_record, weights_from_record
 from plgolf.reference.rounding import dequantize_int8, quantize_int8
 
 GOLDEN_QUANT = content("quant.json")
@@ -75,30 +69,6 @@ def test_int8_tensors_are_those_of_the_record(name):
     assert torch.equal(codes, stored[f"{name}.q"]) and torch.equal(scale, stored[f"{name}.scale"])
     restored_values = dequantize_int8(codes, scale, dtype).float()
     assert torch.equal(restored_values, record("quant_edge_dequantized")[name])
-
-
-def test_a_model_has_the_losses_of_the_record_before_and_after():
-    """Its matrices over 65,536 elements are rounded to int6, the others to float16."""
-    expected, example = GOLDEN_QUANT["model"], golden("forward_backward")
-    config = config_from_record(GOLDEN_QUANT["config"], MARCH)
-    gpt, named = GPT(config), record("quant_model_weights")
-    ids = [torch.from_numpy(example[name].astype(np.int64)) for name in "xy"]
-    # The record cuts the split to whole sequences of its longer evaluation.
-    split = ValidationSplit(shards("val"), seq_len=content("meta.json")["eval_seq_len"], batch_sequences=8)
-    targets = split_targets(split, load_tokenizer(TOKENIZER))
-    for when in ("before", "after"):
-        if when == "after":
-            codecs = {"int6": Rows(**INT6), "passthrough": Raw(dtype="float16")}
-            kinds = {name: choice["kind"] for name, choice in expected["choices"].items()}
-            named = {name: restored(codecs[kinds[name]], values) for name, values in named.items()}
-            norms = {name: float(values.double().norm()) for name, values in named.items()}
-            assert norms == pytest.approx(expected["dequantized_norms"], rel=1e-6)
-        gpt.load_state_dict(weights_from_record(named, MARCH, config))
-        with torch.no_grad():
-            assert gpt(*ids).item() == pytest.approx(expected[f"loss_{when}"], rel=1e-6)
-        score = evaluate(Windows(expected["seq_len"]), gpt, targets)
-        assert score.loss == pytest.approx(expected[f"val_{when}"]["val_loss"], rel=1e-6)
-        assert score.bpb == pytest.approx(expected[f"val_{when}"]["val_bpb"], rel=1e-6)
 
 
 def float64_reference(values, *, bits, limits, scale):

@@ -126,9 +126,8 @@ class GPT(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
         initial: dict[str, Any] = {"embedding_std": config.embedding_std, "matrices": config.matrix_init}
-        initialise(
-            self.embedding, **initial
-        )  # At once: the order of random numbers is part of a seed's meaning.
+        # At once: the order of random numbers is part of a seed's meaning.
+        initialise(self.embedding, **initial)
         self.rotary = self.new_rotary()
         self.blocks = nn.ModuleList(
             Block(config.dim, config.attention, mlp, norm_scale=config.norm_scale_of(layer))
@@ -211,8 +210,7 @@ class GPT(nn.Module):
             )
         except IndexError as error:
             raise range_error("target_ids", target_ids, self.config.vocab_size) from error
-        if further is not None:
-            loss = loss + further.losses(logits, reduction)
+        loss = loss if further is None else loss + further.losses(logits, reduction)
         return loss if reduction == "mean" else loss.view_as(target_ids)
 
     def memory(self, capacity: int, *, batch: int = 1) -> "Memory":

@@ -22,7 +22,9 @@ def initialise(module: nn.Module, *, embedding_std: float, matrices: Matrices) -
         matrices: values of matrices that do not begin as 0.
     """
     for part in module.modules():
-        std = getattr(part, "initial_std", embedding_std if isinstance(part, nn.Embedding) else None)
+        if not isinstance(part, nn.Embedding | CastLinear):
+            continue
+        std = getattr(part, "initial_std", embedding_std)
         if std is not None:
             nn.init.normal_(part.weight, std=std)
         elif isinstance(part, CastLinear):

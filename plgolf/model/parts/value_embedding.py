@@ -112,5 +112,5 @@ class ValueGate(nn.Module):
         """Returns gated ``values`` (batch, time, key-value width), by the input ``x`` (batch, time, dim)."""
         seen = torch.cat((x[..., : self.window], values[..., : self.window]), -1)
         gate = self.factor * torch.sigmoid(self.proj(seen)).unsqueeze(-1)
-        heads = values.view(*gate.shape[:-1], -1)
+        heads: Tensor = values.view(*gate.shape[:-1], -1)
         return (heads * gate).flatten(-2)

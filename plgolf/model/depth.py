@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from plgolf.config import newer
 from plgolf.errors import UserError, whole_number
 
 if TYPE_CHECKING:
@@ -74,12 +75,16 @@ class LanesConfig:
 
     Args:
         layers: the layers, such as ``from 8``.
-        merge: what enters the head: the ``mean`` of both streams, or the stream that ``attention`` or ``mlp``
-            has read.
+        merge: what enters the head: the ``mean`` of both streams, the stream that ``attention`` or ``mlp``
+            has read, or a ``learned`` mix, which begins as the mean.
+        writes: attention and MLP write to ``both`` streams what they compute from the old ones (record
+            2026-04-27), or ``in_turn``: the MLP reads what attention has written (record 2026-03-31), or each
+            to its ``own`` stream (record 2026-04-04).
     """
 
     layers: str
-    merge: Literal["mean", "attention", "mlp"] = "mean"
+    merge: Literal["mean", "attention", "mlp", "learned"] = "mean"
+    writes: Literal["both", "in_turn", "own"] = newer("both")
 
 
 class Visit(NamedTuple):

@@ -1,5 +1,6 @@
 """How attention and MLP of a layer read and write the residual stream, where not one after the other."""
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,8 +45,8 @@ def layers_of(config: "GPTConfig") -> tuple[frozenset[int], frozenset[int]]:
 class Residual(nn.Module):
     """The residual streams of a model that has parallel layers or two lanes.
 
-    With two lanes attention reads the first and the MLP the second, and both write to both with learned
-    factors (record 2026-04-27, section 1).
+    With two lanes attention reads the first and the MLP the second, and they write to both with learned
+    factors, or each to its own (``LanesConfig.writes``).
 
     Args:
         config: the architecture.
@@ -55,9 +56,13 @@ class Residual(nn.Module):
         super().__init__()
         self.parallel, self.two = layers_of(config)
         self.result = config.lanes.merge if config.lanes else "mean"
-        if config.lanes:
+        self.writes = config.lanes.writes if config.lanes else "both"
+        if self.result == "learned":
+            self.share = nn.Parameter(torch.tensor(0.5))
+        if config.lanes and self.writes != "own":
             # A row for each layer of the model, as in the record; those of other layers are not used.
-            self.keep = nn.Parameter(torch.full((config.num_layers, 2), _KEEP))
+            keep = _KEEP if self.writes == "both" else math.sqrt(_KEEP)
+            self.keep = nn.Parameter(torch.full((config.num_layers, 2), keep))
             self.post = nn.Parameter(torch.ones(config.num_layers, 2, 2))
 
     def enter(self, layer: int, lanes: Lanes) -> Lanes:
@@ -72,9 +77,16 @@ class Residual(nn.Module):
         if layer not in self.two:
             return (block(lanes[0], context, slot),)
         first, second = lanes
-        attended = block.attend(block.mix(first, context), context, slot)
-        fed = block.feed(second)
+        x = block.mix(first, context)
+        attended = block.attend(x, context, slot)
+        if self.writes == "own":
+            return x + attended, second + block.feed(second)
         keep, post = self.keep[layer].to(first.dtype), self.post[layer].to(first.dtype)
+        if self.writes == "in_turn":
+            first, second = (keep[0] * lane + post[0, i] * attended for i, lane in enumerate(lanes))
+            fed = block.feed(block.mix(second, context))
+            return keep[1] * first + post[1, 0] * fed, keep[1] * second + post[1, 1] * fed
+        fed = block.feed(second)
         return (
             keep[0] * first + post[0, 0] * attended + post[1, 0] * fed,
             keep[1] * second + post[0, 1] * attended + post[1, 1] * fed,
@@ -84,4 +96,6 @@ class Residual(nn.Module):
         """Returns the stream for the head."""
         if self.result == "mean":
             return lanes[0] if len(lanes) == 1 else (lanes[0] + lanes[1]) / 2
+        if self.result == "learned":
+            return torch.lerp(lanes[-1], lanes[0], self.share.to(lanes[0].dtype))
         return lanes[0] if self.result == "attention" else lanes[-1]

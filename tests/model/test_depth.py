@@ -13,6 +13,7 @@ from plgolf.artifact import read_artifact, save_artifact
 from plgolf.container import Container
 from plgolf.errors import UserError
 from plgolf.model import AttentionConfig, depth
+from plgolf.model.context import Context
 from plgolf.model.depth import NEVER, LanesConfig, ParallelConfig, RecurrenceConfig, phases, visits
 from plgolf.model.flops import train_flops_per_token
 from plgolf.quantize.codec import Raw
@@ -28,7 +29,13 @@ PLAIN = GPTConfig(
 DEEP = replace(PLAIN, recurrence=RecurrenceConfig(layers="1-2", times=3, starts=0.5), skips="gated")
 LANES = replace(DEEP, lanes=LanesConfig(layers="from 3"))
 PARALLEL = replace(PLAIN, parallel=ParallelConfig(layers="all"))
-WIRED = pytest.mark.parametrize("config", [DEEP, LANES, PARALLEL], ids=["recurrent", "lanes", "parallel"])
+IN_TURN = replace(LANES, lanes=LanesConfig(layers="from 3", writes="in_turn"))
+OWN = replace(LANES, lanes=LanesConfig(layers="from 3", writes="own", merge="learned"))
+WIRED = pytest.mark.parametrize(
+    "config",
+    [DEEP, LANES, IN_TURN, OWN, PARALLEL],
+    ids=["recurrent", "lanes", "in turn", "own lanes", "parallel"],
+)
 EXACT = Container({name: CodecConfig(raw=Raw()) for name in ("matrix", "embedding", "scalar")})
 TOKENS = torch.randint(64, (2, 12), generator=torch.Generator().manual_seed(0))
 
@@ -84,6 +91,38 @@ def test_a_parallel_layer_feeds_attention_and_mlp_with_the_same_stream():
     assert torch.equal(seen["attention"], seen["mlp"])
     total = block.mix(seen["context"].x0, seen["context"]) + seen["attended"] + seen["fed"]
     torch.testing.assert_close(seen["out"], torch.nn.functional.rms_norm(total, (32,)))
+
+
+@pytest.mark.parametrize("config", [IN_TURN, OWN], ids=["in turn", "own lanes"])
+def test_two_lanes_write_in_the_ways_of_the_earlier_records(config):
+    gpt = lively(config).double()
+    block, residual, x, y = gpt.blocks[3], gpt.residual, *torch.randn(2, 2, 12, 32).double()
+    context = Context(TOKENS, torch.randn(2, 12, 32).double(), gpt.rotary(12, torch.float64))
+    attended = block.attend(block.mix(x, context), context, 0)
+    lanes = residual(3, block, (x, y), context, 0)
+    if config is OWN:
+        expected = block.mix(x, context) + attended, y + block.feed(y)
+    else:
+        (a, b), ((p, q), (r, s)) = residual.keep[3], residual.post[3]
+        x, y = a * x + p * attended, a * y + q * attended
+        fed = block.feed(block.mix(y, context))
+        expected = b * x + r * fed, b * y + s * fed
+    torch.testing.assert_close(lanes, expected)
+    share = 0.5 if config is IN_TURN else residual.share
+    torch.testing.assert_close(residual.merge(lanes), share * lanes[0] + (1 - share) * lanes[1])
+
+
+@pytest.mark.parametrize("config", [IN_TURN, OWN], ids=["in turn", "own lanes"])
+def test_the_lanes_of_the_earlier_records_are_one_compiled_graph(config):
+    lanes = replace(config.lanes, layers="last 1")
+    gpt = lively(replace(config, num_layers=2, recurrence=None, skips="plain", lanes=lanes))
+    compiled = torch.compile(gpt, fullgraph=True, dynamic=False, backend="eager")
+    torch.testing.assert_close(compiled(TOKENS), gpt(TOKENS))
+
+
+def test_new_lanes_keep_a_little_more_than_they_have():
+    assert GPT(LANES).residual.keep.eq(1.1).all() and GPT(OWN).residual.share == 0.5
+    torch.testing.assert_close(GPT(IN_TURN).residual.keep.square(), torch.full((5, 2), 1.1))
 
 
 @WIRED

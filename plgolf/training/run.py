@@ -9,7 +9,6 @@ from lightning.pytorch import Callback
 
 from plgolf.data.stream import Batch
 from plgolf.evaluate.score import Score
-from plgolf.training.checkpoints.run_checkpoint import RunCheckpoint
 from plgolf.training.health.nonfinite import StepStatistics
 from plgolf.training.timing.clock import TrainClock
 
@@ -25,8 +24,8 @@ class Run:
         found = list(callbacks)
         self.clock = next((c for c in found if isinstance(c, TrainClock)), None) or TrainClock()
         """Training seconds, signals, and when the run ends."""
-        self.allowed_changes = [n for c in found if isinstance(c, RunCheckpoint) for n in c.allow_changed]
-        """What may differ from the checkpoint that a run resumes from, by dotted name."""
+        self.allowed_changes = [name for c in found for name in getattr(c, "allow_changed", ())]
+        """What may differ from the checkpoint that a run resumes from, by dotted name (``RunCheckpoint``)."""
         self.further: Callable[[Batch], Any] = lambda _: None
         """Returns what callbacks (``FurtherTargets``) add to the loss of a micro-batch; None for nothing."""
         self.statistics = StepStatistics({})

@@ -308,7 +308,9 @@ def test_the_packed_configuration_leaves_out_what_packed_code_does_not_use():
         "data: {root: a, corpus: stdlib}\n"
         "console: {style: bar, every_steps: 9}\n"
         "samples: {prompts: [a]}\n"
-        "ckpt_path: null\n"
+        "checkpoint: {every_seconds: 9.0}\n"
+        "ckpt_path: last.ckpt\n"
+        "resume: auto\n"
     )
     assert yaml.safe_load(packed_config(config)) == {
         "seed_everything": 7,
@@ -330,7 +332,8 @@ def test_the_packed_configuration_leaves_out_defaults_at_every_depth():
         "clock: {max_seconds: 9.0, agree_seconds: null}\n"
         "checkpoint: {every_seconds: 60.0}\n"
         "trainer: {callbacks: [{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, "
-        "init_args: {decay: 0.9, use_buffers: true}}]}\n"
+        "init_args: {decay: 0.9, use_buffers: true}}, "
+        "{class_path: lightning.pytorch.callbacks.ModelCheckpoint}]}\n"
     )
     assert yaml.safe_load(packed_config(config)) == {
         "model": {

@@ -37,6 +37,11 @@ _IF_IMPORTED = (
     *("plgolf.training.health.watch", "plgolf.training.phases", "plgolf.training.finish.calibrate"),
 )
 """Rooms whose functions import a module only where it is used, such as a kind of tokenizer."""
+_OF_CHECKPOINTS = {
+    *("state_dict", "load_state_dict", "consolidate_state_dict"),
+    *("on_save_checkpoint", "on_load_checkpoint", "load_from_checkpoint"),
+}
+"""Methods of plgolf's classes that packed code does not have: it saves no checkpoints."""
 _MODEL, _PARTS = "plgolf.model.gpt", "plgolf.model.parts"
 _TECHNIQUES = ("recurrence", "parallel", "lanes", "parts")
 """Settings of ``GPTConfig`` that are null, or have nothing in them, where a technique is not used."""
@@ -66,8 +71,8 @@ def pack_code(config: str = "") -> PackedCode:
     These are the modules that the entry point, ``plgolf.training.command.packed``, and the classes of the
     configuration import, also inside functions, except those that prepare datasets, generate text, draw
     reports or pack, those of ``plgolf.data``, ``plgolf.model`` and ``plgolf.optim`` that this process has not
-    imported, and techniques of the model that the configuration does not use. What no packed module mentions
-    is removed from plgolf's modules.
+    imported, and techniques of the model that the configuration does not use. What saves and restores
+    checkpoints, and what no packed module mentions, is removed from plgolf's modules.
 
     Args:
         config: the complete configuration as YAML, which becomes ``config.yaml``; none if empty.
@@ -105,6 +110,7 @@ def _pack_modules(
     modules = find_modules(roots, is_needed, read_module)
     if gpt:
         _remove_unused(modules, yaml.safe_load(gpt))
+    _remove_checkpoints(modules)
     keep_used(modules, {"main", "read_artifact", *".".join(class_paths).split(".")})
     modules = {**find_modules(roots, is_needed, modules.get), _MAIN: Module(entry, "plgolf/__main__.py")}
     # An empty package is a namespace package, which needs no file.
@@ -143,6 +149,15 @@ def _remove_unused(modules: dict[str, Module], gpt: Mapping[str, Any]) -> None:
         for node in ast.walk(modules[name].tree):
             if isinstance(node, ast.ClassDef):
                 node.body = [_constant(item, used, every=name == _PARTS) for item in node.body]
+
+
+def _remove_checkpoints(modules: Mapping[str, Module]) -> None:
+    for name, module in modules.items():
+        for node in ast.walk(module.tree) if name.startswith("plgolf.") else ():
+            if isinstance(node, ast.ClassDef):
+                node.body = [m for m in node.body if getattr(m, "name", None) not in _OF_CHECKPOINTS] or [
+                    ast.Pass()
+                ]
 
 
 def _constant(item: ast.stmt, used: set[str], *, every: bool) -> ast.stmt:

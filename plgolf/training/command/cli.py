@@ -35,6 +35,9 @@ from plgolf.training.run import Run
 from plgolf.training.unsupported import check_callbacks
 from plgolf.version import __version__
 
+_CALLBACKS = {**CALLBACKS, "checkpoint": RunCheckpoint, "averages": WeightAverages, "samples": SampleLog}
+"""Callbacks of every run, by their group of settings."""
+
 
 class GolfCLI(LightningCLI):
     """Parses, checks and runs one of the two commands."""
@@ -83,7 +86,7 @@ class GolfCLI(LightningCLI):
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        for name, callback in {**CALLBACKS, "averages": WeightAverages, "samples": SampleLog}.items():
+        for name, callback in _CALLBACKS.items():
             parser.add_lightning_class_args(callback, name)
         parser.link_arguments("model.gpt.vocab_size", "data.vocab_size")
         parser.add_instantiator(mounted_at("model.schedule"), Schedule)
@@ -95,7 +98,7 @@ class GolfCLI(LightningCLI):
         self.config = parser.parse(args)
         settings = with_plain_enums(self.config[self.config.subcommand])
         check_allowed_classes(settings)
-        check_leaves(settings, {"model": GolfModule, "data": ShardDataModule, **CALLBACKS})
+        check_leaves(settings, {"model": GolfModule, "data": ShardDataModule, **_CALLBACKS})
         check_settings(settings)
 
     def _prepare_subcommand_parser(

@@ -1,18 +1,19 @@
 """The entry point of packed code: ``python -m plgolf fit -c config.yaml``, in the folder of ``code.tar.bz2``.
 
 It builds a run from a complete configuration with LightningCLI alone. What ``plgolf fit`` adds is left out:
-help, suggestions, the record of overrides, samples, and progress in other styles than the reference's.
+help, suggestions, the record of overrides, samples, checkpoints, and progress in other styles than the
+reference's.
 """
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
+from plgolf.artifact import read_artifact
 from plgolf.errors import RunError, UserError
 from plgolf.training import (
     ArtifactExport,
@@ -20,12 +21,9 @@ from plgolf.training import (
     ConsoleLog,
     GolfModule,
     PeerWatch,
-    RunCheckpoint,
     ShardDataModule,
     TrainClock,
 )
-from plgolf.training.checkpoints.files import CheckpointFiles
-from plgolf.training.checkpoints.run_checkpoint import find_checkpoint
 from plgolf.training.command.quiet import quiet_libraries
 from plgolf.training.finish.provenance import Provenance
 
@@ -33,11 +31,10 @@ CALLBACKS: dict[str, type[Callback]] = {
     "clock": TrainClock,
     "warmup": CompileWarmup,
     "export": ArtifactExport,
-    "checkpoint": RunCheckpoint,
     "peers": PeerWatch,
     "console": ConsoleLog,
 }
-"""Callbacks of every run, by their group of settings."""
+"""Callbacks of every packed run, by their group of settings."""
 
 
 class PackedRun(LightningCLI):
@@ -63,7 +60,6 @@ class PackedRun(LightningCLI):
             parser.add_lightning_class_args(callback, name)
         parser.link_arguments("model.gpt.vocab_size", "data.vocab_size")
         parser.add_argument("--ckpt_path", type=str | None, default=None)
-        parser.add_argument("--resume", type=str | None, default=None)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
@@ -72,24 +68,23 @@ class PackedRun(LightningCLI):
         settings = self.config_init.trainer
         if settings.logger in (None, True):
             kwargs["logger"] = CSVLogger(settings.default_root_dir, name="logs")
-        plugins = settings.plugins or []
-        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), CheckpointFiles()]
-        return super().instantiate_trainer(**kwargs)
+        return super().instantiate_trainer(**kwargs, enable_checkpointing=False)
 
     def start(self, command: str) -> None:
-        """Trains and exports, or scores the checkpoint or artifact ``ckpt_path``."""
+        """Trains and exports, or scores the artifact ``ckpt_path``."""
         settings = self.config
-        folder = Path(settings.checkpoint.dir or settings.trainer.default_root_dir)
-        path = find_checkpoint(folder, settings.ckpt_path, settings.resume)
         if command == "fit":
             self.config_init.export.provenance = Provenance(
                 recipe=[str(recipe) for recipe in settings.config or []],
                 seed=settings.seed_everything,
                 config=self.parser.dump(settings, skip_none=False),
             )
-            self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=path)
+            self.trainer.fit(self.model, datamodule=self.datamodule)
+        elif settings.ckpt_path is None:
+            raise UserError("ckpt_path must be an artifact to validate")
         else:
-            self.trainer.validate(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False)
+            self.model.gpt = read_artifact(settings.ckpt_path).gpt()
+            self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
 
 
 def main() -> NoReturn:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import yaml
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Checkpoint
 
 from plgolf.artifact import Artifact
 from plgolf.submission.packing import pack_code
@@ -23,6 +24,8 @@ from plgolf.training.module import GolfModule
 
 _MAX_SAMPLE_TOKENS = 1024
 _MAX_DIFFERENCE = 1e-6
+_NOT_USED = ("samples", "checkpoint", "resume", "ckpt_path")
+"""Settings that packed code does not have."""
 
 
 def pack_run(config: str) -> tuple[bytes, dict[str, Any]]:
@@ -36,24 +39,34 @@ def pack_run(config: str) -> tuple[bytes, dict[str, Any]]:
 
 
 def packed_config(config: str) -> str:
-    """Leaves out what packed code does not use: defaults, a corpus to prepare, samples, styles.
+    """Leaves out what packed code does not use: defaults, a corpus to prepare, samples, styles, checkpoints.
 
     An empty configuration stays empty.
     """
     settings = yaml.safe_load(config)
     if not settings:
         return ""
+    trainer = settings.setdefault("trainer", {})
+    named = trainer.pop("callbacks", None) or []
+    callbacks = [one for one in (named if isinstance(named, list) else [named]) if not _saves(one)]
     averages = settings.pop("averages", None) or {}
     if averages.get("ema") is not None or averages.get("tail") is not None:
-        named = settings.setdefault("trainer", {}).get("callbacks") or []
-        callback = {"class_path": "plgolf.training.averages.WeightAverages", "init_args": averages}
-        settings["trainer"]["callbacks"] = [*(named if isinstance(named, list) else [named]), callback]
+        callbacks += [{"class_path": "plgolf.training.averages.WeightAverages", "init_args": averages}]
+    if callbacks:
+        trainer["callbacks"] = callbacks
     kinds = {"trainer": Trainer, "model": GolfModule, "data": ShardDataModule, **CALLBACKS}
     settings["console"] = {**(settings.get("console") or {}), "style": "reference"}
-    kept = {name: _changed(value, kinds.get(name)) for name, value in settings.items() if name != "samples"}
+    kept = {
+        name: _changed(value, kinds.get(name)) for name, value in settings.items() if name not in _NOT_USED
+    }
     kept.get("data", {}).pop("corpus", None)
     kept = {name: value for name, value in kept.items() if value not in (None, {})}
     return str(yaml.safe_dump(kept, sort_keys=False, default_flow_style=None))
+
+
+def _saves(callback: Any) -> bool:
+    kind = pydoc.locate(callback["class_path"]) if isinstance(callback, dict) else None
+    return isinstance(kind, type) and issubclass(kind, Checkpoint)
 
 
 def _changed(value: Any, kind: Any) -> Any:

@@ -14,7 +14,7 @@ from plgolf.errors import UserError, whole_number
 from plgolf.header import ArtifactFormat, Header
 from plgolf.model import GPT
 from plgolf.quantize.calibration import Calibration, check_inputs
-from plgolf.quantize.codec import CalibratedCodec
+from plgolf.quantize.codec import CalibratedCodec, Codec
 from plgolf.quantize.coders import CoderName, compress
 from plgolf.quantize.encoding import encode_tensors
 from plgolf.quantize.plan import CodecConfig, assign_rules
@@ -65,9 +65,12 @@ class Container(ArtifactFormat):
         plan_streams(specs, self.quantize)
         check_inputs(gpt, self.calibrated_names(gpt))
 
+    def codecs(self, gpt: GPT) -> dict[str, Codec]:
+        """Returns the codec of each tensor by name."""
+        return {spec.name: self.quantize[spec.rule].codec for spec in self._specs(gpt)}
+
     def calibrated_names(self, gpt: GPT) -> list[str]:
-        rules = self._specs(gpt)
-        return [s.name for s in rules if isinstance(self.quantize[s.rule].codec, CalibratedCodec)]
+        return [name for name, codec in self.codecs(gpt).items() if isinstance(codec, CalibratedCodec)]
 
     def calibrated(self, hessians: Mapping[str, Tensor]) -> "Container":
         container = copy.copy(self)

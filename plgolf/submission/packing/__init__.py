@@ -30,7 +30,7 @@ _NEEDED_BY = {"evaluators": "plgolf.training.finish.more_scores.score_by"}
 """Functions whose modules a setting needs after all, by the name of the setting."""
 _IF_NAMED = ("plgolf.container", "plgolf.quantize")
 """Imported inside functions for a format that is packed only if the configuration names its class."""
-_NAMING = (*_IF_NAMED, "plgolf.training.straight_through")
+_NAMING = (*_IF_NAMED, "plgolf.training.late_qat")
 """Classes that need these rooms."""
 _IF_IMPORTED = (
     *("plgolf.data.", "plgolf.model.", "plgolf.optim."),

@@ -11,21 +11,38 @@ from lively import lively
 from torch._dynamo.testing import CompileCounter
 
 from plgolf import GPT, GPTConfig
+from plgolf.container import Container
 from plgolf.errors import UserError
 from plgolf.model.linear import CastLinear
 from plgolf.optim import Warmdown
+from plgolf.quantize.codec import Raw
+from plgolf.quantize.gptq import Gptq
+from plgolf.quantize.plan import CodecConfig
 from plgolf.quantize.rows import Rows
 from plgolf.reference.records import config_from_record, weights_from_record, weights_to_record
-from plgolf.training.straight_through import RoundedLinear, StraightThrough, install, remove
+from plgolf.training import ArtifactExport
+from plgolf.training.late_qat import LateQat, RoundedLinear, install, remove
 
 MARCH = "2026-03-22"
 FOLDER = GOLDEN / "records" / MARCH
 INT6 = Rows(bits=6, quantiles=[1.0])
+RAW = CodecConfig(raw=Raw())
 
 
 def arrays(name):
     with np.load(FOLDER / f"{name}.npz") as file:
         return dict(file)
+
+
+def every(gpt, rows):
+    return dict.fromkeys(dict(gpt.named_parameters()), rows)
+
+
+def container(rows):
+    coded = CodecConfig(rows=rows)
+    return Container(
+        {"mlp": coded, "attention": CodecConfig(gptq=Gptq(rows=rows)), "embedding": RAW, "scalar": RAW}
+    )
 
 
 def test_loss_and_gradients_are_the_records():
@@ -34,7 +51,7 @@ def test_loss_and_gradients_are_the_records():
     gpt.load_state_dict(weights_from_record(arrays("weights"), MARCH, config))
     example, expected = arrays("forward_backward"), arrays("qat_backward")
     x, y = ids(example["x"]), ids(example["y"])
-    active = install(gpt, Rows(bits=6, quantiles=[1.0], floor=1.0, scale="float32"))
+    active = install(gpt, every(gpt, Rows(bits=6, quantiles=[1.0], floor=1.0, scale="float32")))
     assert gpt(x, y).item() == pytest.approx(example["loss"].item(), rel=1e-6)
     active.fill_(1.0)
     loss = gpt(x, y)
@@ -60,7 +77,7 @@ def test_weights_are_rounded_as_the_artifact_rounds_them(rows):
 
 def test_a_compiled_model_is_switched_without_another_graph():
     gpt = lively(GPTConfig(vocab_size=64, dim=32, num_layers=2, compute_dtype="float32")).train()
-    active, counter = install(gpt, Rows(bits=3, quantiles=[1.0])), CompileCounter()
+    active, counter = install(gpt, every(gpt, Rows(bits=3, quantiles=[1.0]))), CompileCounter()
     compiled = torch.compile(gpt, backend=counter, fullgraph=True, dynamic=False)
     tokens = torch.arange(16)[None]
     losses, gradients = [], []
@@ -88,24 +105,33 @@ def fit(folder, *callbacks):
 
 
 def test_a_run_rounds_from_the_step_at_which_learning_rates_are_small(tmp_path):
-    rounding = StraightThrough(Rows(bits=3, quantiles=[1.0]), below=0.6)
-    (plain, _), (rounded, module) = fit(tmp_path), fit(tmp_path, rounding)
+    rounding, form = LateQat(below=0.6), container(Rows(bits=3, quantiles=[1.0]))
+    export = ArtifactExport(format=form, check_code=False)
+    (plain, _), (rounded, module) = fit(tmp_path), fit(tmp_path, rounding, export)
     first = next(step for step, factor in enumerate(plain.factors) if factor < 0.6)
     assert 1 < first < 5 and rounding.state_dict() == {"from_step": first}
     assert rounded.losses[:first] == pytest.approx(plain.losses[:first], rel=1e-6)
     assert all(abs(a - b) > 1e-3 for a, b in zip(rounded.losses[first:], plain.losses[first:], strict=True))
-    assert module.run.notes == {"rounded_from_step": first}
+    assert export.result["rounded_from_step"] == first
+    assert export.result["roundtrip_val_bpb"] == pytest.approx(export.result["val_bpb"], rel=0.05)
     # Validation is of the weights as they are.
     assert type(module.gpt.blocks[0].mlp.up_proj) is CastLinear
-    again = StraightThrough(Rows(bits=3, quantiles=[1.0]), below=0.6)
+    again = LateQat(below=0.6)
     again.load_state_dict(rounding.state_dict())
     assert again.from_step == first
 
 
-def test_what_cannot_be_done_is_refused():
-    with pytest.raises(UserError, match="rows must have one limit"):
-        StraightThrough(Rows(bits=6))
+def test_what_cannot_be_done_is_refused(tmp_path):
+    for form, message in (
+        (None, "export.format must have a codec with rows"),
+        (
+            container(Rows(bits=6)),
+            "export.format.quantize: blocks.0.attention.q_proj.weight.rows must have one limit",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            fit(tmp_path, LateQat(), ArtifactExport(format=form))
     with pytest.raises(UserError, match="below must be above 0 and at most 2, got 0"):
-        StraightThrough(below=0)
+        LateQat(below=0)
     with pytest.raises(UserError, match="from_step must be a step, got 'a'"):
-        StraightThrough().load_state_dict({"from_step": "a"})
+        LateQat().load_state_dict({"from_step": "a"})

@@ -1,5 +1,6 @@
 """Trains matrices that are rounded as the artifact will round them, at the end of a run."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,11 +8,12 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
-from plgolf.errors import UserError
+from plgolf.errors import UserError, under
 from plgolf.model import GPT
 from plgolf.model.linear import CastLinear
 from plgolf.quantize.rows import Rows
 from plgolf.roles import Role, parameter_roles
+from plgolf.training.finish.export import ArtifactExport
 from plgolf.training.optimizer_settings import factor_of
 
 
@@ -33,8 +35,12 @@ class RoundedLinear(CastLinear):
         return F.linear(x, (weight if scale is None else scale[:, None] * weight).to(x.dtype))
 
 
-def install(gpt: GPT, rows: Rows) -> Tensor:
-    """Turns the linear maps of a model into ``RoundedLinear``, but for small gates, whose role is SCALAR.
+def install(gpt: GPT, rows: Mapping[str, Rows]) -> Tensor:
+    """Turns linear maps of a model into ``RoundedLinear``.
+
+    Args:
+        gpt: the model.
+        rows: how each weight is rounded, by name; tables, and small gates, whose role is SCALAR, are not.
 
     Returns:
         A number on the model's device, 0: fill it with 1 to round.
@@ -42,9 +48,9 @@ def install(gpt: GPT, rows: Rows) -> Tensor:
     active = torch.zeros((), device=gpt.embedding.weight.device)
     for name, role in parameter_roles(gpt).items():
         linear = gpt.get_submodule(name.rpartition(".")[0])
-        if role in (Role.MATRIX, Role.HEAD) and isinstance(linear, CastLinear):
+        if name in rows and role in (Role.MATRIX, Role.HEAD) and isinstance(linear, CastLinear):
             linear.__class__ = RoundedLinear
-            linear.rows, linear.active = rows, active  # type: ignore[assignment]
+            linear.rows, linear.active = rows[name], active  # type: ignore[assignment]
     return active
 
 
@@ -56,33 +62,37 @@ def remove(gpt: GPT) -> None:
             del module.rows, module.active
 
 
-class StraightThrough(Callback):
+class LateQat(Callback):
     """Rounds the matrices in the forward pass of training once the learning rates are small (late QAT).
 
     Straight-through estimator: https://arxiv.org/abs/1308.3432; late: record 2026-03-22. The forward pass of
     every step computes the rounded weights, also of those before, so that one graph is compiled.
 
+    Each matrix is rounded to the nearest as by its codec in ``export.format``, ``rows`` or ``gptq``, which
+    must have one limit: ``quantiles: [1.0]`` or one of ``sigmas``. Tables, and matrices that the format
+    keeps, are not rounded.
+
     Args:
-        rows: bits and limits, which should be those of the export. There must be one limit: a quantile of 1
-            or one sigma.
         below: starts at the first step whose factor on the learning rates is smaller.
 
     Raises:
-        UserError: a setting is out of range.
+        UserError: ``below`` is out of range.
     """
 
-    def __init__(self, rows: Rows = Rows(bits=6, quantiles=[1.0]), below: float = 0.15) -> None:  # noqa: B008
+    def __init__(self, below: float = 0.15) -> None:
         if not 0 < below <= 2:
             raise UserError(f"below must be above 0 and at most 2, got {below}")
-        rows.rounded(torch.zeros(1, 2))  # What it cannot do is refused before the run.
-        self.rows, self.below = rows, below
+        self.below = below
         self.from_step: int | None = None
         """Step from which matrices are rounded; None before it."""
         self._active = torch.zeros(())
+        self._rows: dict[str, Rows] = {}
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         if stage == "fit":
             self.from_step = None
+            exports = (c for c in trainer.callbacks if isinstance(c, ArtifactExport))  # type: ignore[attr-defined]
+            self._rows = _rows_of(next((export.format for export in exports), None), pl_module.gpt)
 
     def state_dict(self) -> dict[str, Any]:
         return {"from_step": self.from_step}
@@ -94,7 +104,7 @@ class StraightThrough(Callback):
         self.from_step = step
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self._active = install(pl_module.gpt, self.rows)
+        self._active = install(pl_module.gpt, self._rows)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if self.from_step is None and factor_of(trainer.optimizers[0]) < self.below:
@@ -105,3 +115,22 @@ class StraightThrough(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         remove(pl_module.gpt)
+
+
+def _rows_of(form: Any, gpt: GPT) -> dict[str, Rows]:
+    """Returns how a format rounds each tensor, by name, but for those that it keeps."""
+    codecs = form.codecs(gpt).items() if hasattr(form, "codecs") else ()
+    rows = {
+        name: codec if isinstance(codec, Rows) else getattr(codec, "rows", None) for name, codec in codecs
+    }
+    found = {name: each for name, each in rows.items() if each is not None}
+    if not found:
+        raise UserError(
+            "export.format must have a codec with rows, by which matrices are rounded in training"
+        )
+    roles = parameter_roles(gpt)
+    for name, each in found.items():
+        if roles[name] in (Role.MATRIX, Role.HEAD):
+            with under(f"export.format.quantize: {name}"):
+                each.rounded(torch.zeros(1, 2))  # What it cannot do is refused before the run.
+    return found

@@ -498,7 +498,14 @@ def test_factors_of_the_stream_change_linearly_over_the_layers():
 
 
 @pytest.mark.parametrize(
-    "wiring", [{}, {"parallel": ParallelConfig()}, {"lanes": LanesConfig(layers="from 1")}]
+    "wiring",
+    [
+        {},
+        {"parallel": ParallelConfig()},
+        {"lanes": LanesConfig(layers="from 1")},
+        {"lanes": LanesConfig(layers="from 1", writes="own")},
+        {"lanes": LanesConfig(layers="from 1", writes="in_turn")},
+    ],
 )
 def test_a_closed_gate_takes_a_layer_away_in_every_wiring(wiring):
     config = replace(PLAIN, **wiring, parts=PartsConfig(depth_gate=DepthGateConfig(bias=-1e4)))

@@ -204,7 +204,6 @@ def test_the_models_of_march_have_the_records_parameters(program, key):
     [
         ({}, "2026-01-01", "record must be one of 2026-03-22, .*, got '2026-01-01'"),
         ({"mtp_num_heads": 2}, MARCH, "mtp_num_heads must be 0: nothing else is built, got 2"),
-        ({"dtg": True}, MARCH, "dtg must be False: nothing else is built, got True"),
         ({"wings": 2}, MARCH, "wings must be left out"),
     ],
 )

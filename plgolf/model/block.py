@@ -31,7 +31,7 @@ class Block(nn.Module):
         self.mlp_scale = nn.Parameter(torch.ones(dim))
         self.attention = SelfAttention(dim, attention)
         self.mlp = MLP(dim, mlp)
-        self.stream_parts = Port()
+        self.stream_parts, self.layer_parts = Port(), Port()
 
     def mix(self, x: Tensor, context: Context) -> Tensor:
         """Mixes the input of the first layer into the stream ``x``, (batch, time, dim)."""
@@ -62,5 +62,6 @@ class Block(nn.Module):
             slot: number of the visit, for the memory of generation.
         """
         x = self.mix(x, context)
-        x = x + self.attend(x, context, slot)
-        return x + self.feed(x)
+        attended = x + self.attend(x, context, slot)
+        out: Tensor = self.layer_parts(attended + self.feed(attended), x)
+        return out

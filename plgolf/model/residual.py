@@ -73,12 +73,18 @@ class Residual(nn.Module):
         """Computes the streams after a layer; ``slot`` is the number of the visit."""
         if layer in self.parallel:
             x = block.mix(lanes[0], context)
-            return (x + block.attend(x, context, slot) + block.feed(x),)
+            return (block.layer_parts(x + block.attend(x, context, slot) + block.feed(x), x),)
         if layer not in self.two:
             return (block(lanes[0], context, slot),)
+        x = block.mix(lanes[0], context)
+        outs = self._write(layer, block, lanes, block.attend(x, context, slot), x, context)
+        return block.layer_parts(outs[0], x), block.layer_parts(outs[1], lanes[1])
+
+    def _write(
+        self, layer: int, block: Block, lanes: Lanes, attended: Tensor, x: Tensor, context: Context
+    ) -> Lanes:
+        """Computes two lanes after a layer whose attention has read ``x``."""
         first, second = lanes
-        x = block.mix(first, context)
-        attended = block.attend(x, context, slot)
         if self.writes == "own":
             return x + attended, second + block.feed(second)
         keep, post = self.keep[layer].to(first.dtype), self.post[layer].to(first.dtype)

@@ -114,13 +114,17 @@ def _names(record: str, config: GPTConfig) -> dict[str, str]:
     for index in range(config.num_layers):
         ours = f"blocks.{index}.attention.head_parts.output_gate.proj.weight"
         names[f"blocks.{index}.attn.attn_gate_w"] = ours
+        gate = f"blocks.{index}.layer_parts.depth_gate"
+        names |= {f"blocks.{index}.dtg_gate.weight": f"{gate}.proj.weight"}
+        names |= {f"blocks.{index}.dtg_gate.bias": f"{gate}.bias"}
     with torch.device("meta"):
         present = GPT(config).state_dict().keys()
     return {theirs: ours for theirs, ours in names.items() if ours in present}
 
 
 def _is_optional(name: str) -> bool:
-    return name in _NAMES or name.startswith("ve_layer_scales.") or name.endswith(".attn_gate_w")
+    parts = ("ve_layer_scales.", ".attn_gate_w", ".dtg_gate.")
+    return name in _NAMES or any(part in name for part in parts)
 
 
 def check_record(record: str) -> None:

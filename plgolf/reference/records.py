@@ -11,6 +11,7 @@ from plgolf.model import AttentionConfig, GPTConfig, HeadConfig, MLPConfig
 from plgolf.model.depth import LanesConfig, RecurrenceConfig
 from plgolf.model.parts import PartsConfig
 from plgolf.model.parts.bigram_hash import BigramHashConfig
+from plgolf.model.parts.depth_gate import DepthGateConfig
 from plgolf.model.parts.exclusive import ExclusiveConfig
 from plgolf.model.parts.output_gate import OutputGateConfig
 from plgolf.model.parts.smear_gate import SmearGateConfig
@@ -50,8 +51,9 @@ def config_from_record(
 
 
 def _march(given: dict[str, Any], record: str) -> dict[str, Any]:
-    _refuse(given, dtg=False, dtg_enabled=False, mtp_num_heads=0, gated_attention=False, value_residual=False)
+    _refuse(given, mtp_num_heads=0, gated_attention=False, value_residual=False)
     given.pop("mtp_loss_weight", None)
+    has_gate = any([given.pop("dtg", False), given.pop("dtg_enabled", False)])
     activation = "leaky_relu2" if record == "2026-03-23" else "relu2"
     config = _shared(given, activation, rope_length=_ROPE_LENGTH)
     buckets, bigram_dim = given.pop("bigram_vocab_size", 2048), given.pop("bigram_dim", 128)
@@ -69,6 +71,7 @@ def _march(given: dict[str, Any], record: str) -> dict[str, Any]:
         smear_gate=SmearGateConfig(),
         value_embedding=ValueEmbeddingConfig(layers=value_layers, **values) if has_values else None,
         exclusive=ExclusiveConfig(layers=f"last {exclusive}") if exclusive else None,
+        depth_gate=DepthGateConfig() if has_gate else None,
     )
     return config
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from plgolf.config import newer
 from plgolf.model.parts.backout import BackoutConfig
 from plgolf.model.parts.bigram_hash import BigramHashConfig
+from plgolf.model.parts.depth_gate import DepthGateConfig
 from plgolf.model.parts.exclusive import ExclusiveConfig
 from plgolf.model.parts.key_offset import KeyOffsetConfig
 from plgolf.model.parts.logit_rescale import LogitRescaleConfig
@@ -26,6 +27,7 @@ class PartsConfig:
         exclusive: removes a position's own value from what it attends to.
         output_gate: gates each attention head by the layer's input.
         residual_scale: multiplies the stream and the first layer's input by learned factors in each layer.
+        depth_gate: gates what a layer adds to the stream by the layer's input.
         key_offset: takes channels of the keys from the previous position.
         backout: subtracts the stream of the middle of the model from its end.
         logit_rescale: limits logits by a shifted sigmoid instead of the soft cap.
@@ -37,6 +39,7 @@ class PartsConfig:
     exclusive: ExclusiveConfig | None = newer(None)
     output_gate: OutputGateConfig | None = newer(None)
     residual_scale: ResidualScaleConfig | None = newer(None)
+    depth_gate: DepthGateConfig | None = newer(None)
     key_offset: KeyOffsetConfig | None = newer(None)
     backout: BackoutConfig | None = newer(None)
     logit_rescale: LogitRescaleConfig | None = newer(None)

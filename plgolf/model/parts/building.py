@@ -11,6 +11,7 @@ from plgolf.model.parts.ports import (
     HeadPart,
     InputPart,
     KeyPart,
+    LayerPart,
     LogitPart,
     OutputPart,
     PartConfig,
@@ -59,6 +60,7 @@ def _add(block: nn.Module, name: str, module: nn.Module) -> None:
     attention = block.attention
     ports = {
         StreamPart: block.stream_parts,
+        LayerPart: block.layer_parts,
         KeyPart: attention.key_parts,
         ValuePart: attention.value_parts,
         HeadPart: attention.head_parts,

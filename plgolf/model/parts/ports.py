@@ -121,6 +121,19 @@ class HeadPart(nn.Module, ABC):
         """
 
 
+class LayerPart(nn.Module, ABC):
+    """Changes the residual stream that leaves one layer; with two lanes, each of both."""
+
+    @abstractmethod
+    def forward(self, out: Tensor, x: Tensor) -> Tensor:
+        """Returns the changed stream.
+
+        Args:
+            out: the stream after the layer, (batch, time, dim); the result has its shape and dtype.
+            x: the stream to which the layer has added, after the mix with the first layer's input.
+        """
+
+
 class OutputPart(nn.Module, ABC):
     """Changes the stream after the last layer."""
 

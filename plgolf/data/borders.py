@@ -39,7 +39,7 @@ class Borders:
 
         Args:
             rows: token ids (rows, tokens); places count through all rows.
-            count: number of rows that are no padding, in which there are no documents; None for all.
+            count: number of rows that count; the others are padding, without documents. None for all.
         """
         starts = rows == self.bos_id
         if count is not None:

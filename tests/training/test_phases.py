@@ -156,6 +156,11 @@ def test_a_run_that_stops_is_validated_and_exported_with_the_order_of_its_last_s
     again, end = GolfModule(DEEP), tmp_path / f"step-{steps:06}.ckpt"
     trainer(tmp_path / "again", max_steps=steps).fit(again, golden_data(), ckpt_path=end)
     assert order(again.gpt) == last
+    scored = GolfModule(DEEP)
+    trainer(tmp_path, orders := Orders()).validate(
+        scored, golden_data(val_batch_sequences=999), ckpt_path=end
+    )
+    assert orders.validated == [last]
 
 
 @pytest.mark.slow

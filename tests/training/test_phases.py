@@ -183,7 +183,7 @@ def test_a_compiled_run_has_two_graphs_of_each_kind_and_compiles_none_while_the_
     monkeypatch.setattr(GPT, "compile", compile_)
     orders = Orders()
     fit = trainer(tmp_path, clock, Speeds(), orders, max_epochs=-1)
-    torch._dynamo.reset()
+    torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
     data = golden_data(val_every_steps=1, val_batch_sequences=999)
     fit.fit(module, data)

@@ -148,9 +148,11 @@ def _pieces(tokenizer: Tokenizer, vocab_size: int) -> list[bytes]:
     every, without_text = range(vocab_size), tokenizer.byte_counts.is_boundary
     pieces = [tokenizer.bytes_of(index) for index in every]
     open_ids = [index for index in every if pieces[index] is None and not without_text[index]]
-    for index in open_ids:  # Their text depends on what comes before.
-        start = len(tokenizer.decode(open_ids[:1]))
-        pieces[index] = tokenizer.decode([open_ids[0], index])[start:].encode()
+    # Their text depends on what comes before: a token with text, which keeps spaces.
+    before = next(([index] for index in open_ids if tokenizer.decode([index]).strip()), [])
+    start = len(tokenizer.decode(before))
+    for index in open_ids:
+        pieces[index] = tokenizer.decode([*before, index])[start:].encode()
     return [piece or b"" for piece in pieces]
 
 

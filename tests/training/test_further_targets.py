@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 from golden_data import TOKENIZER
 from golden_run import golden_data, golden_module, trainer
+from lightning.pytorch import Callback
 from lively import lively
+from runs import assert_same, load
 
 from plgolf import GPTConfig
 from plgolf.data.stream import Batch
@@ -13,7 +15,7 @@ from plgolf.data.tokenizer.files import load_tokenizer
 from plgolf.errors import UserError
 from plgolf.model import AttentionConfig
 from plgolf.model.further import Further
-from plgolf.training import GolfModule
+from plgolf.training import GolfModule, RunCheckpoint
 from plgolf.training.further_targets import LaterTokens, PrefixToken, prefix_tokens
 
 SMALL = GPTConfig(
@@ -150,3 +152,28 @@ def test_further_targets_that_would_not_act_are_refused(tmp_path):
 def test_settings_out_of_range_are_refused(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+class Weights(Callback):
+    """Notes the weights of the further targets of each step."""
+
+    def __init__(self) -> None:
+        self.seen = []
+
+    def on_train_start(self, fit, module):
+        module.gpt.register_forward_pre_hook(lambda _, args: self.seen.append(args[5].weights.tolist()))
+
+
+def test_weights_follow_the_run_and_a_resumed_run(tmp_path):
+    later = LaterTokens()
+    whole, rest = Weights(), Weights()
+    settings = {"max_steps": 4, "limit_val_batches": 0, "enable_checkpointing": True}
+    callbacks = whole, LaterTokens(), RunCheckpoint(every_steps=3)
+    trainer(tmp_path, *callbacks, **settings).fit(golden_module(), golden_data())
+    assert whole.seen == [pytest.approx(later.weights(step / 4), abs=1e-7) for step in range(4)]
+    callbacks = rest, LaterTokens(), RunCheckpoint(every_steps=3)
+    path = str(tmp_path / "step-000003.ckpt")
+    trainer(tmp_path / "rest", *callbacks, **settings).fit(golden_module(), golden_data(), ckpt_path=path)
+    assert rest.seen == whole.seen[3:]
+    ends = [load(folder / "step-000004.ckpt") for folder in (tmp_path, tmp_path / "rest")]
+    assert_same(*(end["state_dict"] for end in ends))

@@ -9,6 +9,7 @@ from plgolf.errors import UserError
 from plgolf.model import GPT
 from plgolf.model.depth import visits
 from plgolf.progress import RunProgress
+from plgolf.training.logs.screen import say
 
 
 class Phases(Callback):
@@ -22,6 +23,10 @@ class Phases(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         set_phase(pl_module.gpt, pl_module.run.clock.progress(trainer.global_step, trainer.max_steps))
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if pl_module.gpt.visits != visits(pl_module.gpt.config, 1.0):
+            say("recurrence: training ended before it starts; the model is exported without it")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         gpt = pl_module.gpt

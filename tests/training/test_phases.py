@@ -141,12 +141,15 @@ class StopAt(Callback):
 
 
 @pytest.mark.parametrize(("steps", "last"), [(3, ONCE), (4, TWICE)])
-def test_a_run_that_stops_is_validated_and_exported_with_the_order_of_its_last_step(steps, last, tmp_path):
+def test_a_run_that_stops_is_validated_and_exported_with_the_order_of_its_last_step(
+    steps, last, tmp_path, capsys
+):
     """The order would change after step 3 of 6."""
     module, orders, save = GolfModule(DEEP), Orders(), RunCheckpoint(every_steps=steps, dir=str(tmp_path))
     fit = trainer(tmp_path, StopAt(steps), orders, save, max_steps=6, enable_checkpointing=True)
     fit.fit(module, golden_data(val_batch_sequences=999))
     assert fit.global_step == steps and orders.validated == [last] == [order(module.gpt)]
+    assert ("training ended before it starts" in capsys.readouterr().out) is (last == ONCE)
     save_artifact(module.gpt, tmp_path / "model.ptz")
     assert order(read_artifact(tmp_path / "model.ptz").gpt()) == last
     for file in (f"step-{steps:06}.ckpt", "model.ptz"):

@@ -5,25 +5,22 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from plgolf.console import Console
+from plgolf.corpus.fetching import fetch_shards, fetch_split, fetch_tokenizer, local_name, side_cars_of
 from plgolf.corpus.hub import Repository, open_repository
-from plgolf.corpus.published import Counts, Published, is_safe_path, read_published
+from plgolf.corpus.published import Published, is_safe_path, read_published
 from plgolf.data.manifest import (
-    FileEntry,
     Manifest,
-    Split,
     check_only_own_files,
-    hash_file,
     read_manifest,
     tokenizer_entry,
     write_manifest,
 )
-from plgolf.data.shards import open_shard
-from plgolf.data.tokenizer import Tokenizer, load_tokenizer
 from plgolf.errors import UserError
-from plgolf.files import lock_folder, staged_folder, write_atomically
+from plgolf.files import lock_folder, staged_folder
 
 REPO = "willdepueoai/parameter-golf"
 """Repository of the challenge's datasets."""
@@ -107,12 +104,20 @@ def _download(
         for split, number in numbers.items()
     }
     tokenizer_files = [prefix + path for path in published.tokenizer_files]
-    _prepare_staging(hub, stage, [*tokenizer_files, *shards["val"], *shards["train"]], folder, existing)
-    tokenizer = _fetch_tokenizer(hub, tokenizer_files, stage, root / "tokenizers", published.vocab_size)
+    side_cars = side_cars_of(hub, shards["val"])
+    files = [*shards["val"], *side_cars, *shards["train"]]
+    _prepare_staging(hub, stage, [*tokenizer_files, *files], folder, existing)
+    tokenizer = fetch_tokenizer(hub, tokenizer_files, stage, root / "tokenizers", published.vocab_size)
     splits = {
-        split: _fetch_split(hub, split, paths, stage, published.splits[split], console)
+        split: fetch_split(hub, split, paths, stage, published.splits[split], console)
         for split, paths in shards.items()
     }
+    counts = fetch_shards(hub, "byte side-cars", side_cars, stage, console)
+    if counts and [entry.tokens for entry in counts] != [entry.tokens for entry in splits["val"].shards]:
+        raise UserError(f"{hub.name}: byte side-cars must have a count for each token")
+    splits["val"] = replace(splits["val"], side_cars=counts)
+    if tokenizer.transform and not counts:
+        console.say(f"note: {folder} cannot be scored, because it has no byte side-cars")
     manifest = Manifest(
         name=_PREFIX,
         tokenizer=tokenizer_entry(tokenizer, f"../../tokenizers/{Path(tokenizer_files[0]).name}"),
@@ -121,8 +126,8 @@ def _download(
         options={"train_shards": train, "published_train_shards": published.splits["train"].files},
     )
     with staged_folder(folder, replace=True) as partial:
-        for path in (*shards["train"], *shards["val"]):
-            _link_or_copy(stage / path, partial / Path(path).name)
+        for path in files:
+            _link_or_copy(stage / path, partial / local_name(path))
         write_manifest(manifest, partial)
     shutil.rmtree(stage, ignore_errors=True)
     tokens = [splits[split].tokens for split in ("train", "val")]
@@ -135,7 +140,7 @@ def _names(split: str, number: int) -> list[str]:
 
 
 def _existing_shards(folder: Path, source: dict[str, str]) -> set[str]:
-    """Returns the shard names of an earlier download, and refuses to replace any other dataset."""
+    """Returns the names of the files of an earlier download, and refuses to replace any other dataset."""
     manifest = read_manifest(folder)
     if manifest is None:
         if folder.exists():
@@ -144,7 +149,7 @@ def _existing_shards(folder: Path, source: dict[str, str]) -> set[str]:
     check_only_own_files(folder, manifest)
     if [(o.get("repo"), o.get("path")) for o in manifest.sources] != [(source["repo"], source["path"])]:
         raise UserError(f"{folder}: exists and is not {source['path']} of {source['repo']}: move it away")
-    return {entry.file for split in manifest.splits.values() for entry in split.shards}
+    return {entry.file for entry in manifest.files}
 
 
 def _number_of_train_shards(
@@ -170,7 +175,7 @@ def _prepare_staging(
     for partial in stage.rglob("*.incomplete"):  # A killed process left it; the library will not continue it.
         partial.unlink()
     for path in paths:
-        staged, same = stage / path, folder / Path(path).name
+        staged, same = stage / path, folder / local_name(path)
         if not staged.exists() and same.name in existing and same.is_file():
             staged.parent.mkdir(parents=True, exist_ok=True)
             _link_or_copy(same, staged)
@@ -187,61 +192,3 @@ def _link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
     with target.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def _fetch_tokenizer(
-    hub: Repository, paths: Sequence[str], stage: Path, folder: Path, vocab_size: int
-) -> Tokenizer:
-    """Fetches a tokenizer and the files that come with it, and puts them into a folder."""
-    contents: dict[Path, bytes] = {}
-    for local in hub.fetch(paths, stage):
-        with _checked(hub, local, stage):
-            contents[folder / local.name] = local.read_bytes()
-            if len(contents) == 1:
-                tokenizer = load_tokenizer(local)
-    if tokenizer.vocab_size != vocab_size:
-        rule = f"vocab_size must be the {tokenizer.vocab_size} of {paths[0]}"
-        raise UserError(f"{hub.name}: {rule}, got {vocab_size}")
-    for path, content in contents.items():
-        if path.exists() and path.read_bytes() != content:
-            flaw = f"differs from {hub.name}'s file of that name"
-            raise UserError(f"{path}: {flaw}: move it away, or set --root")
-    for path, content in contents.items():
-        if not path.exists():
-            write_atomically(path, content)
-    return tokenizer
-
-
-def _fetch_split(
-    hub: Repository, split: str, paths: Sequence[str], stage: Path, published: Counts, console: Console
-) -> Split:
-    """Fetches and checks the first shards of a split."""
-    missing = [hub.files[path].size for path in paths if not (stage / path).exists()]
-    size = f"{len(missing)} of {len(paths)} shards, {sum(missing) / 1e6:,.1f} MB"
-    console.say(f"{split}: fetching {size} (Ctrl-C twice stops at once)")
-    entries: list[FileEntry] = []
-    for local in hub.fetch(paths, stage) if paths else []:
-        console.live(f"{split}: checking shard {len(entries) + 1} of {len(paths)}")
-        with _checked(hub, local, stage) as sha256:
-            entries.append(FileEntry(local.name, local.stat().st_size, sha256, open_shard(local).num_tokens))
-    tokens, is_all = sum(entry.tokens for entry in entries), len(paths) == published.files
-    if is_all and tokens != published.tokens:
-        rule = f"{split} must have the manifest's {published.tokens} tokens"
-        raise UserError(f"{hub.name}: {rule}, got {tokens}")
-    return Split(published.documents if is_all else None, tokens, None, None, entries)
-
-
-@contextlib.contextmanager
-def _checked(hub: Repository, local: Path, stage: Path) -> Iterator[str]:
-    """Yields the hash of a fetched file; removes a damaged file, so that the next run fetches it."""
-    path = local.relative_to(stage).as_posix()
-    file = hub.files[path]
-    try:
-        sha256 = hash_file(local)
-        if local.stat().st_size != file.size or sha256 != (file.lfs.sha256 if file.lfs else sha256):
-            raise UserError("size and SHA-256 differ from the hub's")
-        yield sha256
-    except UserError as error:
-        local.unlink(missing_ok=True)
-        flaw = f"{path} is damaged: {str(error).removeprefix(f'{local}: ')}"
-        raise UserError(f"{hub.name}: {flaw}; run it again to fetch this file") from error

@@ -13,7 +13,7 @@ from plgolf.errors import UserError
 
 OPERATORS = "\ue001\ue002\ue003\ue004"
 """Characters for private use, which a vocabulary reserves as ids of their own."""
-_TITLE, _CAPITALS, _CAPITAL, ESCAPE = OPERATORS
+_TITLE, _CAPITALS, _CAPITAL, ESCAPE = list(OPERATORS)
 """The next word begins with a capital; has no other letters; the next letter is a capital; the next character
 is an operator in the text."""
 # The first condition starts at the beginning of a run only, so that the time is linear.

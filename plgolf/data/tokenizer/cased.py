@@ -86,7 +86,7 @@ class CaseOpsTokenizer(Tokenizer):
 
 
 @dataclass(frozen=True)
-class _CaseOpsCounts(ByteCounts[NDArray[Any]]):
+class _CaseOpsCounts(ByteCounts[NDArray[np.generic]]):
     """Bytes of tokens in the original text, as far as they are those of the decoded text."""
 
     operators: NDArray[Any]

@@ -1,6 +1,7 @@
 """Decoding of ids that arrive one by one."""
 
 import codecs
+from collections.abc import Callable
 
 from plgolf.data.tokenizer.base import Tokenizer
 
@@ -19,7 +20,8 @@ class TextStream:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer, self._restore = tokenizer, str
+        self._tokenizer = tokenizer
+        self._restore: Callable[[str], str] = str
         if tokenizer.transform:
             from plgolf.data.tokenizer.cased import CaseOpsTokenizer  # noqa: PLC0415 (packed only where used)
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from plgolf.arguments import SettingsParser
 from plgolf.errors import RunError, UserError
-from plgolf.optim import Schedule
+from plgolf.evaluate import Evaluator
 from plgolf.training import GolfModule, RunCheckpoint, SampleLog, ShardDataModule, WeightAverages
 from plgolf.training.checkpoints.compare import check_same_tokenizer
 from plgolf.training.checkpoints.files import CheckpointFiles, Saved
@@ -34,6 +34,15 @@ from plgolf.training.logs.run_config import SaveRunConfig
 from plgolf.training.run import Run
 from plgolf.training.unsupported import check_callbacks
 from plgolf.version import __version__
+
+GROUPS: dict[str, type] = {
+    "model": GolfModule,
+    "data": ShardDataModule,
+    **CALLBACKS,
+    "averages": WeightAverages,
+    "samples": SampleLog,
+}
+"""Classes whose arguments are groups of settings."""
 
 
 class GolfCLI(LightningCLI):
@@ -83,10 +92,11 @@ class GolfCLI(LightningCLI):
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        for name, callback in {**CALLBACKS, "averages": WeightAverages, "samples": SampleLog}.items():
-            parser.add_lightning_class_args(callback, name)
+        for name, cls in GROUPS.items():
+            if issubclass(cls, Callback):
+                parser.add_lightning_class_args(cls, name)
+            parser.add_instantiator(mounted_at(name), cls)
         parser.link_arguments("model.gpt.vocab_size", "data.vocab_size")
-        parser.add_instantiator(mounted_at("model.schedule"), Schedule)
         # A default, so that the help lists its settings and flags set them without its name.
         parser.set_defaults({"model.schedule": {"class_path": "plgolf.optim.Warmdown"}})
 
@@ -95,7 +105,7 @@ class GolfCLI(LightningCLI):
         self.config = parser.parse(args)
         settings = with_plain_enums(self.config[self.config.subcommand])
         check_allowed_classes(settings)
-        check_leaves(settings, {"model": GolfModule, "data": ShardDataModule, **CALLBACKS})
+        check_leaves(settings, {**GROUPS, **({"evaluator": Evaluator} if "evaluator" in settings else {})})
         check_settings(settings)
 
     def _prepare_subcommand_parser(

@@ -11,6 +11,7 @@ split, and with ``--compile`` the seconds of the first time, in which graphs are
 
 import math
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,6 +57,53 @@ def graphs() -> int:
     return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
 
+def made_tables(generator: np.random.Generator) -> tuple[Any, ...]:
+    """Returns random byte tables of 1,024 pieces: bytes, leading spaces, borders."""
+    return (
+        generator.integers(1, 9, 1024, dtype=np.int32),
+        generator.random(1024) < 0.5,
+        generator.random(1024) < 0.01,
+    )
+
+
+def made_split(settings: Any, generator: np.random.Generator, folder: str) -> ValidationSplit:
+    """Returns a split of random tokens, whose shard is written to a folder."""
+    made = generator.integers(0, 1024, settings.sequences * settings.seq_len + 1, dtype=np.uint16)
+    write_shard(Path(folder, "made_val_000000.bin"), made)
+    return ValidationSplit(
+        ShardReader(find_shards(Path(folder), "val"), vocab_size=1024),
+        seq_len=settings.seq_len,
+        batch_sequences=settings.batch_sequences,
+    )
+
+
+def made_module(settings: Any) -> GolfModule:
+    config = GPTConfig(
+        dim=settings.dim,
+        num_layers=settings.layers,
+        compute_dtype=settings.dtype,
+        attention=AttentionConfig(num_heads=4, num_kv_heads=2),
+    )
+    module = GolfModule(config).to(device()).eval()
+    if settings.compile:
+        module.gpt.compile(dynamic=False, fullgraph=True)
+        # The compiler's own start belongs to neither variant.
+        torch.compile(torch.nn.Linear(2, 2).to(device()))(torch.ones(1, 2, device=device()))
+    return module
+
+
+def first_times(variants: dict[str, Callable[[], float]]) -> tuple[dict[str, Any], dict[str, float]]:
+    """Returns seconds and new graphs of each variant's first time, and the bits per byte that it found."""
+    first, found = dict[str, Any](), dict[str, float]()
+    for variant, work in variants.items():
+        before = graphs()
+        torch._dynamo.reset()
+        seconds, _ = seconds_of(lambda work=work, variant=variant: found.update({variant: work()}))
+        first[variant] = {"seconds": seconds, "graphs": graphs() - before}
+    torch._dynamo.reset()
+    return first, found
+
+
 def main() -> None:
     options = parser(__doc__, rounds=5)
     options.add_argument("--dim", type=int, default=256)
@@ -69,60 +117,29 @@ def main() -> None:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     torch.manual_seed(0)
-    config = GPTConfig(
-        dim=settings.dim,
-        num_layers=settings.layers,
-        compute_dtype=settings.dtype,
-        attention=AttentionConfig(num_heads=4, num_kv_heads=2),
-    )
-    module = GolfModule(config).to(device()).eval()
-    if settings.compile:
-        module.gpt.compile(dynamic=False, fullgraph=True)
-        # The compiler's own start belongs to neither variant.
-        torch.compile(torch.nn.Linear(2, 2).to(device()))(torch.ones(1, 2, device=device()))
-    generator = np.random.default_rng(0)
-    tables = (
-        generator.integers(1, 9, 1024, dtype=np.int32),
-        generator.random(1024) < 0.5,
-        generator.random(1024) < 0.01,
-    )
+    module, generator = made_module(settings), np.random.default_rng(0)
+    tables = made_tables(generator)
     counts = ByteCounts(*(torch.from_numpy(table).to(device()) for table in tables))
     tokenizer = SimpleNamespace(byte_counts=ByteCounts(*tables), bos_id=1)
-    with tempfile.TemporaryDirectory() as name:
-        made = generator.integers(0, 1024, settings.sequences * settings.seq_len + 1, dtype=np.uint16)
-        write_shard(Path(name, "made_val_000000.bin"), made)
-        split = ValidationSplit(
-            ShardReader(find_shards(Path(name), "val"), vocab_size=1024),
-            seq_len=settings.seq_len,
-            batch_sequences=settings.batch_sequences,
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        split = made_split(settings, generator, folder)
         tokens = torch.from_numpy(split.tokens())
         variants = {
             "reference": lambda: reference_style(module, settings, tokens, counts),
             "plgolf": lambda: ours(module, split, tokenizer),
         }
-        first, found = {}, {}
-        for variant, work in variants.items():
-            before = graphs()
-            torch._dynamo.reset()
-            seconds, _ = seconds_of(lambda work=work, variant=variant: found.update({variant: work()}))
-            first[variant] = {"seconds": seconds, "graphs": graphs() - before}
+        first, found = first_times(variants)
         assert math.isclose(found["plgolf"], found["reference"], rel_tol=1e-6), found
-        torch._dynamo.reset()
         times = in_turn(variants, rounds=settings.rounds)
-    finish(
-        settings,
-        {
-            "num_params": sum(parameter.numel() for parameter in module.gpt.parameters()),
-            "bits_per_byte": found,
-            "first_time": first,
-            "time": compared(times, to="reference"),
-            "tokens_per_second": {
-                variant: spread([split.num_tokens / wall for wall, _ in seconds])
-                for variant, seconds in times.items()
-            },
-        },
-    )
+    speeds = {name: spread([split.num_tokens / wall for wall, _ in walls]) for name, walls in times.items()}
+    result = {
+        "num_params": sum(parameter.numel() for parameter in module.gpt.parameters()),
+        "bits_per_byte": found,
+        "first_time": first,
+        "time": compared(times, to="reference"),
+        "tokens_per_second": speeds,
+    }
+    finish(settings, result)
 
 
 if __name__ == "__main__":

@@ -25,11 +25,13 @@ def free_port() -> int:
 class Rank:
     """A process that calls a function of this test suite with its output in files."""
 
-    def __init__(self, function: Callable[..., Any], *args: Any, folder: Path, rank: int = 0, env=None):
+    def __init__(
+        self, function: Callable[..., Any], *args: Any, folder: Path, rank: int = 0, env=None, cwd=None
+    ):
         self.stdout, self.stderr = (folder / f"rank{rank}.{name}" for name in ("out", "err"))
         self.process: BaseProcess = SERVER.Process(
             target=_run,
-            args=(function, args, str(self.stdout), str(self.stderr), os.getcwd(), env or {}),
+            args=(function, args, str(self.stdout), str(self.stderr), str(cwd or os.getcwd()), env or {}),
             daemon=True,  # Killed with the tests.
         )
         self.process.start()

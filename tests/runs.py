@@ -1,9 +1,11 @@
-"""Runs of the golden recipe through the command line, and whether two of them ended alike."""
+"""Runs through the command line, and whether two of them ended alike."""
 
 import csv
 import json
 import os
 import signal
+import subprocess
+import tempfile
 from pathlib import Path
 
 import torch
@@ -11,6 +13,16 @@ from lightning.pytorch import Callback
 from processes import Rank, ranks, succeed
 
 from plgolf.cli import main
+
+
+def plgolf(*words: str, cwd: Path, timeout: float = 240, **env: str) -> subprocess.CompletedProcess[str]:
+    """Runs ``plgolf`` in a folder, as a process that does not have to import it first."""
+    with tempfile.TemporaryDirectory() as folder:
+        process = Rank(main, list(words), folder=Path(folder), env=env, cwd=cwd)
+        code = process.wait(timeout)
+        return subprocess.CompletedProcess(
+            words, code, process.stdout.read_text(), process.stderr.read_text()
+        )
 
 
 def fit(recipe: Path, world_size: int, *words: str, folder: Path, timeout: float = 120) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from golden_data import GOLDEN, TOKENIZER, meta
+from runs import fit, plgolf
 
 from plgolf.cli import main
 from plgolf.data.shards import ShardReader, find_shards, find_side_cars, write_shard
@@ -19,17 +20,6 @@ from plgolf.files import read_regular
 
 REPOSITORY = Path(__file__).parent.parent
 CONFIGS = REPOSITORY / "configs"
-
-
-def plgolf(*arguments: str, cwd: Path, timeout: int = 240) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "plgolf", *arguments],
-        cwd=cwd,
-        timeout=timeout,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
 
 
 def metrics(run: Path) -> list[dict[str, str]]:
@@ -161,19 +151,13 @@ def test_two_processes_train_as_one(micro, golden_recipe, tmp_path):
         "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
         "init_args": {"filename": "{step}", "every_n_train_steps": 5, "save_top_k": -1},
     }
+    micro_batch = f"--data.micro_batch_sequences={micro}"
     for ranks in (1, 2):
         folder = tmp_path / f"ranks{ranks}"
         overlay = tmp_path / f"overlay{ranks}.yaml"
         init_args = {**save["init_args"], "dirpath": str(folder / "saved")}
         overlay.write_text(yaml.safe_dump({"trainer": {"callbacks": [{**save, "init_args": init_args}]}}))
-        done = plgolf(
-            *("fit", "-c", golden_recipe.name, "-c", overlay.name),
-            *("--trainer.devices", str(ranks), "--trainer.default_root_dir", str(folder)),
-            f"--data.micro_batch_sequences={micro}",
-            *(("--trainer.strategy", "ddp") if ranks > 1 else ()),
-            cwd=tmp_path,
-        )
-        assert done.returncode == 0, done.stderr + done.stdout
+        fit(golden_recipe, ranks, "-c", str(overlay), micro_batch, folder=folder)
         result = json.loads((folder / "result.json").read_text())
         assert result["world_size"] == ranks
         runs[ranks] = result, [float(r["train/loss"]) for r in metrics(folder) if r["train/loss"]]
@@ -201,13 +185,8 @@ def test_two_processes_train_as_one(micro, golden_recipe, tmp_path):
     states = [checkpoint["optimizer_states"][0]["state"] for checkpoint in saved]
     assert set(states[0]) == set(states[1])
     assert sum("momentum_buffer" in state for state in states[1].values()) == 24
-    resumed = plgolf(
-        *("fit", "-c", golden_recipe.name, "--trainer.default_root_dir", "resumed"),
-        *("--ckpt_path", str(tmp_path / "ranks2" / "saved" / "step=5.ckpt")),
-        f"--data.micro_batch_sequences={micro}",
-        cwd=tmp_path,
-    )
-    assert resumed.returncode == 0, resumed.stderr
+    checkpoint = tmp_path / "ranks2" / "saved" / "step=5.ckpt"
+    fit(golden_recipe, 1, f"--ckpt_path={checkpoint}", micro_batch, folder=tmp_path / "resumed")
     result = json.loads((tmp_path / "resumed" / "result.json").read_text())
     assert result["steps"] == 10
     assert result["val_loss"] == pytest.approx(runs[1][0]["val_loss"], abs=1e-5)

@@ -100,6 +100,9 @@ def test_classes_outside_of_plgolf_train_log_and_resume(quickstart, tmp_path):
         "--export.compressors=null",
         "--export.check_code=false",
         "--data.corpus=null",
+        "--data.val_max_tokens=2048",
+        "--model.compile=false",
+        "--warmup.steps=0",
         "--resume=auto",
     ]
     for steps in (3, 4):

@@ -1,4 +1,4 @@
-"""benchmarks/soak.py for a minute; docs/reliability.md has the figures of half an hour."""
+"""A short benchmarks/soak.py; docs/reliability.md has the figures of half an hour."""
 
 import json
 import subprocess
@@ -11,8 +11,8 @@ SCRIPT = Path(__file__).parent.parent / "benchmarks" / "soak.py"
 
 
 @pytest.mark.slow
-def test_a_minute_of_random_kills_changes_nothing():
-    command = [sys.executable, str(SCRIPT), "--minutes=1", "--steps=150", "--mean_seconds=9", "--seed=3"]
+def test_random_kills_change_nothing():
+    command = [sys.executable, str(SCRIPT), "--minutes=0.3", "--steps=150", "--mean_seconds=8", "--seed=3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(done.stdout)

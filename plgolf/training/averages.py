@@ -98,7 +98,7 @@ class WeightAverages(Callback):
         self.settings = {"ema": ema, "tail": tail, "blend": blend}
         for name, share in self.settings.items():
             if share is not None and not 0 < share < 1:
-                raise UserError(f"averages.{name} must be above 0 and below 1, got {share}")
+                raise UserError(f"{name} must be above 0 and below 1, got {share}")
         self.averages = Averages(ema, tail, blend)
         self._step = 0
         self._raw: dict[str, Tensor] | None = None

@@ -64,11 +64,11 @@ class ShardDataModule(LightningDataModule):
         val_max_tokens: int | None = None,
     ) -> None:
         super().__init__()
-        at_least("data.seq_len", seq_len, 1)
-        at_least("data.global_batch_tokens", global_batch_tokens, 1)
-        at_least("data.micro_batch_sequences", micro_batch_sequences, 1)
-        at_least("data.val_batch_sequences", val_batch_sequences, 1)
-        at_least("data.val_every_steps", val_every_steps, 0)
+        at_least("seq_len", seq_len, 1)
+        at_least("global_batch_tokens", global_batch_tokens, 1)
+        at_least("micro_batch_sequences", micro_batch_sequences, 1)
+        at_least("val_batch_sequences", val_batch_sequences, 1)
+        at_least("val_every_steps", val_every_steps, 0)
         if vocab_size > MAX_VOCAB_SIZE:
             raise UserError(f"vocab_size must be at most {MAX_VOCAB_SIZE} for shards, got {vocab_size}")
         self.root = Path(root)

@@ -68,7 +68,7 @@ class GolfModule(ScoringModule):
     ) -> None:
         super().__init__(gpt, compile=compile)
         if gradient_clip_norm is not None and not gradient_clip_norm > 0:
-            raise UserError(f"model.gradient_clip_norm must be positive, got {gradient_clip_norm}")
+            raise UserError(f"gradient_clip_norm must be positive, got {gradient_clip_norm}")
         self.automatic_optimization = False
         self.optimizer = optimizer
         self.schedule, self.other_schedules = schedule or Warmdown(), other_schedules

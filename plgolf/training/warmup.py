@@ -31,7 +31,7 @@ class CompileWarmup(Callback):
 
     def __init__(self, steps: int = 0) -> None:
         if steps < 0:
-            raise UserError(f"warmup.steps must be at least 0, got {steps}")
+            raise UserError(f"steps must be at least 0, got {steps}")
         self.steps = steps
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -57,7 +57,7 @@ def test_a_floor_outside_0_to_1_is_refused(floor):
 
 @pytest.mark.parametrize(("seconds", "reserve"), [(None, 1.0), (600.0, 600.0), (600.0, -1.0)])
 def test_a_reserve_that_leaves_no_time_is_refused(seconds, reserve):
-    with pytest.raises(UserError, match="clock.reserve_seconds must be from 0 to clock.max_seconds"):
+    with pytest.raises(UserError, match="reserve_seconds must be at least 0 and below max_seconds"):
         TrainClock(seconds, reserve_seconds=reserve)
 
 

@@ -101,7 +101,7 @@ def test_a_metric_of_ones_own_callback_can_be_monitored(fit):
 @pytest.mark.parametrize("place", ["first", "last"])
 @pytest.mark.slow
 def test_a_callback_that_fails_at_the_end_does_not_cost_the_export(hook, place, tmp_path):
-    callbacks = [FailAt(hook), ArtifactExport()]
+    callbacks = [FailAt(hook), ArtifactExport(check_code=False)]
     run = trainer(tmp_path, *(callbacks if place == "first" else callbacks[::-1]), max_steps=4)
     with pytest.raises(RuntimeError, match=f"failed in {hook}"):
         run.fit(golden_module(newton_schulz_dtype="float32"), golden_data())
@@ -123,7 +123,7 @@ def test_a_failure_within_the_run_exports_nothing(tmp_path):
         def on_train_batch_end(self, trainer, *_):
             raise RuntimeError("soon")
 
-    run = trainer(tmp_path, FailSoon(), ArtifactExport(), max_steps=4)
+    run = trainer(tmp_path, FailSoon(), ArtifactExport(check_code=False), max_steps=4)
     with pytest.raises(RuntimeError, match="soon"):
         run.fit(golden_module(newton_schulz_dtype="float32"), golden_data())
     assert not (tmp_path / "result.json").exists()
@@ -134,11 +134,15 @@ def test_the_export_after_a_failure_is_of_the_averaged_weights(tmp_path):
     average = {"decay": 0.9}
     quiet_libraries()
     whole, failed = tmp_path / "whole", tmp_path / "failed"
-    trainer(whole, EMAWeightAveraging(**average), ArtifactExport(), max_steps=4).fit(
+    trainer(whole, EMAWeightAveraging(**average), ArtifactExport(check_code=False), max_steps=4).fit(
         golden_module(newton_schulz_dtype="float32"), golden_data()
     )
     run = trainer(
-        failed, FailAt("on_train_end"), EMAWeightAveraging(**average), ArtifactExport(), max_steps=4
+        failed,
+        FailAt("on_train_end"),
+        EMAWeightAveraging(**average),
+        ArtifactExport(check_code=False),
+        max_steps=4,
     )
     with pytest.raises(RuntimeError):
         run.fit(golden_module(newton_schulz_dtype="float32"), golden_data())

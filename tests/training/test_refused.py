@@ -61,8 +61,36 @@ def test_a_value_that_its_class_refuses_is_named_by_its_whole_path(refused):
         ("model.optimizer.matrix.lr", "-1", "must be finite and at least 0, got -1.0"),
         ("model.schedule.steps", "-1", "must be at least 0, got -1"),
         ("clock.max_seconds", "-1", "must be positive, got -1.0"),
+        ("data.seq_len", "0", "must be at least 1, got 0"),
+        ("samples.temperature", "-1", "must be at least 0, got -1.0"),
     ):
         assert refused(f"--{key}={value}").replace(f"{key}.", f"{key} .").startswith(f"{key} {rule}"), key
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "error"),
+    [
+        (
+            "model.other_schedules",
+            {"momentum": {"class_path": "plgolf.optim.Warmdown", "init_args": {"steps": -1}}},
+            "momentum.steps must be at least 0, got -1",
+        ),
+        (
+            "export.format",
+            {
+                "class_path": "plgolf.container.Container",
+                "init_args": {"quantize": {"all": {"rows": {"bits": 9}}}},
+            },
+            "quantize.all.rows.bits must be from 2 to 8, got 9",
+        ),
+    ],
+)
+def test_a_class_that_refuses_its_settings_is_named_by_its_place(key, value, error, refused):
+    assert refused(f"--{key}={json.dumps(value)}") == f"{key}.{error}"
+
+
+def test_the_evaluator_of_validate_is_named_by_its_path(refused):
+    assert refused("--evaluator.stride=0", command="validate") == "evaluator.stride must be at least 1, got 0"
 
 
 @pytest.mark.parametrize("name", ["ddp_spawn", "ddp_fork", "ddp_notebook"])

@@ -59,4 +59,4 @@ def test_training_ends_before_its_reserve_and_the_warm_down_with_it(tmp_path):
 def test_a_reserve_is_a_setting_of_the_clock(golden_recipe, capfd):
     words = ["--clock.max_seconds=2", "--clock.reserve_seconds=3"]
     assert main(["fit", "-c", str(golden_recipe), *words]) == 2
-    assert "clock.reserve_seconds must be from 0 to clock.max_seconds, got 3" in capfd.readouterr().err
+    assert "clock.reserve_seconds must be at least 0 and below max_seconds, got 3" in capfd.readouterr().err

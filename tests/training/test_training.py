@@ -250,11 +250,11 @@ def test_logging_each_zero_steps_is_none(tmp_path):
 def test_a_run_without_an_end_is_refused(tmp_path):
     with pytest.raises(ValueError, match="clock.max_seconds or trainer.max_steps must be set"):
         trainer(tmp_path, max_epochs=-1).fit(golden_module(), golden_data())
-    with pytest.raises(ValueError, match="clock.max_seconds must be positive, got 0"):
+    with pytest.raises(ValueError, match="^max_seconds must be positive, got 0"):
         TrainClock(0)
-    with pytest.raises(ValueError, match="warmup.steps must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="^steps must be at least 0, got -1"):
         CompileWarmup(-1)
-    with pytest.raises(ValueError, match="export.budget_bytes must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="^budget_bytes must be at least 1, got 0"):
         ArtifactExport(budget_bytes=0)
 
 

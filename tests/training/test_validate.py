@@ -218,8 +218,8 @@ def test_fit_scores_the_file_by_every_evaluator_it_is_given(golden_recipe_file, 
 @pytest.mark.parametrize(
     ("evaluators", "message"),
     [
-        (EVALUATORS % 65, "export.evaluators: stride must be at most the 64 tokens of a window, got 65"),
-        (EVALUATORS % 0, "stride must be at least 1, got 0"),
+        (EVALUATORS % 65, "export.evaluators.0.stride must be at most the 64 tokens of a window, got 65"),
+        (EVALUATORS % 0, "export.evaluators.0.stride must be at least 1, got 0"),
         (
             "--export.evaluators=[{class_path: plgolf.evaluate.Windows}]",
             "export.evaluators must have different names, got plain, plain",

@@ -46,7 +46,7 @@ class RunCheckpoint(Checkpoint):
     ) -> None:
         for name, value in (("every_seconds", every_seconds), ("every_steps", every_steps), ("keep", keep)):
             if value is not None and not value > 0:
-                raise UserError(f"checkpoint.{name} must be positive, got {value}")
+                raise UserError(f"{name} must be positive, got {value}")
         self.every_seconds = every_seconds
         self.every_steps = every_steps
         self.keep = keep

@@ -3,23 +3,23 @@
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from plgolf.arguments import SettingsParser
 from plgolf.errors import RunError, UserError
-from plgolf.optim import Schedule
-from plgolf.training import GolfModule, RunCheckpoint, SampleLog, ShardDataModule, WeightAverages
+from plgolf.evaluate import Evaluator
+from plgolf.training import GolfModule, RunCheckpoint, ShardDataModule, WeightAverages
 from plgolf.training.checkpoints.compare import check_same_tokenizer
 from plgolf.training.checkpoints.files import CheckpointFiles, Saved
 from plgolf.training.checkpoints.resume import check_resume
 from plgolf.training.checkpoints.run_checkpoint import find_checkpoint
 from plgolf.training.command.allowed_classes import check_allowed_classes
 from plgolf.training.command.evaluated import EvaluatedModule, add_evaluator
+from plgolf.training.command.groups import GROUPS
 from plgolf.training.command.leaves import check_leaves, mounted_at
 from plgolf.training.command.loggers import profiler_named, run_loggers
 from plgolf.training.command.one_line import one_line_errors
-from plgolf.training.command.packed import CALLBACKS
 from plgolf.training.command.parser import GolfParser, overrides
 from plgolf.training.command.quiet import quiet_libraries
 from plgolf.training.command.refused import check_settings, with_plain_enums
@@ -34,9 +34,6 @@ from plgolf.training.logs.run_config import SaveRunConfig
 from plgolf.training.run import Run
 from plgolf.training.unsupported import check_callbacks
 from plgolf.version import __version__
-
-_CALLBACKS = {**CALLBACKS, "checkpoint": RunCheckpoint, "averages": WeightAverages, "samples": SampleLog}
-"""Callbacks of every run, by their group of settings."""
 
 
 class GolfCLI(LightningCLI):
@@ -86,10 +83,11 @@ class GolfCLI(LightningCLI):
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        for name, callback in _CALLBACKS.items():
-            parser.add_lightning_class_args(callback, name)
+        for name, cls in GROUPS.items():
+            if issubclass(cls, Callback):
+                parser.add_lightning_class_args(cls, name)
+            parser.add_instantiator(mounted_at(name), cls)
         parser.link_arguments("model.gpt.vocab_size", "data.vocab_size")
-        parser.add_instantiator(mounted_at("model.schedule"), Schedule)
         # A default, so that the help lists its settings and flags set them without its name.
         parser.set_defaults({"model.schedule": {"class_path": "plgolf.optim.Warmdown"}})
 
@@ -98,7 +96,7 @@ class GolfCLI(LightningCLI):
         self.config = parser.parse(args)
         settings = with_plain_enums(self.config[self.config.subcommand])
         check_allowed_classes(settings)
-        check_leaves(settings, {"model": GolfModule, "data": ShardDataModule, **_CALLBACKS})
+        check_leaves(settings, {**GROUPS, **({"evaluator": Evaluator} if "evaluator" in settings else {})})
         check_settings(settings)
 
     def _prepare_subcommand_parser(

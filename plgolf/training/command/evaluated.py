@@ -4,7 +4,7 @@ from typing import Any
 
 from plgolf.arguments import SettingsParser
 from plgolf.data.stream import Batch
-from plgolf.errors import UserError
+from plgolf.errors import under
 from plgolf.evaluate import Evaluator, Windows, evaluate
 from plgolf.training.logs.metrics_row import record
 from plgolf.training.logs.scoring_line import scoring_progress
@@ -30,10 +30,8 @@ class EvaluatedModule(GolfModule):
         Raises:
             UserError: its settings do not fit ``seq_len`` tokens in a sequence.
         """
-        try:
+        with under("evaluator"):
             evaluator.check(seq_len)
-        except UserError as error:
-            raise UserError(f"evaluator.{error}") from error
         self.evaluator = None if evaluator == Windows() else evaluator
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

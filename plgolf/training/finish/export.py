@@ -59,8 +59,8 @@ class ArtifactExport(Callback):
         format: ArtifactFormat | None = None,  # noqa: A002
         evaluators: Sequence[Evaluator] = (),
     ) -> None:
-        at_least("export.budget_bytes", budget_bytes, 1)
-        at_least("export.hardest_documents", hardest_documents, 0)
+        at_least("budget_bytes", budget_bytes, 1)
+        at_least("hardest_documents", hardest_documents, 0)
         self.dir = dir
         self.budget_bytes = budget_bytes
         self.compressors = compressors or []

@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from plgolf.errors import UserError
+from plgolf.errors import UserError, under
 from plgolf.evaluate.evaluator import Evaluator
 from plgolf.evaluate.score import Score
 from plgolf.training.finish.scoring import score
@@ -18,11 +18,9 @@ def check(evaluators: Sequence[Evaluator], seq_len: int) -> None:
     names = ["plain", *(evaluator.name for evaluator in evaluators)]
     if len(set(names)) < len(names):
         raise UserError(f"export.evaluators must have different names, got {', '.join(names)}")
-    try:
-        for evaluator in evaluators:
+    for number, evaluator in enumerate(evaluators):
+        with under(f"export.evaluators.{number}"):
             evaluator.check(seq_len)
-    except UserError as error:
-        raise UserError(f"export.evaluators: {error}") from error
 
 
 def score_by(

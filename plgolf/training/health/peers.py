@@ -30,7 +30,7 @@ class PeerWatch(Callback):
 
     def __init__(self, timeout_seconds: float = 30.0) -> None:
         if not timeout_seconds > 2 * BEAT_SECONDS:
-            raise UserError(f"peers.timeout_seconds must be above 2, got {timeout_seconds}")
+            raise UserError(f"timeout_seconds must be above 2, got {timeout_seconds}")
         self.timeout_seconds = timeout_seconds
         self._watch: Watch | None = None
 

@@ -40,8 +40,8 @@ class SampleLog(Callback):
         temperature: float = 0.8,
         when: Literal["end", "validation"] = "end",
     ) -> None:
-        at_least("samples.max_tokens", max_tokens, 1)
-        at_least("samples.temperature", temperature, 0)
+        at_least("max_tokens", max_tokens, 1)
+        at_least("temperature", temperature, 0)
         self.prompts = prompts or [""]
         self.max_tokens = max_tokens
         self.temperature = temperature

@@ -47,12 +47,12 @@ class TrainClock(Callback):
         reserve_seconds: float = 0.0,
     ) -> None:
         if max_seconds is not None and not max_seconds > 0:
-            raise UserError(f"clock.max_seconds must be positive, got {max_seconds}")
+            raise UserError(f"max_seconds must be positive, got {max_seconds}")
         if agree_seconds is not None and not agree_seconds >= 0:
-            raise UserError(f"clock.agree_seconds must be at least 0, got {agree_seconds}")
+            raise UserError(f"agree_seconds must be at least 0, got {agree_seconds}")
         if reserve_seconds and not 0 < reserve_seconds < (max_seconds or 0):
             raise UserError(
-                f"clock.reserve_seconds must be from 0 to clock.max_seconds, got {reserve_seconds}"
+                f"reserve_seconds must be at least 0 and below max_seconds, got {reserve_seconds}"
             )
         self.max_seconds = max_seconds and max_seconds - reserve_seconds
         """Training seconds after which training ends; None for no limit."""

@@ -33,8 +33,8 @@ class ConsoleLog(Callback):
     """
 
     def __init__(self, style: Style = "lines", every_steps: int = 200, first_steps: int = 10) -> None:
-        at_least("console.every_steps", every_steps, 0)
-        at_least("console.first_steps", first_steps, 0)
+        at_least("every_steps", every_steps, 0)
+        at_least("first_steps", first_steps, 0)
         self.style = style
         self.every_steps = every_steps
         self.first_steps = first_steps

@@ -424,7 +424,7 @@ def test_accumulation_is_not_the_users_to_set(tmp_path):
         ({"vocab_size": 70_000}, "vocab_size must be at most 65536"),
         ({"seq_len": 6000, "global_batch_tokens": 6000}, r"less one \(5412\), got 6000"),
         ({"micro_batch_sequences": 3}, "must divide the 8 sequences of a step"),
-        ({"val_batch_sequences": 0}, "data.val_batch_sequences must be at least 1, got 0"),
+        ({"val_batch_sequences": 0}, "^val_batch_sequences must be at least 1, got 0"),
         ({"val_max_tokens": 63}, r"at least data.seq_len \(64\), got 63"),
     ],
 )

@@ -15,8 +15,9 @@ from plgolf.model.attention import AttentionConfig
 from plgolf.model.block import Block
 from plgolf.model.context import Port
 from plgolf.model.depth import LanesConfig, ParallelConfig, RecurrenceConfig, visits
+from plgolf.model.first_values import FirstValuesConfig
 from plgolf.model.head import Head, HeadConfig
-from plgolf.model.initial import Matrices, initialise
+from plgolf.model.initial import Matrices, initialise, initialise_rest
 from plgolf.model.mlp import MLPConfig
 from plgolf.model.parts import PartsConfig
 from plgolf.model.rotary import Rotary
@@ -46,6 +47,7 @@ class GPTConfig:
         mlp: settings of the MLPs.
         head: settings of the output layer.
         matrix_init: initial values of matrices that do not begin as 0, ``uniform`` or ``orthogonal``.
+        first_values: further choices of initial values; null for none.
         norm_scale: ``depth`` multiplies the normalised inputs of layer i, from 0, by 1 / sqrt(i + 1).
         skips: ``plain`` adds outputs of early layers to the input of late ones with a learned factor;
             ``gated`` mixes them by a learned gate (record 2026-04-27).
@@ -67,6 +69,7 @@ class GPTConfig:
     mlp: MLPConfig = field(default_factory=MLPConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     matrix_init: Matrices = newer("uniform")
+    first_values: FirstValuesConfig | None = newer(None)
     norm_scale: Literal["none", "depth"] = newer("none")
     skips: Literal["plain", "gated"] = newer("plain")
     recurrence: RecurrenceConfig | None = newer(None)
@@ -152,9 +155,7 @@ class GPT(nn.Module):
             from plgolf.model.parts.building import add_parts  # noqa: PLC0415 (few use it)
 
             add_parts(self)
-        for name, module in self.named_children():
-            if name != "embedding":
-                initialise(module, **initial)
+        initialise_rest(self, **initial)
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 module.to(getattr(torch, config.compute_dtype))

@@ -1,10 +1,13 @@
 """Initial values of embeddings and matrices; vectors and scales begin with values from their own settings."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import nn
 
 from plgolf.model.linear import CastLinear
+
+if TYPE_CHECKING:
+    from plgolf.model.gpt import GPT
 
 Matrices = Literal["uniform", "orthogonal"]
 
@@ -33,3 +36,14 @@ def initialise(module: nn.Module, *, embedding_std: float, matrices: Matrices) -
             elif matrices == "orthogonal" and not part.weight.is_meta:
                 nn.init.orthogonal_(part.weight)
             part.weight.detach().mul_(part.gain)
+
+
+def initialise_rest(gpt: "GPT", *, embedding_std: float, matrices: Matrices) -> None:
+    """Sets the initial values of a model but for its embedding, which has them; arguments as above."""
+    for name, module in gpt.named_children():
+        if name != "embedding":
+            initialise(module, embedding_std=embedding_std, matrices=matrices)
+    if gpt.config.first_values:
+        from plgolf.model.first_values import set_first_values  # noqa: PLC0415 (few use it)
+
+        set_first_values(gpt)

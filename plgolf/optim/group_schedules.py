@@ -21,7 +21,8 @@ class GroupSchedules(LambdaLR):
         optimizer: newly made, so that its groups have the base values.
         progress: returns how far the run is after a number of steps.
         lr: schedule of the learning rates.
-        others: schedules by name of the number, such as ``weight_decay``.
+        others: schedules by name of the number, such as ``weight_decay``, of all groups, or by role and name,
+            such as ``matrix/weight_decay``, of that role's; a number may have both.
 
     Raises:
         UserError: a number is 0 in every group, or missing, so that its schedule would change nothing.
@@ -54,21 +55,25 @@ class GroupSchedules(LambdaLR):
         self._set_others()
 
     def _set_others(self) -> None:
-        for name, schedule in self._others.items():
-            factor = schedule.factor(self._progress(self.last_epoch))
-            for group, base, key in zip(
-                self.optimizer.param_groups, self._bases, self._keys[name], strict=True
-            ):
-                if key:
-                    group[key] = base[key] * factor
+        progress = self._progress(self.last_epoch)
+        for index, (group, base) in enumerate(zip(self.optimizer.param_groups, self._bases, strict=True)):
+            factors: dict[str, float] = {}
+            for name, schedule in self._others.items():
+                if key := self._keys[name][index]:
+                    factors[key] = factors.get(key, 1.0) * schedule.factor(progress)
+            for key, factor in factors.items():
+                group[key] = base[key] * factor
 
 
 def _keys(optimizer: Optimizer, name: str) -> list[str | None]:
-    """Returns the key of a number in each group, None where it is 0 or missing."""
-    keys = [
-        next((key for key in (f"{name}_factor", name) if group.get(key)), None)
-        for group in optimizer.param_groups
-    ]
-    if name == "lr" or not any(keys):
+    """Returns the key of a number in each group, None where it is 0, missing, or not a number."""
+    role, _, number = name.rpartition("/")
+
+    def key_of(group: dict[str, Any]) -> str | None:
+        keys = (f"{number}_factor", number) if role in ("", group.get("role")) else ()
+        return next((key for key in keys if isinstance(group.get(key), int | float) and group[key]), None)
+
+    keys = [key_of(group) for group in optimizer.param_groups]
+    if number == "lr" or not any(keys):
         raise UserError(f"model.other_schedules must name numbers of the optimizer's groups, got {name:.100}")
     return keys

@@ -188,7 +188,8 @@ def _with_settings(group: dict[str, Any], configs: Mapping[Role, AdamConfig | Mu
     config = configs[group["role"]]
     settings: dict[str, Any]
     if isinstance(config, MuonConfig):
-        settings = {"momentum": config.momentum_start, "momentum_factor": 1.0, "step": 0, "mixture": 1.0}
+        settings = {"momentum": config.momentum_start, "momentum_factor": 1.0, "step": 0}
+        settings["mixture"] = float(bool(config.mixture))  # 0 cannot be scheduled.
     else:
         names = ("betas", "eps", "bias_correction")
         settings = {"fused": True, **{name: getattr(config, name) for name in names}}

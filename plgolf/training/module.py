@@ -47,8 +47,8 @@ class GolfModule(ScoringModule):
         gpt: architecture of the model.
         optimizer: makes the optimizer from groups of parameters by role.
         schedule: factor on all learning rates over the run; null for ``Warmdown`` over 3000 steps.
-        other_schedules: factors on other numbers: ``weight_decay``, besides the learning rate's, or
-            ``momentum`` of the matrices, besides its warm-up; null for none.
+        other_schedules: factors on other numbers: ``weight_decay``, besides the learning rate's, ``momentum``
+            of the matrices, besides its warm-up, or a role's number, ``matrix/weight_decay``; null for none.
         compile: compile the model with ``torch.compile`` (one graph, static shapes).
         gradient_clip_norm: scale gradients with a larger norm down to this norm; null for no clipping.
         nonfinite: for a loss or gradient that is NaN or infinite: ``stop`` ends the run with an error that

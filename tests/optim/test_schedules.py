@@ -9,6 +9,7 @@ from golden_records import APRIL, MARCH, RECORDS, content
 
 from plgolf.errors import UserError
 from plgolf.optim import AdamConfig, Constant, MuonAdam, MuonConfig, Schedule, Warmdown
+from plgolf.optim.curves import Cooldown, Points
 from plgolf.optim.group_schedules import GroupSchedules
 from plgolf.progress import RunProgress
 from plgolf.training import TrainClock
@@ -119,7 +120,82 @@ def test_a_loaded_step_sets_the_numbers_of_its_schedules(kind):
     assert schedules.state_dict() == {"last_epoch": 7}
 
 
-@pytest.mark.parametrize("name", ["lr", "weight_decay", "beta"])
+def test_the_decay_of_one_role_tapers_to_half_at_the_end_of_the_clock():
+    """From 70 % of the clock on, and only that of the matrices, as in the record of 2026-04-18."""
+    p, q = torch.nn.Parameter(torch.ones(4, 4)), torch.nn.Parameter(torch.ones(4))
+    optimizer = MuonAdam(
+        [{"params": [p], "role": "matrix"}, {"params": [q], "role": "scalar"}],
+        matrix=MuonConfig(weight_decay=0.1),
+        scalar=AdamConfig(lr=0.1, weight_decay=0.02),
+    )
+
+    def progress(step):
+        return RunProgress(step=step, elapsed_seconds=6.0 * step, max_seconds=60.0)
+
+    others = {"matrix/weight_decay": Points([(0.7, 1.0), (1.0, 0.5)]), "weight_decay": Points([(0.9, 1.0)])}
+    schedules, seen = GroupSchedules(optimizer, progress, Constant(), others), []
+    for _ in range(11):
+        seen.append([group["weight_decay"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedules.step()
+    matrix, scalar = zip(*seen, strict=True)
+    assert matrix == pytest.approx([0.1] * 8 + [0.1 * 5 / 6, 0.1 * 4 / 6, 0.05])
+    assert scalar == pytest.approx([0.02] * 11)
+
+
+def test_the_weights_of_a_mixture_are_scheduled_only_where_there_is_one():
+    def progress(step):
+        return RunProgress(step=step, elapsed_seconds=0.0, max_steps=4)
+
+    fall = {"mixture": Points([(0.0, 1.0), (1.0, 0.0)])}
+    for mixture in ((), ((0.9, 1.0, 1.0),)):
+        optimizer = MuonAdam(
+            [{"params": [torch.nn.Parameter(torch.ones(2, 2))], "role": "matrix"}],
+            matrix=MuonConfig(mixture=mixture),
+        )
+        if not mixture:
+            with pytest.raises(UserError, match="got mixture"):
+                GroupSchedules(optimizer, progress, Constant(), fall)
+            continue
+        schedules = GroupSchedules(optimizer, progress, Constant(), fall)
+        schedules.load_state_dict({"last_epoch": 3})
+        assert optimizer.param_groups[0]["mixture"] == 0.25
+
+
+def test_curves_begin_at_1_and_fall_to_their_end():
+    def at(share):
+        return RunProgress(step=round(1000 * share), elapsed_seconds=0.0, max_steps=1000)
+
+    for shape in ("power", "cosine", "sqrt"):
+        curve = Cooldown(0.5, shape)
+        values = [curve.factor(at(k / 20)) for k in range(21)]
+        assert values[:11] == [1.0] * 11 and values[-1] == 0.0
+        assert values[10:] == sorted(values[10:], reverse=True)
+    assert Cooldown(0.5, "power", power=2.0).factor(at(0.75)) == pytest.approx(0.25)
+    assert Cooldown(0.5, beyond=0.5, floor=0.1).factor(at(1.0)) == pytest.approx(0.5)
+    assert Cooldown(1.0, floor=0.1).factor(at(1.0)) == 0.1
+    assert Points([(0.5, 0.3)]).factor(at(0.2)) == Points([(0.5, 0.3)]).factor(at(0.9)) == 0.3
+    assert Points([(0.0, 1.0), (1.0, 0.0)]).factor(RunProgress(step=5, elapsed_seconds=9.0)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Points([]), "points must have at least one point, got none"),
+        (lambda: Points([(0.5, 1), (0.5, 0)]), r"points\.1\.0 must be from 0 to 1 and after .*, got 0.5"),
+        (lambda: Points([(0.5, -1)]), r"points\.0\.1 must be finite and at least 0, got -1"),
+        (lambda: Cooldown(0), "fraction must be above 0 and at most 1, got 0"),
+        (lambda: Cooldown(shape="line"), "shape must be power, cosine or sqrt, got 'line'"),
+        (lambda: Cooldown(power=0), "power must be finite and positive, got 0"),
+        (lambda: Cooldown(beyond=2), "beyond must be at least 0 and at most 1, got 2"),
+    ],
+)
+def test_curves_that_do_not_exist_are_refused(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("name", ["lr", "matrix/lr", "weight_decay", "head/weight_decay", "beta"])
 def test_a_schedule_that_would_change_nothing_is_refused(name):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
     others: dict[str, Schedule] = {name: Constant()}

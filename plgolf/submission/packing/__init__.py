@@ -43,7 +43,7 @@ _OF_CHECKPOINTS = {
 }
 """Methods of plgolf's classes that packed code does not have: it saves no checkpoints."""
 _MODEL, _PARTS = "plgolf.model.gpt", "plgolf.model.parts"
-_TECHNIQUES = ("recurrence", "parallel", "lanes", "parts")
+_TECHNIQUES = ("first_values", "recurrence", "parallel", "lanes", "parts")
 """Settings of ``GPTConfig`` that are null, or have nothing in them, where a technique is not used."""
 
 

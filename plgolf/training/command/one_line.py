@@ -80,7 +80,7 @@ def _runtime_failure(error: RuntimeError) -> RunError | UserError | None:
 
 
 def _mistake_within(error: BaseException | None) -> str:
-    """Returns the message of a UserError that jsonargparse has wrapped; empty if there is no such error."""
+    """Returns the message of a UserError that jsonargparse has wrapped; empty if there is none."""
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__ or error.__context__
     return str(error or "")

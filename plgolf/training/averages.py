@@ -24,10 +24,11 @@ class Averages:
         ema: share of the moving average that stays at each step; None for none.
         tail: part of the run whose weights are averaged, its last; None for none.
         blend: share of the moving average where there are both.
+        own: share of the weights themselves in the result.
     """
 
-    def __init__(self, ema: float | None, tail: float | None, blend: float) -> None:
-        self.ema, self.tail, self.blend = ema, tail, blend
+    def __init__(self, ema: float | None, tail: float | None, blend: float, own: float = 0.0) -> None:
+        self.ema, self.tail, self.blend, self.own = ema, tail, blend, own
         self.copies: dict[str, dict[str, Tensor]] = {}
         """Averages by kind, ``ema`` and ``tail``, and by name of the weight."""
         self.tail_steps = 0
@@ -53,12 +54,15 @@ class Averages:
         """Returns True if the weights after a step belong to the tail."""
         return self.tail is not None and fraction is not None and fraction >= 1 - self.tail
 
-    def result(self) -> dict[str, Tensor]:
-        """Returns the averaged weights by name, float32; empty before there are any."""
+    def result(self, weights: Weights) -> dict[str, Tensor]:
+        """Returns the averages, blended with the weights, by name, float32; empty before there are any."""
         ema, tail = self.copies.get("ema", {}), self.copies.get("tail", {})
+        found = ema or tail
         if ema and tail:
-            return {name: torch.lerp(tail[name], ema[name], self.blend) for name in ema}
-        return ema or tail
+            found = {name: torch.lerp(tail[name], ema[name], self.blend) for name in ema}
+        if self.own:
+            found = {name: torch.lerp(mean, weights[name].float(), self.own) for name, mean in found.items()}
+        return found
 
     def load(self, saved: Mapping[str, Any], weights: Weights) -> None:
         """Restores the averages of a checkpoint; raises a UserError if they do not fit the weights."""
@@ -89,17 +93,23 @@ class WeightAverages(Callback):
         ema: share of the moving average that stays at each step, such as 0.997; null for none.
         tail: part of the run whose weights are averaged, such as 0.2 for its last fifth; null for none.
         blend: share of the moving average where there are both.
+        own: share of the weights themselves in what is validated and exported, so that it lags less behind
+            them (https://github.com/KellerJordan/modded-nanogpt/pull/328 has 0.35 to 0.5).
 
     Raises:
         UserError: a share is not between 0 and 1.
     """
 
-    def __init__(self, ema: float | None = None, tail: float | None = None, blend: float = 0.5) -> None:
-        self.settings = {"ema": ema, "tail": tail, "blend": blend}
-        for name, share in self.settings.items():
+    def __init__(
+        self, ema: float | None = None, tail: float | None = None, blend: float = 0.5, own: float = 0.0
+    ) -> None:
+        for name, share in {"ema": ema, "tail": tail, "blend": blend}.items():
             if share is not None and not 0 < share < 1:
                 raise UserError(f"{name} must be above 0 and below 1, got {share}")
-        self.averages = Averages(ema, tail, blend)
+        if not 0 <= own < 1:
+            raise UserError(f"own must be at least 0 and below 1, got {own}")
+        self.settings = {"ema": ema, "tail": tail, "blend": blend, "own": own}
+        self.averages = Averages(ema, tail, blend, own)
         self._step = 0
         self._raw: dict[str, Tensor] | None = None
         """The weights themselves, while the model has the averaged ones."""
@@ -139,7 +149,8 @@ class WeightAverages(Callback):
             self.averages.update(_weights(pl_module), _fraction(trainer, pl_module))
 
     def _swap_in(self, pl_module: Any) -> None:
-        averaged, weights = self.averages.result(), _weights(pl_module)
+        weights = _weights(pl_module)
+        averaged = self.averages.result(weights)
         if averaged and self._raw is None:
             self._raw = {name: weight.clone() for name, weight in weights.items()}
             _copy(weights, averaged)
@@ -172,7 +183,7 @@ class WeightAverages(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self._update(trainer, pl_module)  # A signal may have come between a step and its end.
         state, averages, raw = checkpoint["state_dict"], self.averages, self._raw or _weights(pl_module)
-        averaged = averages.result()
+        averaged = averages.result(raw)
         raw = {name: raw[name] for name in averaged}
         checkpoint["averages"] = {"tail_steps": averages.tail_steps, "raw": raw, **averages.copies}
         # Copies, since no two tensors of a file share their bytes.

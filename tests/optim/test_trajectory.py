@@ -80,7 +80,7 @@ class Run:
             seen.momenta.append(momentum)
             schedules.step()
             averages.update(dict(gpt.named_parameters()), self.progress(step + 1).fraction)
-        return seen, averages.result()
+        return seen, averages.result(dict(gpt.named_parameters()))
 
 
 SETTINGS = content("meta.json", APRIL)["optimizer"]

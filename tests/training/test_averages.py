@@ -26,6 +26,7 @@ KINDS = pytest.mark.parametrize(
     [
         pytest.param({"ema": 0.7}, marks=pytest.mark.slow),
         pytest.param({"tail": 0.5}, marks=pytest.mark.slow),
+        pytest.param({"ema": 0.7, "own": 0.4}, marks=pytest.mark.slow),
         {"ema": 0.7, "tail": 0.5, "blend": 0.25},
     ],
 )
@@ -56,7 +57,7 @@ def run(folder: Path, averages: WeightAverages | None, *callbacks: Callback, ste
     return module
 
 
-def expected(seen: list[dict], ema=None, tail=None, blend=0.5) -> dict[str, torch.Tensor]:
+def expected(seen: list[dict], ema=None, tail=None, blend=0.5, own=0.0) -> dict[str, torch.Tensor]:
     """The averages after the last of the weights, in float64."""
     found = {}
     for name in seen[0]:
@@ -66,7 +67,8 @@ def expected(seen: list[dict], ema=None, tail=None, blend=0.5) -> dict[str, torc
             moving = (ema or 0) * moving + (1 - (ema or 0)) * value
         mean = torch.stack(values[3:] if len(values) > 3 else values[-1:]).mean(0)  # From step 3 of 6 on.
         mixed = blend * moving + (1 - blend) * mean
-        found[name] = mixed if ema and tail else moving if ema else mean
+        average = mixed if ema and tail else moving if ema else mean
+        found[name] = (1 - own) * average + own * values[-1]
     return found
 
 

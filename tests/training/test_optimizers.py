@@ -9,9 +9,10 @@ import schedulefree
 import torch
 from golden_run import Record, golden_data, golden_module, trainer
 from lightning.pytorch import Callback
-from runs import load
+from runs import assert_same, load
 
 from plgolf.optim import Constant
+from plgolf.optim.curves import Points
 from plgolf.training import ArtifactExport, CompileWarmup, RunCheckpoint
 from plgolf.training.optimizer_settings import apply_changed_settings, group_settings
 
@@ -120,3 +121,28 @@ def test_schedule_free_weights_are_validated_and_exported(warmup, tmp_path):
     assert not torch.allclose(last["state_dict"]["gpt.embedding.weight"], seen["validated"], atol=1e-6)
     assert not torch.allclose(seen["trained"], seen["validated"], atol=1e-6)
     assert export.result["val_bpb"] == pytest.approx(export.result["roundtrip_val_bpb"], abs=1e-2)
+
+
+MATRIX = {"normalize": "rows", "heads": 2, "mixture": ((0.5, 1.0, 0.0), (0.9, 0.0, 1.0)), "mixture_start": 1}
+
+
+@pytest.mark.parametrize("matrix", [MATRIX, {"momentum_dtype": "bfloat16", "decay": "cautious"}], ids=str)
+def test_options_of_muon_resume_exactly(matrix, tmp_path):
+    def run(folder, steps=4, **words):
+        module = golden_module(weight_decay=0.1, **matrix)
+        module.other_schedules = {"matrix/weight_decay": Points([(0.25, 1.0), (1.0, 0.5)])}
+        if "mixture" in matrix:
+            module.other_schedules["mixture"] = Points([(0.25, 1.0), (1.0, 0.0)])
+        save = RunCheckpoint(dir=str(folder), every_steps=2, keep=9)
+        fit = trainer(folder, save, max_steps=steps, enable_checkpointing=True)
+        fit.fit(module, golden_data(), **words)
+        return module.state_dict(), fit.optimizers[0].state_dict()
+
+    whole = run(tmp_path / "whole")
+    again = run(tmp_path / "again", ckpt_path=str(tmp_path / "whole" / "step-000002.ckpt"))
+    assert_same(whole, again)
+    group = whole[1]["param_groups"][1]
+    assert group["role"] == "matrix" and group["weight_decay"] == pytest.approx(0.05)
+    state = whole[1]["state"][1]
+    kept = {"second_moment", "average_0", "average_1"} if "mixture" in matrix else {"momentum_buffer"}
+    assert state.keys() == kept

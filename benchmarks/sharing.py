@@ -76,7 +76,8 @@ class Gradients:
         wait_for([rest, *(dist.reduce(matrix, dst=owner, async_op=True) for matrix, owner in owned)])
 
     def updates(self) -> None:
-        gather_updates(self.mine, self.shapes, self.owners, dtype=torch.bfloat16, device=self.device)()
+        shapes = dict(enumerate(self.shapes))
+        gather_updates(self.mine, shapes, self.owners, dtype=torch.bfloat16, device=self.device)()
 
     def errors(self) -> dict[str, float]:
         """Exchanges once, and returns the largest error of owners' matrices against all-reduce."""

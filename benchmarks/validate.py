@@ -120,7 +120,7 @@ def main() -> None:
     module, generator = made_module(settings), np.random.default_rng(0)
     tables = made_tables(generator)
     counts = ByteCounts(*(torch.from_numpy(table).to(device()) for table in tables))
-    tokenizer = SimpleNamespace(byte_counts=ByteCounts(*tables), bos_id=1)
+    tokenizer = SimpleNamespace(byte_counts=ByteCounts(*tables), bos_id=1, transform=None)
     with tempfile.TemporaryDirectory() as folder:
         split = made_split(settings, generator, folder)
         tokens = torch.from_numpy(split.tokens())

@@ -5,6 +5,7 @@ import json
 import pydoc
 import re
 from collections.abc import Iterable
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -185,7 +186,10 @@ SMALL = {
 @pytest.mark.slow
 def test_two_steps_of_a_recipe_end_with_an_artifact(files, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    Path("small.yaml").write_text(yaml.safe_dump(SMALL))
+    small = deepcopy(SMALL)
+    if files[0].stem == "quickstart":  # Some overlays need a width that its layers have.
+        del small["model"]["gpt"]["dim"]
+    Path("small.yaml").write_text(yaml.safe_dump(small))
     config = resolved(capfd, *files)
     assert main(["fit", *given([*files, "small.yaml"])]) == 0
     result = json.loads(Path("run/result.json").read_text())

@@ -115,6 +115,7 @@ def check_optimizer_state(checkpoint: Mapping[str, Any], optimizer: Optimizer) -
     """Raises a UserError if a checkpoint's optimizer state does not fit this spare optimizer."""
     # Fused kernels, such as MuonAdam's, do not check shapes; other optimizers may have moments of any shape.
     fused = any(group.get("fused") for group in optimizer.param_groups)
+    roles = [group.get("role") for group in optimizer.param_groups]
     try:
         [saved] = checkpoint["optimizer_states"]
         optimizer.load_state_dict(saved)
@@ -122,6 +123,8 @@ def check_optimizer_state(checkpoint: Mapping[str, Any], optimizer: Optimizer) -
         # Optimizers trust a state to be their own, and may raise any error if it is not.
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"the checkpoint's optimizer state does not fit: {reason}") from error
+    if [group.get("role") for group in optimizer.param_groups] != roles:
+        raise UserError(f"the checkpoint's optimizer groups must have the roles {short(roles)}")
     for group in optimizer.param_groups:
         count_of(group, "step", default=0)
         for p in group["params"]:

@@ -491,3 +491,22 @@ def test_the_statistics_of_these_tests_are_the_golden_shards_own():
     assert sum(open_shard(GOLDEN / "tied" / name).num_tokens for name in SHARDS) == sum(
         stats(SHARDS)[f"tokens_{split}"] for split in ("train", "val")
     )
+
+
+def test_byte_side_cars_come_along_under_a_name_that_is_not_read_as_tokens(hub, root):
+    """The names of a published dataset match ``fineweb_val_*.bin``, which the reference program reads."""
+    val = {name: content for name, content in SHARDS.items() if "_val_" in name}
+    side_cars = {name.replace("_val_", "_val_bytes_"): content for name, content in val.items()}
+    hub.files.update({path_of(name): content for name, content in side_cars.items()})
+    folder = fetch(root)
+    assert {path.name for path in folder.glob("fineweb_val_*.bin")} == set(val)
+    written = {path.name: path.read_bytes() for path in folder.glob("*.bytes")}
+    assert written == {name.replace(".bin", ".bytes"): content for name, content in val.items()}
+    listed = read_manifest(folder).splits["val"].side_cars
+    assert [entry.file for entry in listed] == sorted(written)
+    fetch(root)  # Compares by hash, and fetches nothing again.
+    assert {path.name: path.read_bytes() for path in folder.glob("*.bytes")} == written
+    hub.files.pop(path_of(min(side_cars)))
+    assert "has no file" in refusal(root)
+    hub.files[path_of(min(side_cars))] = shard_header(1) + bytes(2)
+    assert "byte side-cars must have a count for each token" in refusal(root)

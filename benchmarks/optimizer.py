@@ -46,7 +46,8 @@ def newton_schulz_variants(model: nn.Module, dtype: torch.dtype) -> dict[str, Ca
     compiled = torch.compile(newton_schulz, dynamic=False)
 
     def stacked(*, fused: bool = torch.cuda.is_available()) -> list[Tensor]:
-        done = in_stacks(matrices, [partial(orthogonalize, **settings, fused=fused)])
+        stages = [partial(orthogonalize, **settings, fused=fused)]
+        done = in_stacks(matrices, lambda _: stages)
         return [done[index] for index in matrices]
 
     def stacked_in_seven() -> list[Tensor]:

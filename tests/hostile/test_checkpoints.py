@@ -165,7 +165,7 @@ VALUES = [None, True, 0, 1, -1, 2**40, -(2**62), 0.5, math.nan, -math.inf, "", "
 VALUES += [torch.zeros(()), torch.zeros(0), torch.zeros(3), torch.full((2, 2), math.nan)]
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", [*range(60), 187])
 def test_any_value_anywhere_either_fits_or_costs_one_line(seed, saved, tmp_path):
     """Of what is plgolf's own; what other callbacks saved is theirs to check."""
     rng = random.Random(seed)

@@ -52,7 +52,7 @@ def check_same_model(checkpoint: Mapping[str, Any], config: GPTConfig, *, allowe
     try:
         before = config_to_dict(config_from_dict(GPTConfig, saved, where="model.gpt"))
     except UserError as error:
-        raise UserError(f"the checkpoint's gpt_config is malformed: {error}") from error
+        raise UserError(f"the checkpoint's gpt_config is malformed: {short(error)}") from error
     check_same({"model": {"gpt": before}}, {"model": {"gpt": config_to_dict(config)}}, allowed=allowed)
 
 

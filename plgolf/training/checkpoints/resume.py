@@ -115,7 +115,7 @@ def check_optimizer_state(checkpoint: Mapping[str, Any], optimizer: Optimizer) -
     """Raises a UserError if a checkpoint's optimizer state does not fit this spare optimizer."""
     # Fused kernels, such as MuonAdam's, do not check shapes; other optimizers may have moments of any shape.
     fused = any(group.get("fused") for group in optimizer.param_groups)
-    roles = [group.get("role") for group in optimizer.param_groups]
+    before = [dict(group) for group in optimizer.param_groups]
     try:
         [saved] = checkpoint["optimizer_states"]
         optimizer.load_state_dict(saved)
@@ -123,12 +123,22 @@ def check_optimizer_state(checkpoint: Mapping[str, Any], optimizer: Optimizer) -
         # Optimizers trust a state to be their own, and may raise any error if it is not.
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"the checkpoint's optimizer state does not fit: {reason}") from error
-    if [group.get("role") for group in optimizer.param_groups] != roles:
-        raise UserError(f"the checkpoint's optimizer groups must have the roles {short(roles)}")
-    for group in optimizer.param_groups:
-        count_of(group, "step", default=0)
+    for group, ours in zip(optimizer.param_groups, before, strict=True):
+        _check_group(group, ours)
         for p in group["params"]:
             _check_moments(optimizer.state.get(p, {}), p, fused=fused)
+
+
+def _check_group(group: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Raises a UserError if values of a group are not of the kinds that MuonAdam's have."""
+    count_of(group, "step", default=0)
+    for name, value in ours.items() if "role" in ours else ():
+        found = group.get(name, value)
+        kinds = {type(found), type(value)}
+        if found != value if name == "role" else len(kinds) > 1 and kinds != {int, float}:
+            raise UserError(
+                f"the checkpoint's optimizer {name} must be like {short(value)}, got {short(found)}"
+            )
 
 
 def _check_moments(state: Any, p: Tensor, *, fused: bool) -> None:

@@ -5,13 +5,20 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from hook_order import PAGE, on_page, rewritten, sections
 from pages import PAGES, REPOSITORY, blocks
 
 from plgolf.cli import main
+from plgolf.data.streams import StreamConfig
+from plgolf.model.parts import PartsConfig
+from plgolf.optim.polynomials import POLYNOMIALS
+from plgolf.quantize.coders import CoderName
+from plgolf.quantize.plan import CodecConfig
 
 
 def test_every_fault_of_the_matrix_has_its_test():
@@ -32,6 +39,14 @@ def test_links_lead_somewhere():
     for page in (page for folder in folders for page in folder.glob("*.md")):
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page}: {link}"
+
+
+def test_every_technique_has_its_line():
+    names = [field.name for table in (PartsConfig, CodecConfig) for field in fields(table)]
+    names += [*POLYNOMIALS, *get_args(get_type_hints(StreamConfig)["kind"]), *get_args(CoderName)]
+    page = (REPOSITORY / "docs" / "techniques.md").read_text()
+    missing = [name for name in names if not re.search(rf"\b{name}\b", page) and name != "quintic"]
+    assert missing == []
 
 
 def python_of(page: Path) -> list[str]:

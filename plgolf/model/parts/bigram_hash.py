@@ -107,7 +107,7 @@ def signs(rows: Tensor, channels: int) -> Tensor:
     They are hashes of row and channel, which take no memory and are the same on every machine.
 
     >>> signs(torch.tensor([0, 1, 0]), 6).tolist()
-    [[-1, 1, 1, -1, 1, 1], [1, -1, -1, 1, -1, -1], [-1, 1, 1, -1, 1, 1]]
+    [[-1, -1, 1, -1, -1, -1], [-1, -1, 1, 1, 1, -1], [-1, -1, 1, -1, -1, -1]]
     """
     mixed = rows.unsqueeze(-1) * channels + torch.arange(1, channels + 1, device=rows.device)
     mixed = mixed % 2**32

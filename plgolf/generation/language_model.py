@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from plgolf.evaluate.documents import TextScore, score_documents, utf8
 from plgolf.generation.decoding import generate_ids
 from plgolf.generation.sampling import Sampling, draw, probabilities
 from plgolf.model import GPT, GPTConfig
-from plgolf.model.weights import gpt_with_weights
+from plgolf.model.weights import copied
 
 _MAX_SEED = 2**63
 _MAX_SEQ_LEN = 2**20
@@ -129,11 +128,7 @@ class LanguageModel:
         """The model in float32, which is fastest on most processors for one token at a time."""
         if self.gpt.config.compute_dtype == "float32":
             return self.gpt
-        config = replace(self.gpt.config, compute_dtype="float32")
-        weights = {name: tensor.float() for name, tensor in self.gpt.state_dict().items()}
-        gpt = gpt_with_weights(config, weights).to(self.gpt.embedding.weight.device).eval()
-        gpt.visits = self.gpt.visits
-        return gpt
+        return copied(self.gpt, in_float32=True).to(self.gpt.embedding.weight.device)
 
 
 def _texts(tokenizer: Tokenizer, prompt: Sequence[int], new: Iterator[int]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Builds models from the weights of files, after a check that they fit the architecture."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -28,6 +29,26 @@ def gpt_with_weights(config: GPTConfig, weights: Mapping[str, Tensor]) -> GPT:
     gpt.load_state_dict(weights, assign=True)
     gpt.rotary = gpt.new_rotary()
     return gpt
+
+
+def copied(gpt: GPT, *, in_float32: bool = False) -> GPT:
+    """Copies a model, maybe compiled, with the order of layers that it has now.
+
+    Args:
+        gpt: the model, on any device.
+        in_float32: True to compute in float32, False in the model's own dtype.
+
+    Returns:
+        A model in eval mode that is not compiled, on the CPU.
+    """
+    config = replace(gpt.config, compute_dtype="float32") if in_float32 else gpt.config
+    weights = {
+        name: tensor.detach().to("cpu", torch.float32 if in_float32 else tensor.dtype, copy=True)
+        for name, tensor in gpt.state_dict().items()
+    }
+    copy = gpt_with_weights(config, weights).eval()
+    copy.visits = gpt.visits
+    return copy
 
 
 def _gpt_without_weights(config: GPTConfig, weights: Mapping[str, Tensor]) -> GPT:

@@ -258,19 +258,24 @@ def test_state_of_plain_muon_goes_on_with_any_option(name):
     assert all(("momentum_buffer" in state) == (name != "mixture") for state in owned)
 
 
+def stepped(name: str) -> tuple[GPT, MuonAdam]:
+    """A model and its optimizer after four steps, with the state of all ranks."""
+    torch.manual_seed(0)
+    gpt = GPT(TINY)
+    optimizer = optimizer_of(gpt, name)
+    for step in range(4):
+        fill_gradients(gpt, step)
+        optimizer.step()
+        if step in (0, 2, 3):  # Before and after a mixture replaces the momentum, and at the end.
+            optimizer.consolidate_state_dict()
+    return gpt, optimizer
+
+
 def two_ranks(folder) -> None:
     """Steps of one rank of two, which have the same gradients."""
     dist.init_process_group("gloo")
     for name in (*VARIANTS, "adam"):
-        torch.manual_seed(0)
-        gpt = GPT(TINY)
-        optimizer = optimizer_of(gpt, name)
-        for step in range(4):
-            fill_gradients(gpt, step)
-            optimizer.step()
-            if step in (0, 2):  # Before and after a mixture replaces the momentum.
-                optimizer.consolidate_state_dict()
-        optimizer.consolidate_state_dict()
+        gpt, optimizer = stepped(name)
         states = [optimizer.state[p] for p in optimizer.param_groups[1]["params"]]
         found = {**gpt.state_dict(), "states": states}
         torch.save(found, folder / f"{name}{dist.get_rank()}")
@@ -279,12 +284,7 @@ def two_ranks(folder) -> None:
 def test_two_ranks_step_as_one_and_gather_every_state(tmp_path):
     succeed(ranks(two_ranks, 2, tmp_path, folder=tmp_path))
     for name in (*VARIANTS, "adam"):
-        torch.manual_seed(0)
-        gpt = GPT(TINY)
-        optimizer = optimizer_of(gpt, name)
-        for step in range(4):
-            fill_gradients(gpt, step)
-            optimizer.step()
+        gpt, optimizer = stepped(name)
         first, second = (torch.load(tmp_path / f"{name}{rank}") for rank in range(2))
         gathered = first["states"]
         for key, weight in gpt.state_dict().items():

@@ -12,9 +12,11 @@ from golden_run import golden_data, golden_module, trainer
 from lightning.pytorch import Callback
 from processes import ranks, succeed
 
+from plgolf import GPT
 from plgolf.artifact import load_gpt, read_artifact
 from plgolf.container import Container
 from plgolf.errors import UserError
+from plgolf.model.depth import RecurrenceConfig
 from plgolf.quantize.calibration import Calibration, input_sums
 from plgolf.quantize.codec import Raw
 from plgolf.quantize.gptq import Gptq
@@ -88,6 +90,21 @@ def test_time_beyond_the_reserve_is_told_but_a_model_may_write_text_outside_it(r
         form = prepared(container(text=text), made, 1)
         assert module.run.notes["calibration"]["within_reserve"] is within
         assert all(h.diagonal().min() >= 0 and h.any() for h in form._hessians.values())
+
+
+def test_layers_run_in_the_order_in_which_training_ended(run, monkeypatch):
+    made, module = run[:2]
+    recurrence = RecurrenceConfig(layers="1-2", starts=0.5)
+    torch.manual_seed(0)
+    gpt = GPT(replace(module.gpt.config, recurrence=recurrence)).at(0.0)
+    monkeypatch.setattr(module, "gpt", gpt)
+    found = prepared(container(), made, 1)._hessians
+    stream = made.datamodule.train_stream
+    batches = [(batch.input_ids, None) for batch in (*stream.step(2), stream.step(3)[0])]
+    name = "blocks.1.mlp.up_proj.weight"
+    sums = [input_sums(gpt.at(fraction), [name], batches)[name] for fraction in (0.0, 1.0)]
+    torch.testing.assert_close(found[name], (sums[0] / (3 * 4 * 64)).float())
+    assert sums[1].trace() > 1.5 * sums[0].trace()
 
 
 def test_training_text_without_reserve_or_that_is_validated_on_is_refused(run, tmp_path):

@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from plgolf.data.stream import plan_batches
 from plgolf.data.streams import make_stream
 from plgolf.errors import UserError
-from plgolf.model.weights import gpt_with_weights
+from plgolf.model.weights import copied
 from plgolf.quantize.calibration import Calibrated, Text, input_sums, written_text
 from plgolf.training.datamodule import ShardDataModule
 from plgolf.training.timing.clock import TrainClock
@@ -38,8 +38,7 @@ def prepared(form: Any, trainer: Trainer, num_ranks: int | None = None) -> Any:
     clock = module.run.clock
     started = clock.now()
     # The model as the artifact has it: whole, in the order of layers of the end, and not compiled.
-    weights = {name: tensor.detach().cpu().clone() for name, tensor in module.gpt.state_dict().items()}
-    gpt = gpt_with_weights(module.gpt.config, weights).eval().to(module.device)
+    gpt = copied(module.gpt).to(module.device)
     text, count = form.calibration.text, form.calibration.batches
     shape = {"sequences": data.plan.span_sequences, "length": data.seq_len}
     numbers = range(trainer.global_rank if num_ranks > 1 else 0, count, num_ranks)

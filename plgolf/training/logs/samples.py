@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, Trainer
 
 from plgolf.errors import at_least
 from plgolf.model import GPT
-from plgolf.model.weights import gpt_with_weights
+from plgolf.model.weights import copied
 from plgolf.training.datamodule import ShardDataModule
 from plgolf.training.logs.media import MEDIA_LOGGERS, log_table
 from plgolf.training.logs.screen import say
@@ -79,10 +79,7 @@ def _in_training(gpt: GPT, data: ShardDataModule) -> "LanguageModel":
     """Copies a model that trains, on any device and maybe compiled."""
     from plgolf.generation.language_model import LanguageModel  # noqa: PLC0415 (not packed)
 
-    weights = {name: tensor.detach().cpu().clone() for name, tensor in gpt.state_dict().items()}
-    copy = gpt_with_weights(gpt.config, weights).eval()
-    copy.visits = gpt.visits
-    return LanguageModel(copy, data.tokenizer, data.seq_len)
+    return LanguageModel(copied(gpt), data.tokenizer, data.seq_len)
 
 
 def _exported(path: Path, data: ShardDataModule) -> "LanguageModel":
